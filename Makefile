@@ -1,0 +1,59 @@
+# Everything a person or CI runs. `make compare` and `make test` are the two commands of the README.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One thread a process: two processes of two threads each on two cores are several times slower.
+export OMP_NUM_THREADS ?= 1
+# The browser test runs wherever chromium is, and is required in CI.
+FAST := not slow and not gpu $(if $(or $(shell command -v chromium),$(CI)),,and not browser)
+
+.PHONY: compare test test-slow test-gpu lint format wheel docs browser clean
+
+compare: .venv/.runtime
+	$(BIN)/bayeskit compare --data diabetes --methods all --seeds 3 --out compare-diabetes
+	$(BIN)/bayeskit compare --data digits-0-4 --ood digits-5-9 --methods all --seeds 3 --out compare-digits
+
+test: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(FAST)"
+
+test-slow: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow" --timeout 3600
+
+test-gpu: .venv/.test
+	$(BIN)/python -m pytest -m "gpu" --timeout 600
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: .venv/.test
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+clean:
+	rm -rf .venv dist build site compare-diabetes compare-digits
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+.venv/.test: .venv/.runtime
+	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/.docs: .venv/.runtime
+	$(PIP) --editable '.[docs]'
+	touch $@
