@@ -1,0 +1,103 @@
+"""An `Inference` turns a prior, a likelihood and data into a `Fit`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from sklearn.base import BaseEstimator
+
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data
+
+Kind = Literal["conditioning", "weights", "draws", "point"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A log evidence `log p(y)` in nats, with what kind of number it is; kinds are not to be ranked together.
+
+    Args:
+        value: The number, summed over the data.
+        kind: "exact", "lower bound" or "Laplace".
+    """
+
+    value: float
+    kind: Literal["exact", "lower bound", "Laplace"]
+
+    def __float__(self) -> float:
+        return self.value
+
+    def shifted(self, amount: float) -> "Evidence":
+        """The same evidence after a change of units of the target that adds `amount` nats."""
+        return Evidence(self.value + amount, self.kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What an inference returns.
+
+    Args:
+        posterior: The law of the function given the data.
+        likelihood: The law of the observations given the function, its parameters learnt (a copy of the one given).
+        log_evidence: log p(y), or None where the method has none.
+        history: One list of numbers a training curve, such as {"loss": [...]}.
+        diagnostics: What a careful user asks afterwards: jitter added, solver residual, acceptance rate ...
+    """
+
+    posterior: Posterior
+    likelihood: Likelihood
+    log_evidence: Evidence | None = None
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Inference(BaseEstimator, ABC):
+    """Settings plus one method; a subclass is a `@dataclass(eq=False, repr=False)` whose fields all have defaults.
+
+    `infer` reads the fields and never writes them, so `clone`, `repr`, pickling and grid search work as for any
+    scikit-learn object. Fields are validated in `infer`, not when they are set.
+
+    Class attributes:
+        likelihoods: The `Likelihood` classes the method handles; others are refused by name.
+        priors: The `Posterior` classes it takes as prior.
+        kind: Which conformance laws it owes: "conditioning" (a GP given data), "weights" (a law of the weights),
+            "draws" (weight samples) or "point" (a single function, no epistemic uncertainty).
+        quick: Settings under which a fit of a hundred rows costs a fraction of a second; `quickly()` applies them.
+    """
+
+    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
+    priors: ClassVar[tuple[type[Posterior], ...]] = (Posterior,)
+    kind: ClassVar[Kind]
+    quick: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def quickly(cls) -> Self:
+        """The method with a small budget, for smoke runs and the conformance suite."""
+        return cls(**cls.quick)
+
+    @abstractmethod
+    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
+        """The posterior of the function given `data`; the arguments are left as they are.
+
+        Args:
+            prior: Law of the function before the data; another fit's posterior continues from there.
+            likelihood: Law of the observations given the function.
+            data: Inputs (n, *input_shape), targets and optional case weights.
+            generator: Source of all randomness.
+
+        Raises:
+            TypeError: The method cannot handle this prior or this likelihood.
+            ValueError: A setting or the data is out of range.
+        """
+
+    def check(self, prior: Posterior, likelihood: Likelihood, data: Data) -> None:
+        """Refuse, by name, what the method does not handle; every `infer` calls it first."""
+        for given, allowed, what in ((prior, self.priors, "prior"), (likelihood, self.likelihoods, "likelihood")):
+            if not isinstance(given, allowed):
+                names = ", ".join(c.__name__ for c in allowed)
+                raise TypeError(f"{type(self).__name__} handles a {what} of type {names}; got {type(given).__name__}")
+        if len(data.x) != len(data.y):
+            raise ValueError(f"`data.x` and `data.y` must have the same length; got {len(data.x)} and {len(data.y)}")

@@ -1,0 +1,68 @@
+"""Expectations and curvatures of log-likelihoods."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from bayeskit.core import random
+from bayeskit.core.predictive.quadrature import NUM_DRAWS, gauss_hermite, sobol_normals
+
+NUM_LABELS = 256
+"""Draws of y in an estimated Fisher information."""
+
+
+def points(like: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:
+    """Standard normal points for latents (*b, n, k), and their weights (q,).
+
+    Args:
+        like: A tensor of the shape and type of the latents.
+        shared: Whether one Gauss-Hermite rule serves all the latents, because each has its own output: points
+            (q, 1, ..., 1). Otherwise Sobol points in k dimensions, (q, 1, ..., 1, k).
+    """
+    if shared:
+        z, weights = gauss_hermite()
+        return z.to(like).reshape(-1, *(1 for _ in like.shape)), weights.to(like)
+    z = sobol_normals(NUM_DRAWS, like.shape[-1]).to(like)
+    return z.reshape(len(z), *(1 for _ in like.shape[:-1]), -1), torch.full_like(z[:, 0], 1 / len(z))
+
+
+def curvature(
+    log_prob: Callable[[Tensor, Tensor], Tensor], law: Callable[[Tensor], td.Distribution], f: Tensor, y: Tensor
+) -> Tensor:
+    """Negative Hessian (n, k, k) of `log_prob(f, y)`, the Fisher information where that is not positive definite."""
+    hessian = _negative_hessian(log_prob, f, y)
+    eigenvalues = torch.linalg.eigvalsh(hessian)
+    bad = eigenvalues[..., 0] <= 1e-10 * eigenvalues[..., -1].clamp(min=0)
+    if bool(bad.any()):
+        hessian = torch.where(bad[..., None, None], _fisher(log_prob, law, f), hessian)
+    return hessian
+
+
+def _negative_hessian(log_prob: Callable[[Tensor, Tensor], Tensor], f: Tensor, y: Tensor) -> Tensor:
+    with torch.enable_grad():
+        f = f.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(log_prob(f, y).sum(), f, create_graph=True)
+        rows = [_slope_of(slope[..., j].sum(), f) for j in range(f.shape[-1])]
+    hessian = -torch.stack(rows, dim=-2)
+    return (hessian + hessian.mT) / 2
+
+
+def _slope_of(value: Tensor, f: Tensor) -> Tensor:
+    """Gradient of `value` in `f`, zero where it does not depend on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(f)
+    (slope,) = torch.autograd.grad(value, f, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(f) if slope is None else slope
+
+
+def _fisher(
+    log_prob: Callable[[Tensor, Tensor], Tensor], law: Callable[[Tensor], td.Distribution], f: Tensor
+) -> Tensor:
+    with random.seeded(torch.Generator().manual_seed(0)), torch.no_grad():
+        y = law(f).sample((NUM_LABELS,))
+    with torch.enable_grad():
+        copies = f.detach().expand(NUM_LABELS, *f.shape).clone().requires_grad_()
+        (score,) = torch.autograd.grad(log_prob(copies, y).sum(), copies)
+    return torch.einsum("s...i,s...j->...ij", score, score) / NUM_LABELS

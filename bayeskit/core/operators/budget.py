@@ -1,0 +1,37 @@
+"""How much memory one chunk may take: whatever grows with the number of inputs is worked through in such chunks."""
+
+from collections.abc import Iterator
+
+CHUNK_ELEMENTS = 2**24
+"""Numbers alive in one chunk of work: 64 MiB in float32, 128 MiB in float64."""
+
+CACHE_ELEMENTS = 2**20
+"""The same for work that is bound by memory traffic and runs several times faster where the cache holds it."""
+
+
+def chunks(total: int, cost: int, *, cached: bool = False) -> Iterator[slice]:
+    """Consecutive slices covering `range(total)`, each of so many items as the budget holds, never fewer than one.
+
+    Args:
+        total: How many items there are.
+        cost: Numbers held in memory for one item.
+        cached: Whether the budget is `CACHE_ELEMENTS` rather than `CHUNK_ELEMENTS`.
+
+    Example:
+        >>> list(chunks(5, CHUNK_ELEMENTS // 2))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    budget = CACHE_ELEMENTS if cached else CHUNK_ELEMENTS
+    step = max(1, budget // max(1, cost))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def fits(elements: int) -> bool:
+    """Whether so many numbers may be alive at once.
+
+    Example:
+        >>> fits(1000)
+        True
+    """
+    return elements <= CHUNK_ELEMENTS

@@ -1,0 +1,243 @@
+"""The only training loop of the library.
+
+What is minimised is a loss on the scale of the *whole data set*; a mini-batch estimates it (`Data.total` rescales). The
+loop divides by the number of rows, so a learning rate and a clipping norm mean the same for ten rows and ten million.
+Nothing here knows what is trained.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeskit.core import progress
+from bayeskit.core.checkpoint import Checkpoint, digest, snapshot
+from bayeskit.core.optimize import ranks
+from bayeskit.core.optimize.training import SCHEDULES, Training
+from bayeskit.core.types import Data, Rows
+
+History = dict[str, list[float]]
+
+
+def minimize(
+    loss: Callable[[Data], Tensor],
+    parameters: Iterable[Tensor],
+    data: Data,
+    training: Training,
+    *,
+    generator: torch.Generator,
+    description: str = "training",
+    validation: Callable[[], Tensor] | None = None,
+    buffers: Iterable[Tensor] = (),
+) -> History:
+    """Minimise a loss over mini-batches, changing `parameters` in place.
+
+    With `validation` or `training.patience` the parameters of the best epoch are put back at the end, otherwise the
+    last ones stay. With `training.checkpoint`, a run that was killed continues where the file stands, and ends with the
+    same bits as one that was not: same data, settings and generator state are required and checked.
+
+    Where `torch.distributed` is initialised, every rank is given the same data, takes its share of each mini-batch, and
+    gradients are averaged: the result is that of a single process, to rounding.
+
+    Args:
+        loss: Maps a mini-batch to the loss on the scale of the full data, a scalar.
+        parameters: Leaf tensors to change; those that need no gradient are left out.
+        data: All the rows.
+        training: The settings.
+        generator: Shuffles the rows; the loss may draw from it too.
+        description: A few words for the progress bar and for errors.
+        validation: The loss to watch, a scalar per row of some held-out data (see `split`); smaller is better.
+        buffers: Further tensors that the loss changes in place (running statistics), kept along with the parameters.
+
+    Returns:
+        {"loss": [...], "validation": [...]}: per epoch, the training loss per row averaged over its mini-batches, and
+        the validation loss where there is one.
+
+    Raises:
+        FloatingPointError: The loss is no longer a finite number.
+        ValueError: A setting is out of range, or the checkpoint belongs to another run.
+
+    Examples:
+        >>> x, w = torch.tensor([[1.0], [3.0]]), torch.zeros(1, requires_grad=True)
+        >>> data = Data(x, torch.zeros(2, 1))
+        >>> def loss(batch):
+        ...     return batch.total((batch.x[:, 0] - w) ** 2)
+        >>> history = minimize(loss, [w], data, Training(lr=0.1), generator=torch.Generator())
+        >>> round(w.item(), 3)
+        2.0
+    """
+    training.validate()
+    leaves = [p for p in parameters if p.requires_grad]
+    tensors = [*leaves, *buffers]
+    ranks.agree(tensors, generator)
+    loop = _Loop(training, leaves, tensors, generator, description)
+    file = None if training.checkpoint is None else Checkpoint(training.checkpoint)
+    if file is not None:
+        loop.resume(file, _identity(training, leaves, data, generator, description))
+    with progress.track(training.max_epochs, description) as bar:
+        bar.update(loop.epoch)
+        try:
+            while not loop.done:
+                loop.run_epoch(loss, data, validation)
+                bar.update(1, **{name: curve[-1] for name, curve in loop.history.items()})
+                if file is not None:
+                    loop.keep()
+                    if loop.done or loop.epoch % training.checkpoint_every == 0:
+                        loop.write(file)
+        except KeyboardInterrupt:
+            if file is not None:
+                loop.write(file)
+            raise
+    loop.restore_best()
+    return loop.history
+
+
+class _Loop:
+    """The state of a run and one epoch of it."""
+
+    def __init__(
+        self,
+        training: Training,
+        parameters: list[Tensor],
+        tensors: list[Tensor],
+        generator: torch.Generator,
+        description: str,
+    ):
+        self.training, self.parameters, self.tensors = training, parameters, tensors
+        self.generator, self.description = generator, description
+        self.optimizer = _optimizer(training, parameters)
+        self.history: History = {"loss": []}
+        self.epoch, self.stale = 0, 0
+        self.lowest, self.best = math.inf, None
+        self.kept: dict[str, Any] = {}
+
+    @property
+    def done(self) -> bool:
+        """No epoch is left, or patience has run out."""
+        patience = self.training.patience
+        return self.epoch >= self.training.max_epochs or (patience is not None and self.stale >= patience)
+
+    def run_epoch(self, loss: Callable[[Data], Tensor], data: Data, validation: Callable[[], Tensor] | None) -> None:
+        """One pass over the data, and the judgement whether it improved anything."""
+        size = self.training.batch_size or len(data)
+        num_steps = math.ceil(len(data) / size)
+        watched = validation is None and self.training.patience is not None
+        mean = 0.0
+        for i, batch in enumerate(ranks.batches(data, size, self.generator)):
+            self._schedule((self.epoch + i / num_steps) / self.training.max_epochs)
+            value = self._gradient(lambda part=batch: loss(part) / len(data), step=i + 1)
+            if watched and num_steps == 1:  # a full batch: the loss belongs to the parameters before the step
+                self._judge(value)
+            self.optimizer.step()
+            mean += value * min(size, len(data) - i * size) / len(data)
+        self.history["loss"].append(mean)
+        if validation is not None:
+            with torch.no_grad():
+                held_out = ranks.average([validation().detach().reshape(1)])[0].item()
+            self.history.setdefault("validation", []).append(self._finite(held_out, "validation loss", num_steps))
+            self._judge(held_out)
+        elif watched and num_steps > 1:
+            self._judge(mean)
+        self.epoch += 1
+
+    def _schedule(self, elapsed: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * SCHEDULES[self.training.schedule](elapsed)
+
+    def _gradient(self, loss: Callable[[], Tensor], *, step: int) -> float:
+        """Put the gradient, averaged over ranks and clipped, where the optimizer looks for it; return the loss."""
+        with torch.enable_grad():
+            value = loss()
+        gradients = torch.autograd.grad(value, self.parameters, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)]
+        averaged = ranks.average([value.detach().reshape(1), *filled])
+        number = self._finite(averaged[0].item(), "loss", step)
+        for parameter, gradient in zip(self.parameters, averaged[1:], strict=True):
+            parameter.grad = gradient
+        if self.training.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
+        return number
+
+    def _finite(self, number: float, what: str, step: int) -> float:
+        if not math.isfinite(number):
+            raise FloatingPointError(
+                f"{self.description}: the {what} is {number} in epoch {self.epoch + 1}, step {step}. Standardize "
+                f"inputs and targets, lower `lr` (now {self.training.lr:g}) or set `clip_norm`."
+            )
+        return number
+
+    def _judge(self, value: float) -> None:
+        """Count epochs without improvement, and copy the parameters whenever the value is the lowest yet."""
+        self.stale = 0 if value < self.lowest - self.training.tolerance else self.stale + 1
+        if value < self.lowest:
+            self.lowest, self.best = value, snapshot(self.tensors)
+
+    def restore_best(self) -> None:
+        """Put back the best parameters seen, where somebody watched."""
+        if self.best is not None:
+            _write_back(self.tensors, self.best)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def keep(self) -> None:
+        """Copy the state between two epochs: what is written must never be half an update."""
+        self.kept = snapshot(
+            {
+                "identity": self.kept["identity"],
+                "epoch": self.epoch,
+                "stale": self.stale,
+                "lowest": self.lowest,
+                "best": self.best,
+                "history": self.history,
+                "tensors": self.tensors,
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+            }
+        )
+
+    def write(self, file: Checkpoint) -> None:
+        """Write the state last kept; of several ranks the first does."""
+        if ranks.rank() == 0:
+            file.save(self.kept)
+
+    def resume(self, file: Checkpoint, identity: Mapping[str, Any]) -> None:
+        """Continue from the file if there is one of this very run."""
+        self.kept = {"identity": identity}
+        state = ranks.from_first(file.resume(identity))
+        if state is not None:
+            self.epoch, self.stale, self.history = state["epoch"], state["stale"], state["history"]
+            self.lowest, self.best = state["lowest"], state["best"]
+            _write_back(self.tensors, state["tensors"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"])
+        self.keep()
+
+
+def _optimizer(training: Training, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    decay = training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=decay)
+    adam = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return adam(parameters, lr=training.lr, weight_decay=decay)
+
+
+def _write_back(tensors: list[Tensor], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
+
+
+def _identity(
+    training: Training, parameters: list[Tensor], data: Data, generator: torch.Generator, description: str
+) -> dict[str, Any]:
+    """What a run must share with the one whose file it takes up; a constant schedule may be given more epochs."""
+    free = {"checkpoint", "checkpoint_every"} | ({"max_epochs"} if training.schedule == "constant" else set())
+    settings = {name: value for name, value in training.get_params().items() if name not in free}
+    return settings | {
+        "the task": description,
+        "the data": digest(None if isinstance(data.x, Rows) else data.x, data.y, data.weights),
+        "the starting parameters": digest(*parameters),
+        "the seed": digest(generator.get_state()),
+    }

@@ -1,0 +1,87 @@
+"""The settings of the training loop, and the rows it holds out."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+
+import torch
+from sklearn.base import BaseEstimator
+
+from bayeskit.core import checks
+from bayeskit.core.types import Data
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda elapsed: 1.0,
+    "cosine": lambda elapsed: 0.5 * (1 + math.cos(math.pi * elapsed)),
+    "linear": lambda elapsed: 1 - elapsed,
+}
+"""Multiplier of the learning rate after the share `elapsed` of all steps."""
+
+
+@dataclass(eq=False, repr=False)
+class Training(BaseEstimator):
+    """Settings of `minimize`; everything has a default.
+
+    Args:
+        lr: Learning rate, of the loss per row.
+        max_epochs: Passes over the data at most.
+        batch_size: Rows in a step; None takes all of them, unshuffled.
+        optimizer: "adam", "adamw" (decoupled weight decay) or "sgd".
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay of the optimizer; 0 leaves regularisation to the prior.
+        schedule: "constant", "cosine" or "linear": how `lr` falls to zero over `max_epochs`.
+        clip_norm: Largest norm of the gradient of the loss per row, or None.
+        patience: Stop after this many epochs without improvement of the validation loss (of the training loss where
+            there is none); None never stops early.
+        validation_fraction: Share of the rows that `split` holds out; 0 holds out none.
+        tolerance: What counts as an improvement, in units of the loss per row.
+        checkpoint: File to write the state to and to resume from, or None.
+        checkpoint_every: Epochs between two writes; an interrupt by the keyboard writes too.
+    """
+
+    lr: float = 1e-2
+    max_epochs: int = 200
+    batch_size: int | None = 128
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    clip_norm: float | None = None
+    patience: int | None = None
+    validation_fraction: float = 0.0
+    tolerance: float = 1e-4
+    checkpoint: str | PathLike[str] | None = None
+    checkpoint_every: int = 10
+
+    def validate(self) -> None:
+        """Raise one clear sentence if a setting is out of range; `minimize` calls it."""
+        checks.positive(self.lr, name="lr")
+        checks.positive(self.max_epochs, name="max_epochs", integer=True)
+        checks.positive(self.checkpoint_every, name="checkpoint_every", integer=True)
+        checks.choice(self.optimizer, name="optimizer", options=OPTIMIZERS)
+        checks.choice(self.schedule, name="schedule", options=SCHEDULES)
+        for name in ("batch_size", "patience"):
+            if getattr(self, name) is not None:
+                checks.positive(getattr(self, name), name=name, integer=True)
+        if self.clip_norm is not None:
+            checks.positive(self.clip_norm, name="clip_norm")
+        if self.validation_fraction != 0:
+            checks.fraction(self.validation_fraction, name="validation_fraction")
+
+
+def split(data: Data, training: Training, *, generator: torch.Generator) -> tuple[Data, Data | None]:
+    """The rows to train on and those held out: a random `training.validation_fraction` of them, None if that is 0.
+
+    Examples:
+        >>> data = Data(torch.zeros(10, 1), torch.zeros(10, 1))
+        >>> train, held_out = split(data, Training(validation_fraction=0.2), generator=torch.Generator())
+        >>> len(train), len(held_out)
+        (8, 2)
+    """
+    held = round(training.validation_fraction * len(data))
+    if held in (0, len(data)):
+        return data, None
+    order = torch.randperm(len(data), generator=generator, device=generator.device).to(data.y.device)
+    return data.rows(order[held:].sort().values), data.rows(order[:held].sort().values)

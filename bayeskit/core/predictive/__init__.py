@@ -1,0 +1,12 @@
+"""Predictive laws of the observations: exact where they can be, quadrature or mixtures elsewhere."""
+
+from bayeskit.core.predictive.base import ContinuousPredictive as ContinuousPredictive
+from bayeskit.core.predictive.base import Predictive as Predictive
+from bayeskit.core.predictive.categorical import CategoricalPredictive as CategoricalPredictive
+from bayeskit.core.predictive.gaussian import GaussianPredictive as GaussianPredictive
+from bayeskit.core.predictive.integral import IntegralPredictive as IntegralPredictive
+from bayeskit.core.predictive.mixture import MixturePredictive as MixturePredictive
+from bayeskit.core.predictive.noisy_student_t import NoisyStudentTPredictive as NoisyStudentTPredictive
+from bayeskit.core.predictive.student_t import StudentTPredictive as StudentTPredictive
+from bayeskit.core.predictive.views import AffinePredictive as AffinePredictive
+from bayeskit.core.predictive.views import SqueezedPredictive as SqueezedPredictive
