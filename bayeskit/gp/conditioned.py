@@ -1,0 +1,182 @@
+"""The kernel and the mean of a Gaussian process that has seen data or carries inducing points.
+
+With inputs z, a lower-triangular L and A(x) = L^-1 k(z, x), every conditioned process has the covariance
+
+    k(x1, x2) - A(x1)' A(x2) + (R' A(x1))' (R' A(x2))        and the mean        m(x) + k(x, z) w.
+
+- Exact regression: z holds the data, L L' = k(z, z) + noise, R is absent, w = (L L')^-1 (y - m(z)).
+- Inducing points with u = L v, v ~ N(q, R R'): L L' = k(z, z), w = L^-T q.
+
+Conditioning such a process again, at z2 with factor L2 and R2, has the same form over the *first* kernel, with
+
+    z = [z1; z2],    L = [[L1, 0], [C (I - R1 R1'), L2]],    R = diag(R1, R2),    C = A1(z2)',
+
+because k1(z2, x) = k(z2, x) - C (I - R1 R1') A1(x). So a fold over tasks costs what one fit on all of them costs.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.means import Mean
+from torch import Tensor
+
+from bayeskit.core import operators
+from bayeskit.gp.gram import gram, gram_diagonal, gram_pairs, mean_rows
+
+
+class Conditioned(Kernel):
+    """The covariance `k(x1, x2) - A(x1)' A(x2) + (R' A(x1))' (R' A(x2))` with `A(x) = L^-1 k(z, x)`.
+
+    Evaluated in float64. Its variance is a difference, so it is raised to rounding level (1e-14 of the variance before
+    the data) where it fell below, which is noted.
+
+    Args:
+        base: The kernel before conditioning, of batch shape *b or none.
+        z: Inputs conditioned on, (m, d).
+        tril: Lower-triangular L, (*b, m, m).
+        root: R with R R' the covariance of v = L^-1 f(z), (*b, m, r); None where v is known.
+        noise: Variances of the observation noise inside L L', (*b, m); None for none. Only draws of functions use it.
+        blocks: Rows of z that each conditioning in turn brought; None for all at once.
+
+    Examples:
+        >>> from gpytorch.kernels import RBFKernel
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> known_at_one = Conditioned(RBFKernel().requires_grad_(False), one, one)
+        >>> bool(gram_diagonal(known_at_one, one) < 1e-12)
+        True
+
+    References:
+        Titsias (2009), "Variational Learning of Inducing Variables in Sparse Gaussian Processes", equation 10.
+    """
+
+    def __init__(
+        self,
+        base: Kernel,
+        z: Tensor,
+        tril: Tensor,
+        *,
+        root: Tensor | None = None,
+        noise: Tensor | None = None,
+        blocks: tuple[int, ...] | None = None,
+    ):
+        shapes = [base.batch_shape, tril.shape[:-2]]
+        shapes += [] if root is None else [root.shape[:-2]]
+        super().__init__(batch_shape=torch.broadcast_shapes(*shapes))
+        self.base = base
+        self.z: Tensor
+        self.tril: Tensor
+        self.root: Tensor | None
+        self.noise: Tensor | None
+        self.register_buffer("z", z)
+        self.register_buffer("tril", tril)
+        self.register_buffer("root", root)
+        self.register_buffer("noise", noise)
+        self.blocks = (len(z),) if blocks is None else tuple(blocks)
+
+    def projection(self, x: Tensor) -> Tensor:
+        """A(x) = L^-1 k(z, x), (*b, m, n)."""
+        cross = gram(self.base, self.z, x.double())
+        return torch.linalg.solve_triangular(self.tril, cross, upper=False)
+
+    def deflated(self, projection: Tensor) -> Tensor:
+        """(I - R R') A, what conditioning takes away from A: (*b, m, n)."""
+        return projection if self.root is None else projection - self.root @ (self.root.mT @ projection)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x1: Tensor, x2: Tensor, diag: bool = False, last_dim_is_batch: bool = False
+    ) -> Tensor:
+        """Covariances (*b, n1, n2), or variances (*b, n) with `diag` (gpytorch's calling convention)."""
+        if last_dim_is_batch:
+            raise ValueError("a Conditioned kernel has no meaning with `last_dim_is_batch=True`")
+        same = identical(x1, x2)
+        if diag and same:
+            return torch.cat([self._variance(x) for x in chunks(x1, self._width)], dim=-1)
+        if diag:
+            pairs = zip(chunks(x1, self._width), chunks(x2, self._width), strict=True)
+            return torch.cat([self._pairs(a, b) for a, b in pairs], dim=-1)
+        first = self.projection(x1)
+        second = first if same else self.projection(x2)
+        value = gram(self.base, x1, x1 if same else x2) - first.mT @ second
+        if self.root is not None:
+            half = self.root.mT @ first
+            value = value + half.mT @ (half if same else self.root.mT @ second)
+        return value
+
+    def _variance(self, x: Tensor) -> Tensor:
+        """k(x_i, x_i) - |A(x_i)|^2 + |R' A(x_i)|^2, at least rounding level."""
+        projection = self.projection(x)
+        before = gram_diagonal(self.base, x)
+        value = before - projection.square().sum(-2)
+        if self.root is not None:
+            value = value + (self.root.mT @ projection).square().sum(-2)
+        return floored(value, before)
+
+    def _pairs(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """The covariance of each row of x1 with the same row of x2."""
+        first, second = self.projection(x1), self.projection(x2)
+        return gram_pairs(self.base, x1, x2) - (first * self.deflated(second)).sum(-2)
+
+    @property
+    def _width(self) -> int:
+        """Numbers that one input costs while its variance is formed."""
+        return len(self.z) * max(1, self.batch_shape.numel())
+
+
+class ConditionedMean(Mean):
+    """The mean `m(x) + k(x, z) w`, in float64.
+
+    Args:
+        base_mean: The mean before conditioning, of batch shape (), (1,) or (k,).
+        base_kernel: The kernel before conditioning, of batch shape () or (k,).
+        z: Inputs conditioned on, (m, d).
+        weights: w for each output, (k, m).
+
+    Examples:
+        >>> from gpytorch.kernels import RBFKernel
+        >>> from gpytorch.means import ZeroMean
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> ConditionedMean(ZeroMean(), RBFKernel().requires_grad_(False), one, weights=2 * one)(one)
+        tensor([[2.]], dtype=torch.float64)
+    """
+
+    def __init__(self, base_mean: Mean, base_kernel: Kernel, z: Tensor, weights: Tensor):
+        super().__init__()
+        self.base_mean, self.base_kernel = base_mean, base_kernel
+        self.z: Tensor
+        self.weights: Tensor
+        self.register_buffer("z", z)
+        self.register_buffer("weights", weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Means (k, n) at inputs (n, d)."""
+        width = len(self.z) * max(1, self.base_kernel.batch_shape.numel())
+        return torch.cat([self._values(part) for part in chunks(x.double(), width)], dim=-1)
+
+    def _values(self, x: Tensor) -> Tensor:
+        cross = gram(self.base_kernel, self.z, x)  # (m, n) or (k, m, n)
+        rows = self.weights if cross.dim() == 2 else self.weights.unsqueeze(-2)
+        shift = rows @ cross
+        return mean_rows(self.base_mean, x, len(self.weights)) + (shift if cross.dim() == 2 else shift.squeeze(-2))
+
+
+def identical(x1: Tensor, x2: Tensor) -> bool:
+    """Whether the two hold the same inputs."""
+    return x1 is x2 or (x1.shape == x2.shape and torch.equal(x1, x2))
+
+
+def chunks(x: Tensor, width: int) -> Iterator[Tensor]:
+    """`x` cut along its last axis but one, so that rows times `width` stays within `operators.CHUNK_ELEMENTS`."""
+    rows = max(1, operators.CHUNK_ELEMENTS // max(1, width))
+    yield from x.split(rows, dim=-2)
+
+
+def floored(variance: Tensor, before: Tensor) -> Tensor:
+    """A variance formed as a difference from `before`, raised to rounding level where it fell below, which is noted."""
+    floor = 64 * torch.finfo(variance.dtype).eps * before
+    if bool((variance < floor).any()):
+        shift = (floor - variance) / before.clamp_min(torch.finfo(before.dtype).tiny)
+        operators.note(
+            "variances floored at rounding, largest shift relative to the prior variance", float(shift.detach().max())
+        )
+    return torch.maximum(variance, floor)

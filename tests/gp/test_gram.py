@@ -1,0 +1,71 @@
+import pytest
+import torch
+from gpytorch.kernels import LinearKernel, MaternKernel, PeriodicKernel, RBFKernel, ScaleKernel
+
+from bayeskit.gp.gram import Evaluated, gram, gram_diagonal, gram_pairs
+
+from .problems import close, generator, test_inputs
+
+KERNELS = {
+    "rbf": lambda: RBFKernel(ard_num_dims=2),
+    "scaled_rbf": lambda: ScaleKernel(RBFKernel()),
+    "matern12": lambda: ScaleKernel(MaternKernel(nu=0.5)),
+    "matern32": lambda: ScaleKernel(MaternKernel(nu=1.5, ard_num_dims=2)),
+    "matern52": lambda: ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=2)),
+    "batch": lambda: ScaleKernel(MaternKernel(nu=2.5, batch_shape=torch.Size([3])), batch_shape=torch.Size([3])),
+    "batch_of_scales": lambda: ScaleKernel(RBFKernel(), batch_shape=torch.Size([3])),
+    "active": lambda: ScaleKernel(RBFKernel(active_dims=[1])),
+    "sum": lambda: ScaleKernel(RBFKernel()) + LinearKernel(),
+    "product": lambda: ScaleKernel(RBFKernel() * PeriodicKernel()),
+    "periodic": PeriodicKernel,
+}
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    kernel, g = KERNELS[request.param]().double(), generator()
+    for parameter in kernel.parameters():
+        parameter.data += 0.5 * torch.randn(parameter.shape, dtype=torch.float64, generator=g)
+    return kernel
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_values_and_gradients_are_those_of_gpytorch(kernel, same):
+    x1 = test_inputs(5).requires_grad_(True)
+    x2 = x1 if same else test_inputs(3, seed=2).requires_grad_(True)
+    batch = kernel.batch_shape
+    ours = gram(kernel, x1, x2)
+    theirs = kernel(x1.expand(*batch, *x1.shape), x2.expand(*batch, *x2.shape)).to_dense()
+    assert ours.shape == (*batch, 5, len(x2))
+    close(ours, theirs, 1e-12)
+    weight = torch.randn(ours.shape, dtype=torch.float64, generator=generator(3))
+    leaves = [*kernel.parameters(), x1, x2]
+    pairs = zip(*(torch.autograd.grad((weight * k).sum(), leaves) for k in (ours, theirs)), strict=True)
+    for one, two in pairs:
+        close(one, two, 1e-7)  # their sqrt of a clamped squared distance costs digits where inputs coincide
+
+
+def test_the_derivative_by_hand_is_that_of_differences():
+    kernel = KERNELS["matern52"]().double()
+    x1, x2 = test_inputs(4).requires_grad_(True), test_inputs(3, seed=2).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda a, b: gram(kernel, a, b), (x1, x2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_diagonal_is_that_of_the_matrix(kernel, n):
+    x = test_inputs(n)
+    close(gram_diagonal(kernel, x), gram(kernel, x, x).diagonal(dim1=-2, dim2=-1), 1e-12)
+    close(gram_pairs(kernel, x, x.flip(0)), gram(kernel, x, x.flip(0)).diagonal(dim1=-2, dim2=-1), 1e-12)
+
+
+def test_a_sum_with_a_low_rank_kernel_has_no_jitter():
+    """Coinciding inputs make the first term singular; the sum is still the sum."""
+    x = torch.zeros(4, 1, dtype=torch.float64)
+    kernel = (RBFKernel() + LinearKernel()).double()
+    assert torch.equal(gram(kernel, x, x), torch.ones(4, 4, dtype=torch.float64))
+    assert torch.equal(Evaluated(kernel)(x).to_dense(), torch.ones(4, 4, dtype=torch.float64))
+
+
+def test_far_from_the_origin_nothing_cancels():
+    kernel, x = RBFKernel().double(), test_inputs(5)
+    close(gram(kernel, x + 1e6, x + 1e6), gram(kernel, x, x), 1e-8)

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from bayeskit.gp.gram import gram, gram_diagonal
+from bayeskit.gp.inducing import starting_points
+from bayeskit.gp.pivoted_cholesky import pivoted_cholesky
+
+from .problems import close, generator, matern, test_inputs
+
+
+def test_full_pivoted_cholesky_is_a_factor():
+    kernel, x = matern().requires_grad_(False), test_inputs(15)
+    k = gram(kernel, x, x)
+    factor, pivots = pivoted_cholesky(gram_diagonal(kernel, x), lambda i: k[i], 15)
+    close(factor @ factor.mT, k, 1e-12)
+    assert sorted(pivots.tolist()) == list(range(15))
+
+
+def test_pivoted_cholesky_takes_the_least_known_row_and_stops():
+    kernel = matern().requires_grad_(False)
+    x = torch.cat([test_inputs(6)] * 2)  # rank six
+    k = gram(kernel, x, x)
+    factor, pivots = pivoted_cholesky(k.diagonal(), lambda i: k[i], 12, tolerance=1e-10)
+    assert len(pivots) == factor.shape[-1] == 6
+    for j in range(1, 6):
+        chosen = pivots[:j]
+        left = k - k[:, chosen] @ torch.linalg.solve(k[chosen][:, chosen], k[chosen])
+        close(left.diagonal()[pivots[j]], left.diagonal().max(), 1e-9)
+
+
+@pytest.mark.parametrize("start", ["greedy", "kmeans"])
+def test_starting_points_ignore_order_and_repetition(start):
+    x = test_inputs(60)
+    again = torch.cat([x, x[:20]])[torch.randperm(80, generator=generator())]
+    points = [starting_points(matern(), rows, 9, start=start, generator=generator()) for rows in (x, again)]
+    assert torch.equal(points[0][0], points[1][0])
+    assert points[0][0].shape == (9, 2)
+    assert not points[0][1]
+
+
+def test_few_distinct_inputs_are_taken_whole():
+    points, complete = starting_points(matern(), test_inputs(5).repeat(4, 1), 9, start="greedy", generator=generator())
+    assert complete
+    assert len(points) == 5
+
+
+def test_an_unknown_start_is_named():
+    with pytest.raises(ValueError, match="did you mean 'greedy'"):
+        starting_points(matern(), test_inputs(5), 2, start="gredy", generator=generator())
