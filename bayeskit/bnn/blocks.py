@@ -1,0 +1,83 @@
+"""A covariance of weights that is block diagonal by layer."""
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from bayeskit.core.operators.algebra import draw_rule, half_product, half_rule, logdet, logdet_rule, solve, solve_rule
+
+
+class LayerBlocks(LinearOperator):
+    """Independent blocks of weights: block b holds the entries `index_b` of the vector, with covariance `D_b K_b D_b`.
+
+    The blocks may have different sizes and their entries lie anywhere, as those of a layer do whose weights and biases
+    are stored apart; `D_b = diag(scale_b)` puts the prior's scales around a Kronecker-factored middle.
+
+    Args:
+        *parts: In turn, for every block: the operator K_b (q, q), the positions index_b (q,), the scales (q,). The
+            positions of all blocks together are 0 ... p - 1, each once.
+
+    >>> block = DiagLinearOperator(torch.tensor([1.0, 4.0]))
+    >>> LayerBlocks(block, torch.tensor([1, 0]), torch.tensor([1.0, 0.5])).diagonal()
+    tensor([1., 1.])
+    """
+
+    def __init__(self, *parts: LinearOperator | Tensor):
+        super().__init__(*parts)
+        self.parts = parts
+
+    @property
+    def blocks(self) -> list[tuple[LinearOperator, Tensor, Tensor]]:
+        """The blocks as (operator, positions, scales)."""
+        return list(zip(self.parts[0::3], self.parts[1::3], self.parts[2::3], strict=True))  # type: ignore[arg-type]
+
+    def _size(self) -> torch.Size:
+        size = sum(len(index) for _, index, _ in self.blocks)
+        return torch.Size((size, size))
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        columns = rhs.unsqueeze(-1) if rhs.ndim == 1 else rhs
+        out = columns.new_zeros(columns.shape)
+        for block, index, scale in self.blocks:
+            product: Tensor = block @ (scale[:, None] * columns[..., index, :])  # type: ignore[assignment]
+            out[..., index, :] = scale[:, None] * product
+        return out.squeeze(-1) if rhs.ndim == 1 else out
+
+    def _transpose_nonbatch(self) -> "LayerBlocks":
+        return self
+
+    def _diagonal(self) -> Tensor:
+        out = self.parts[2].new_zeros(len(self))  # type: ignore[union-attr, operator]
+        for block, index, scale in self.blocks:
+            out[index] = scale.square() * block.diagonal(dim1=-1, dim2=-2)
+        return out
+
+    def __len__(self) -> int:
+        return self._size()[0]
+
+
+@solve_rule.register
+def _(op: LayerBlocks, rhs: Tensor) -> Tensor:
+    out = torch.zeros_like(rhs)
+    for block, index, scale in op.blocks:
+        out[..., index, :] = solve(block, rhs[..., index, :] / scale[:, None]) / scale[:, None]
+    return out
+
+
+@logdet_rule.register
+def _(op: LayerBlocks) -> Tensor:
+    return torch.stack([logdet(block) + 2 * scale.log().sum() for block, _, scale in op.blocks]).sum()
+
+
+@draw_rule.register
+def _(op: LayerBlocks, num_samples: int, generator: torch.Generator) -> Tensor:
+    out = torch.zeros(num_samples, op.shape[-1], dtype=op.dtype, device=op.device)
+    for block, index, scale in op.blocks:
+        out[:, index] = scale * draw_rule(block, num_samples, generator)
+    return out
+
+
+@half_rule.register
+def _(op: LayerBlocks, rhs: Tensor) -> Tensor:
+    halves = [half_product(block, scale[:, None] * rhs[..., index, :]) for block, index, scale in op.blocks]
+    return torch.cat(halves, -2)

@@ -1,0 +1,253 @@
+"""The generalized Gauss-Newton curvature of a log-likelihood over weights, in three structures.
+
+    H = sum_i w_i J_i' Lambda_i J_i,  J_i = d f(x_i; w) / d w (k, p),  Lambda_i = likelihood.curvature(f_i, y_i) (k, k)
+
+`full` keeps H; `diagonal` its diagonal; `kronecker` one product `G (x) A` a layer, A from what enters the layer and G
+from the gradients that reach its output. Everything is summed over chunks of rows: no (n, k, p) array is ever alive.
+
+References:
+    Martens. New insights and perspectives on the natural gradient method. JMLR 2020, section 8.
+    Martens, Grosse. Optimizing neural networks with Kronecker-factored approximate curvature. ICML 2015, section 3.
+    Grosse, Martens. A Kronecker-factored approximate Fisher matrix for convolution layers. ICML 2016, theorem 1.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from linear_operator import LinearOperator
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from bayeskit.bnn.basis import Basis, BlockBasis, DenseBasis
+from bayeskit.bnn.blocks import LayerBlocks
+from bayeskit.bnn.network import CHUNK_ELEMENTS, NetworkFunction
+from bayeskit.core import operators
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.types import Data
+
+FULL_LIMIT = 5_000
+"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes to factorize."""
+
+
+class Curvature(ABC):
+    """H in some structure, over p weights.
+
+    Laws: `covariance(P, h)` inverts `h H + diag(P)`; in the coordinates of `basis(P)` the prior precision is the
+    identity and H is `diag(values)`.
+    """
+
+    @abstractmethod
+    def basis(self, precision: Tensor) -> Basis:
+        """Coordinates that diagonalise H and turn a prior precision, (p,) or (p, p), into the identity."""
+
+    @abstractmethod
+    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+        """`(factor * H + precision)^-1` as an operator (p, p) of this type."""
+
+
+@dataclass(frozen=True, eq=False)
+class FullCurvature(Curvature):
+    """The matrix itself.
+
+    Args:
+        matrix: H, (p, p), float64.
+    """
+
+    matrix: Tensor
+
+    def basis(self, precision: Tensor) -> DenseBasis:
+        """Eigenvectors of `L^-1 H L^-T`, where the precision is `L L'`."""
+        tril = operators.factorize(_dense(precision), name="the prior precision").tril
+        half = torch.linalg.solve_triangular(tril, self.matrix, upper=False)
+        white = torch.linalg.solve_triangular(tril, half.mT, upper=False)
+        values, vectors = torch.linalg.eigh((white + white.mT) / 2)
+        groups = torch.zeros(len(values), dtype=torch.long, device=values.device)
+        return DenseBasis(values.clamp_min(0), groups, tril, vectors)
+
+    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+        """The inverse of a dense precision, factorized once."""
+        return operators.Inverse((factor * self.matrix + _dense(precision)).to(dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalCurvature(Curvature):
+    """The diagonal of H, as if every weight were alone.
+
+    Args:
+        diagonal: (p,), float64.
+        groups: The layer of each weight, (p,).
+    """
+
+    diagonal: Tensor
+    groups: Tensor
+
+    def basis(self, precision: Tensor) -> BlockBasis:
+        """Each weight in units of its prior standard deviation."""
+        index = torch.arange(len(self.diagonal), device=self.diagonal.device)
+        return BlockBasis(self.diagonal / precision, self.groups, ((index, precision.rsqrt(), ()),))
+
+    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+        """Independent weights."""
+        return DiagLinearOperator((1 / (factor * self.diagonal + precision)).to(dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class KroneckerCurvature(Curvature):
+    """One block `G (x) A` for each layer.
+
+    Args:
+        layers: In turn (index, G, A, name): positions (a * b,) of the layer's weights, output by output with the bias
+            last, the factors (a, a) and (b, b) in float64, and the layer's name.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor, Tensor, str], ...]
+
+    def basis(self, precision: Tensor) -> BlockBasis:
+        """Products of the eigenvectors of the factors, layer by layer."""
+        values, groups, blocks = [], [], []
+        for number, (index, output, inputs, name) in enumerate(self.layers):
+            scale = _input_scale(precision[index], len(output), name)
+            lam_g, q_g = _eigh(output)
+            lam_a, q_a = _eigh(inputs * scale[:, None] * scale)
+            values.append(torch.outer(lam_g, lam_a).flatten())
+            groups.append(torch.full_like(index, number))
+            blocks.append((index, scale.repeat(len(output)), (q_g, q_a)))
+        return BlockBasis(torch.cat(values), torch.cat(groups), tuple(blocks))
+
+    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+        """Independent layers, each kept in the eigenbasis of its factors."""
+        parts: list[LinearOperator | Tensor] = []
+        for index, output, inputs, name in self.layers:
+            scale = _input_scale(precision[index], len(output), name)
+            lam_g, q_g = _eigh(output)
+            lam_a, q_a = _eigh(inputs * scale[:, None] * scale)
+            pieces = (q_g, factor * lam_g, q_a, lam_a, torch.ones_like(factor))
+            middle = operators.KroneckerInverse(*(piece.to(dtype) for piece in pieces))
+            parts += [middle, index, scale.repeat(len(output)).to(dtype)]
+        return LayerBlocks(*parts)
+
+
+def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> FullCurvature:
+    """H itself; of an `nn.Linear` by weighted products of its inputs, without Jacobians."""
+    if isinstance(function.network, nn.Linear) and len(data.x.shape) == 2:
+        return FullCurvature(_linear_layer(function, weights, data, likelihood))
+    matrix = torch.zeros(len(weights), len(weights), dtype=torch.float64, device=weights.device)
+    for rows in _weighted_jacobians(function, weights, data, likelihood):
+        matrix += rows.mT @ rows
+    return FullCurvature(matrix)
+
+
+def diagonal(
+    function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood, groups: Tensor
+) -> DiagonalCurvature:
+    """The diagonal of H."""
+    total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
+    for rows in _weighted_jacobians(function, weights, data, likelihood):
+        total += rows.square().sum(0)
+    return DiagonalCurvature(total, groups)
+
+
+def likelihood_root(likelihood: Likelihood, f: Tensor, rows: Data) -> Tensor:
+    """R with `R R' = w Lambda` at each row, (n, k, k) in float64; rounding below zero is cut off."""
+    curvature = likelihood.curvature(f, rows.y).detach().double()
+    if rows.weights is not None:
+        curvature = curvature * rows.weights.double()[:, None, None]
+    if curvature.shape[-1] == 1:
+        return curvature.clamp_min(0).sqrt()
+    values, vectors = torch.linalg.eigh(curvature)
+    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+
+
+def pieces(data: Data, row_elements: int) -> Iterator[Data]:
+    """The rows a few at a time, such that `row_elements` numbers a row stay within `CHUNK_ELEMENTS`."""
+    count = max(1, CHUNK_ELEMENTS // max(1, row_elements))
+    for start in range(0, len(data), count):
+        yield data.rows(slice(start, start + count))
+
+
+def _weighted_jacobians(
+    function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood
+) -> Iterator[Tensor]:
+    """`R_i' J_i` for some rows of data at a time, (c * k, p) in float64, so that H is the sum of their products."""
+    outputs = function(weights, data.x[:1]).shape[-1]
+
+    def values(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = function(w, x.unsqueeze(0)).squeeze(0)
+        return f, f
+
+    jacobians = vmap(jacrev(values, has_aux=True), in_dims=(None, 0))
+    for rows in pieces(data, 4 * outputs * len(weights)):
+        try:
+            jacobian, f = jacobians(weights, rows.x[:])  # (c, k, p), (c, k)
+        except RuntimeError as error:
+            raise ValueError(
+                f"torch.func cannot differentiate {type(function.network).__name__} row by row ({error}). Avoid "
+                "control flow that looks at values and in-place changes, or use `subset='last_layer'`."
+            ) from error
+        root = likelihood_root(likelihood, f, rows)
+        yield torch.einsum("cij,cip->cjp", root, jacobian.double()).flatten(0, 1)
+
+
+def _linear_layer(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> Tensor:
+    """For `f = W phi`, block (a, b) of H is `sum_i Lambda_i[a, b] phi_i phi_i'`; phi ends in 1 if there is a bias."""
+    order = kronecker_order(function)
+    outputs, inputs = order.shape
+    total = torch.zeros(outputs, inputs, outputs, inputs, dtype=torch.float64, device=weights.device)
+    for rows in pieces(data, 4 * outputs * inputs + outputs**2):
+        features = with_one(rows.x[:], inputs).double()
+        f = function(weights, rows.x[:])
+        curvature = likelihood.curvature(f, rows.y).detach().double()
+        if rows.weights is not None:
+            curvature = curvature * rows.weights.double()[:, None, None]
+        for i in range(outputs):
+            weighted = (curvature[:, i, : i + 1, None] * features[:, None, :]).flatten(1)  # (c, (i+1) * inputs)
+            total[i, :, : i + 1] += (features.mT @ weighted).unflatten(-1, (i + 1, inputs))
+    for i in range(outputs):
+        total[:i, :, i] = total[i, :, :i].permute(1, 2, 0)
+    flat = order.flatten()
+    matrix = torch.empty(len(flat), len(flat), dtype=torch.float64, device=weights.device)
+    matrix[flat[:, None], flat] = total.reshape(len(flat), len(flat))
+    return matrix
+
+
+def kronecker_order(function: NetworkFunction, layer: str = "") -> Tensor:
+    """Positions in the flat vector of a layer's weights as a matrix (outputs, inputs), its bias as the last column."""
+    prefix = f"{layer}." if layer else ""
+    start, columns = 0, {}
+    for name, value in function.like.items():
+        if name in (f"{prefix}weight", f"{prefix}bias"):
+            index = torch.arange(start, start + value.numel(), device=value.device)
+            columns[name.rpartition(".")[2]] = index.reshape(len(value), -1)
+        start += value.numel()
+    return torch.cat([columns[key] for key in ("weight", "bias") if key in columns], dim=1)
+
+
+def with_one(inputs: Tensor, width: int) -> Tensor:
+    """Inputs (..., d) with a last column of ones if the layer has a bias, that is if `width` is d + 1."""
+    if inputs.shape[-1] == width:
+        return inputs
+    return torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], dim=-1)
+
+
+def _dense(precision: Tensor) -> Tensor:
+    return torch.diag(precision) if precision.ndim == 1 else precision
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.clamp_min(0), vectors
+
+
+def _input_scale(precision: Tensor, outputs: int, name: str) -> Tensor:
+    """`1 / sqrt(precision)` by input of a layer, (b,); the factors stay factors only if outputs share it."""
+    by_output = precision.reshape(outputs, -1)
+    if not torch.allclose(by_output, by_output[:1].expand_as(by_output), rtol=1e-6):
+        raise ValueError(
+            f"`structure='kronecker'` needs a prior precision that is the same for all outputs of layer {name!r}, such "
+            "as that of `bnn.gaussian_prior`. The posterior of earlier data has another form: use structure='full' or "
+            "'diagonal', which add exactly."
+        )
+    return by_output[0].rsqrt()

@@ -1,0 +1,185 @@
+"""The bridge from Markov kernels to networks: any kernel of `bayeskit.mcmc` becomes an inference."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from bayeskit.bnn.log_posterior import LogPosterior, MiniBatches, Model
+from bayeskit.bnn.network import batch_norms, check_frozen, evaluate, frozen
+from bayeskit.bnn.posterior import BayesNet, MonteCarlo
+from bayeskit.bnn.training import prepare
+from bayeskit.bnn.weights import SampledWeights
+from bayeskit.core import checks, operators
+from bayeskit.core.inference import Fit, Inference, Kind
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data, Params
+from bayeskit.mcmc import NUTS, SGLD, Chain, Position, TransitionKernel, curvature, ess, rhat, run
+
+WHOLE = 2_000
+"""Rows up to which a stochastic-gradient kernel takes them all at each step."""
+
+BATCH = 500
+"""Rows in a mini-batch beyond that, if `batch_size` does not say."""
+
+PROBES = 100
+"""Training rows at which the agreement of the chains is judged."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to run.
+
+    Args:
+        num_chains: Chains c.
+        num_samples: Draws to keep of each.
+        burn_in: Steps before the first.
+        thin: Steps per draw.
+    """
+
+    num_chains: int
+    num_samples: int
+    burn_in: int
+    thin: int
+
+
+EXACT = Budget(num_chains=2, num_samples=75, burn_in=75, thin=1)
+"""For kernels of the full density (NUTS): some 15 seconds for 250 weights and 350 rows on one thread."""
+
+STOCHASTIC = Budget(num_chains=4, num_samples=100, burn_in=500, thin=20)
+"""For stochastic-gradient kernels (SGLD): some 3 seconds there."""
+
+
+@dataclass(eq=False, repr=False)
+class MCMC(Inference):
+    """Draws of the weights, and of the likelihood's own parameters, by a Markov kernel.
+
+    The log density is `sum_i w_i log p(y_i | f(x_i; w)) + log p(w)`, on the scale of the full data. A likelihood's
+    learnable parameters (all of them logs, such as a log noise variance) are drawn too, with independent normal priors
+    about the values given, of standard deviation 2; the fitted likelihood holds their posterior means.
+
+    Every chain starts at its own draw from the prior, improved by some steps of L-BFGS, so that the burn-in may be
+    short, and moves in units of the posterior's spread as the curvature there suggests it. How well chains agree is
+    told about *functions* (`diagnostics["R-hat"]`, the largest over training inputs): weights of a network need not
+    agree, for hidden units can be exchanged.
+
+    Args:
+        kernel: Any kernel of `bayeskit.mcmc`; None for `NUTS(max_tree_depth=6)`.
+        num_chains: Chains; None for 2 with a kernel of the full density, 4 with a stochastic-gradient one.
+        num_samples: Draws of each; None for 75, or 100.
+        burn_in: Steps before the first; None for 75, or 500.
+        thin: Steps per draw; None for 1, or 20.
+        batch_size: Rows in a step of a stochastic-gradient kernel; None for all of them up to 2,000 rows, 500 beyond.
+        start_steps: L-BFGS steps towards a mode before the chain starts.
+        checkpoint: File to write the run to and to resume it from, or None.
+
+    References:
+        Neal (1996), Bayesian learning for neural networks, chapter 3; Izmailov, Vikram, Hoffman and Wilson (2021), What
+        are Bayesian neural network posteriors really like?, section 4, for R-hat in function space.
+
+    Examples:
+        >>> from bayeskit.bnn import gaussian_prior
+        >>> from bayeskit.core.likelihood import Gaussian
+        >>> x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
+        >>> method = MCMC(SGLD(), num_samples=10, burn_in=20, thin=1)
+        >>> prior = gaussian_prior(nn.Linear(1, 1, dtype=torch.float64))
+        >>> fit = method.infer(prior, Gaussian(), Data(x, 2 * x), generator=torch.Generator().manual_seed(0))
+        >>> fit.posterior(x).draws.shape
+        torch.Size([40, 30, 1])
+    """
+
+    kernel: TransitionKernel | None = None
+    num_chains: int | None = None
+    num_samples: int | None = None
+    burn_in: int | None = None
+    thin: int | None = None
+    batch_size: int | None = None
+    start_steps: int = 100
+    checkpoint: str | PathLike[str] | None = None
+
+    priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
+    kind: ClassVar[Kind] = "draws"
+    quick: ClassVar[Mapping[str, Any]] = {"num_chains": 1, "num_samples": 5, "burn_in": 5, "start_steps": 10}
+
+    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
+        """Run the chains; the posterior is the uniform law over their draws."""
+        self.check(prior, likelihood, data)
+        checks.positive(self.start_steps, name="start_steps", integer=True)
+        kernel = NUTS(max_tree_depth=6) if self.kernel is None else self.kernel
+        budget = self._budget(kernel)
+        with operators.recording() as notes:
+            weights, network, data = prepare(prior, data)
+            network = _fixed(network, data)
+            model = Model(network, weights, likelihood)
+            position = model.start(data, budget.num_chains, self.start_steps, generator=generator)
+            kernel, density = self._steps(kernel, model, position, data, generator=generator)
+            chain = run(
+                kernel,
+                density,
+                position,
+                num_samples=budget.num_samples,
+                burn_in=budget.burn_in,
+                thin=budget.thin,
+                generator=generator,
+                checkpoint=self.checkpoint,
+            )
+            draws = model.params(chain.samples["weights"].flatten(0, 1))
+            diagnostics = {**_mixing(chain, network, draws, data), **notes}
+        posterior = BayesNet(network, SampledWeights(draws), MonteCarlo())
+        history = {"log_density": chain.info["log_density"].mean(0).tolist()}
+        return Fit(posterior, model.fitted(chain.samples), history=history, diagnostics=diagnostics)
+
+    def _budget(self, kernel: TransitionKernel) -> Budget:
+        default = STOCHASTIC if kernel.mini_batches else EXACT
+        given = {name: getattr(self, name) for name in ("num_chains", "num_samples", "burn_in", "thin")}
+        budget = replace(default, **{name: value for name, value in given.items() if value is not None})
+        checks.positive(budget.num_chains, name="num_chains", integer=True)
+        return budget
+
+    def _steps(
+        self, kernel: TransitionKernel, model: Model, position: Position, data: Data, *, generator: torch.Generator
+    ) -> tuple[TransitionKernel, LogPosterior | MiniBatches]:
+        """The kernel, and what it steps on: the full density, or estimates and a step size that bears their noise."""
+        size = self.batch_size or (len(data) if len(data) <= WHOLE else BATCH)
+        if not kernel.mini_batches or size >= len(data):
+            return kernel, LogPosterior(model, replace(data, x=data.x[:]))
+        batches = MiniBatches(model, data, size, generator)
+        if isinstance(kernel, SGLD) and kernel.lr is None:
+            steepest = curvature(next(iter(batches)), position, generator=generator).max().item()
+            kernel = replace(kernel, lr=0.25 / steepest * size / len(data))
+        return kernel, batches
+
+
+def _fixed(network: nn.Module, data: Data) -> nn.Module:
+    """The network as a function of its inputs alone: no dropout, and BatchNorm with statistics that stay.
+
+    Where a BatchNorm layer has not seen any data, one pass over (at most `WHOLE` rows of) it sets all statistics.
+    """
+    check_frozen(network)
+    if any(getattr(layer, "num_batches_tracked", None) == 0 for layer in batch_norms(network).values()):
+        network.train()
+        with torch.no_grad():
+            network(data.x[:WHOLE])
+    return frozen(network)
+
+
+def _mixing(chain: Chain, network: nn.Module, draws: Params, data: Data) -> dict[str, Any]:
+    """Acceptance, divergences, and the agreement of chains about the function at some training inputs."""
+    found: dict[str, Any] = {}
+    if "acceptance" in chain.info:
+        found["acceptance"] = chain.info["acceptance"].mean().item()
+    if "divergent" in chain.info:
+        found["divergences"] = int((chain.info["divergent"] > 0).sum())
+    if "step_size" in chain.info:
+        found["step size"] = chain.info["step_size"].mean().item()
+    chains, number = chain.samples["weights"].shape[:2]
+    if number >= 4:
+        rows = data.x[torch.linspace(0, len(data) - 1, min(PROBES, len(data))).round().long()]
+        values = evaluate(network, draws, rows).detach().reshape(chains, number, -1)
+        found["R-hat"] = rhat(values).nan_to_num(nan=1.0).max().item()
+        found["effective draws"] = ess(values).min().item()
+    return found

@@ -1,0 +1,272 @@
+"""Networks as functions of their weights.
+
+The library never trains, linearises or samples a module in place: it takes the values of some of its parameters as
+`Params`, lays them out as one vector, and calls the network as a function of that vector, `f(w, x)`. What is not in
+those `Params` (frozen layers, BatchNorm statistics) stays in the module.
+
+    build -> module;  parameters -> Params;  flatten / unflatten -> (p,);  NetworkFunction -> f(w, x) of shape (n, k)
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from bayeskit.core import random
+from bayeskit.core.types import Inputs, Params
+
+CHUNK_ELEMENTS = 2**24
+"""Numbers held at a time when a network is evaluated over many rows or many draws (128 MB in float64)."""
+
+
+class MLP(nn.Sequential):
+    """A fully connected network, `f(x) = W_L a(... a(W_1 x + b_1) ...) + b_L`; inputs of any shape are flattened.
+
+    Args:
+        in_features: Numbers in one input.
+        out_features: Outputs k.
+        hidden: Widths of the hidden layers; empty for a linear model.
+        activation: Builds the nonlinearity; smooth ones suit linearisation.
+        dtype: Floating type of the weights, torch's default if None.
+
+    >>> MLP(3, 2, hidden=(8,))(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: Iterable[int] = (50, 50),
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        dtype: torch.dtype | None = None,
+    ):
+        widths = [in_features, *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after, dtype=dtype), activation()]
+        super().__init__(*layers, nn.Linear(widths[-1], out_features, dtype=dtype))
+
+
+def build(network: Any, in_features: int, out_features: int, *, generator: torch.Generator) -> nn.Module:
+    """A network to work on: a copy of a module, what a callable makes of the two sizes, or an `MLP` for None.
+
+    Layers draw their starting values from torch's global generator, so a callable runs inside `random.seeded`.
+
+    Args:
+        network: An `nn.Module`, a callable `(in_features, out_features) -> nn.Module`, or None.
+        in_features: Numbers in one input.
+        out_features: Outputs k that the likelihood needs.
+        generator: Seeds the starting values.
+
+    Raises:
+        TypeError: `network` is none of these, or the callable returns something else.
+
+    >>> build(None, 3, 1, generator=torch.Generator().manual_seed(0))[-1]
+    Linear(in_features=50, out_features=1, bias=True)
+    """
+    if isinstance(network, nn.Module):
+        return copy.deepcopy(network)
+    if network is not None and not callable(network):
+        raise TypeError(
+            "`network` must be a torch.nn.Module, a callable (in_features, out_features) -> Module, or None; "
+            f"got {type(network).__name__}"
+        )
+    with random.seeded(generator):
+        built = MLP(in_features, out_features) if network is None else network(in_features, out_features)
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"`network` must return a torch.nn.Module; got {type(built).__name__}")
+    return built
+
+
+def reinitialize(network: nn.Module, *, generator: torch.Generator) -> nn.Module:
+    """A copy whose layers have drawn new starting values by their own `reset_parameters`.
+
+    Raises:
+        ValueError: A module holds parameters and cannot redraw them.
+    """
+    fresh = copy.deepcopy(network)
+    with random.seeded(generator):
+        for name, module in fresh.named_modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+            elif any(True for _ in module.parameters(recurse=False)):
+                raise ValueError(
+                    f"`{name or 'network'}` ({type(module).__name__}) has parameters but no `reset_parameters()`; "
+                    "add that method, so that every member of an ensemble can start elsewhere."
+                )
+    return fresh
+
+
+def parameters(network: nn.Module, names: Iterable[str] | None = None) -> Params:
+    """Detached copies of the named parameters (by default those that require a gradient), in the network's order."""
+    wanted = None if names is None else set(names)
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in network.named_parameters()
+        if (value.requires_grad if wanted is None else name in wanted)
+    }
+
+
+def with_parameters(network: nn.Module, params: Params) -> nn.Module:
+    """A copy of the network, frozen (see `frozen`), holding these values."""
+    fixed = copy.deepcopy(network).eval().requires_grad_(False)
+    own = dict(fixed.named_parameters())
+    with torch.no_grad():
+        for name, value in params.items():
+            own[name].copy_(value)
+    return fixed
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """The network in evaluation mode and without gradients for its parameters: itself if it is so, else a copy.
+
+    Evaluation mode means no dropout and fixed BatchNorm statistics. Gradients for the inputs still flow.
+    """
+    learns = any(module.training for module in network.modules()) or any(p.requires_grad for p in network.parameters())
+    return copy.deepcopy(network).eval().requires_grad_(False) if learns else network
+
+
+def size(params: Params) -> int:
+    """The number p of weights."""
+    return sum(value.numel() for value in params.values())
+
+
+def flatten(params: Params, like: Params) -> Tensor:
+    """All weights side by side: leaves (*c, *shape) become (*c, p), in the order and of the shapes of `like`."""
+    parts = []
+    for name, shaped in like.items():
+        value = params[name]
+        parts.append(value.reshape(*value.shape[: value.ndim - shaped.ndim], -1))
+    return torch.cat(parts, dim=-1)
+
+
+def unflatten(flat: Tensor, like: Params) -> Params:
+    """The inverse of `flatten`: (*c, p) becomes leaves (*c, *shape)."""
+    parts = flat.split([value.numel() for value in like.values()], dim=-1)
+    return {
+        name: part.reshape(*flat.shape[:-1], *value.shape).to(value.dtype)
+        for (name, value), part in zip(like.items(), parts, strict=True)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFunction:
+    """The network as a picklable function `f(w, x)` of a weight vector, which torch.func can differentiate.
+
+    Args:
+        network: In the mode it is to be called in; parameters that `like` does not name are its own.
+        like: Names and shapes of the p weights that the vector holds.
+
+    >>> net = nn.Linear(3, 2)
+    >>> f = NetworkFunction(net, parameters(net))
+    >>> f(flatten(parameters(net), parameters(net)), torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    network: nn.Module
+    like: Params
+
+    def __call__(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Outputs (n, k) at inputs (n, *input_shape) for weights (p,)."""
+        return call(self.network, unflatten(weights, self.like), x)
+
+
+def call(network: nn.Module, params: Params, x: Tensor) -> Tensor:
+    """The network's outputs (n, k) with these parameters in place of its own.
+
+    Raises:
+        ValueError: The outputs are not (n, k).
+    """
+    dtype = next(iter(params.values())).dtype
+    if x.is_floating_point() and dtype.is_floating_point:
+        x = x.to(dtype)
+    outputs = functional_call(network, params, (x,))
+    if outputs.ndim == 1:
+        outputs = outputs.unsqueeze(-1)
+    if outputs.ndim != 2 or len(outputs) != len(x):
+        raise ValueError(
+            f"The network must return outputs of shape (n, k) with n = {len(x)}; got {tuple(outputs.shape)}. "
+            "Flatten its output."
+        )
+    return outputs
+
+
+def chunks(x: Inputs, row_elements: int) -> Iterator[Tensor]:
+    """The rows of `x` in pieces such that a piece times `row_elements` stays within `CHUNK_ELEMENTS`."""
+    rows = max(1, CHUNK_ELEMENTS // max(1, row_elements))
+    for start in range(0, max(1, len(x)), rows):
+        yield x[start : start + rows]
+
+
+def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
+    """The network at each of s draws of its parameters.
+
+    Args:
+        network: In evaluation mode.
+        draws: Leaves (s, *shape); buffers (BatchNorm statistics of each draw) may be among them.
+        x: Inputs (n, *input_shape).
+
+    Returns:
+        (s, n, k).
+    """
+    num_draws = len(next(iter(draws.values())))
+    width = sum(value[0].numel() for value in draws.values())
+    pieces = []
+    for rows in chunks(x, 64 * num_draws * max(1, x.shape[1:].numel())):
+        try:
+            one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))
+            pieces.append(one(draws))
+        except RuntimeError:  # control flow that depends on values: one draw at a time
+            each = ({name: value[i] for name, value in draws.items()} for i in range(num_draws))
+            pieces.append(torch.stack([call(network, params, rows) for params in each]))
+    return torch.cat(pieces, dim=1)
+
+
+def _draws_at_once(width: int) -> int:
+    return max(1, CHUNK_ELEMENTS // max(1, width))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode for a while."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm layers, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether any layer drops units while training."""
+    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules())
+
+
+def check_frozen(network: nn.Module) -> None:
+    """Refuse a network whose outputs at one input would depend on the other rows.
+
+    Raises:
+        ValueError: A BatchNorm layer keeps no running statistics, so it normalises by the batch even in evaluation.
+    """
+    for name, module in batch_norms(network).items():
+        if not getattr(module, "track_running_stats", True) or module.running_mean is None:
+            raise ValueError(
+                f"`{name}` ({type(module).__name__}) keeps no running statistics, so what the network returns for one "
+                "input depends on the others and is no function of the input. Build it with "
+                "`track_running_stats=True`, or use GroupNorm or LayerNorm."
+            )

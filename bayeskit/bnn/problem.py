@@ -1,0 +1,164 @@
+"""The log joint density of a subset of a network's weights."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor, nn
+
+from bayeskit.bnn import curvature as curvatures
+from bayeskit.bnn.curvature import FULL_LIMIT, Curvature
+from bayeskit.bnn.head import head_of
+from bayeskit.bnn.kronecker import kronecker
+from bayeskit.bnn.network import NetworkFunction, flatten
+from bayeskit.bnn.training import Trained
+from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.core import operators
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.gaussian import outputs
+from bayeskit.core.types import Data, Params
+
+STRUCTURES = ("full", "kronecker", "diagonal")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The log joint density of some weights, as a function of a vector of them.
+
+    Args:
+        function: f(w, x), of the network or of its last layer.
+        data: Rows as that function takes them.
+        likelihood: Law of the observations, not changed.
+        center: Prior mean, (p,), float64.
+        precision: Of the prior, (p,) or (p, p), float64.
+        scale_known: Whether the prior is to be taken as it is.
+        start: Where the weights stand after training, (p,), float64.
+        like: The weights by their names in the network.
+        structure: Of the curvature.
+        linear: Whether f is linear in the weights.
+    """
+
+    function: NetworkFunction
+    data: Data
+    likelihood: Likelihood
+    center: Tensor
+    precision: Tensor
+    scale_known: bool
+    start: Tensor
+    like: Params
+    structure: str
+    linear: bool
+
+    @classmethod
+    def build(cls, trained: Trained, prior: GaussianWeights, names: list[str], data: Data, structure: str) -> Self:
+        """The last layer becomes a function of features, in float64; other subsets keep the network and its dtype."""
+        like = {name: trained.params[name] for name in names}
+        closing = head_of(trained.network, names, data.x)
+        if closing is None:
+            function = NetworkFunction(trained.network, like)
+        else:
+            local = {name: value.double() for name, value in closing.local(like).items()}
+            function = NetworkFunction(copy.deepcopy(closing.layer).double(), local)
+            data = replace(data, x=closing.features(data.x)).to(dtype=torch.float64)
+        return cls(
+            function=function,
+            data=data,
+            likelihood=trained.likelihood,
+            center=flatten({name: prior.mean[name] for name in names}, like).double(),
+            precision=_prior_precision(prior, names, structure),
+            scale_known=prior.scale_known,
+            start=flatten(like, like).double(),
+            like=like,
+            structure=structure,
+            linear=closing is not None and isinstance(closing.layer, nn.Linear),
+        )
+
+    @property
+    def layers(self) -> Tensor:
+        """The layer of each weight, (p,), numbered in order; with one matrix for all, one layer."""
+        owners = [name.rpartition(".")[0] if self.structure != "full" else "" for name in self.like]
+        numbers = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+        parts = [torch.full((v.numel(),), numbers[o]) for o, v in zip(owners, self.like.values(), strict=True)]
+        return torch.cat(parts).to(self.start.device)
+
+    def curvature(self, weights: Tensor, likelihood: Likelihood) -> Curvature:
+        """H at these weights."""
+        flat = weights.to(self.dtype)
+        if self.structure == "full":
+            return curvatures.full(self.function, flat, self.data, likelihood)
+        if self.structure == "kronecker":
+            return kronecker(self.function, flat, self.data, likelihood)
+        return curvatures.diagonal(self.function, flat, self.data, likelihood, self.layers)
+
+    def log_likelihood(self, weights: Tensor, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
+        """The log-likelihood at these weights and its gradient (p,)."""
+        flat = weights.to(self.dtype, copy=True).requires_grad_()
+        value, gradient = weights.new_zeros(()), torch.zeros_like(weights)
+        for rows in self.pieces():
+            with torch.enable_grad():
+                total = rows.total(likelihood.log_prob(self.function(flat, rows.x[:]), rows.y))
+            gradient += torch.autograd.grad(total, flat)[0].double()
+            value += total.detach().double()
+        return value, gradient
+
+    def log_joint(self, weights: Tensor, likelihood: Likelihood, log_precision: Tensor) -> Tensor:
+        """`log p(y | w) - (w - m)' P (w - m) / 2`."""
+        with torch.no_grad():
+            flat = weights.to(self.dtype)
+            terms = [rows.total(likelihood.log_prob(self.function(flat, rows.x[:]), rows.y)) for rows in self.pieces()]
+        precision, step = self.scaled_precision(log_precision), weights - self.center
+        product = precision * step if precision.ndim == 1 else precision @ step
+        return torch.stack(terms).double().sum() - 0.5 * (step * product).sum()
+
+    def squared_residuals(self, weights: Tensor) -> Tensor:
+        """Weighted sums of squared residuals by output, (k,)."""
+        with torch.no_grad():
+            flat, parts = weights.to(self.dtype), []
+            for rows in self.pieces():
+                f = self.function(flat, rows.x[:])
+                parts.append(rows.total((outputs(rows.y, f) - f).square().mT).double())
+        return torch.stack(parts).sum(0)
+
+    def scaled_precision(self, log_precision: Tensor) -> Tensor:
+        """The prior precision times its factors: one a layer, or one for all."""
+        if len(log_precision) == 1:
+            return self.precision * log_precision.exp()
+        return self.precision * log_precision.exp()[self.layers]
+
+    @property
+    def count(self) -> float:
+        """The weighted number of rows."""
+        return float(len(self.data)) if self.data.weights is None else float(self.data.weights.double().sum())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type in which the function runs."""
+        return next(iter(self.function.like.values())).dtype
+
+    def pieces(self) -> Iterator[Data]:
+        """The rows a few at a time."""
+        return curvatures.pieces(self.data, 64 * self.data.x.shape[1:].numel())
+
+
+def _prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:
+    """The precision of the named weights given the others, (p,) or (p, p), in float64."""
+    kept = [torch.full((value.numel(),), name in names) for name, value in prior.mean.items()]
+    chosen = torch.cat(kept).to(prior.flat_mean.device)
+    if isinstance(prior.covariance, DiagLinearOperator):
+        return 1 / prior.covariance.diagonal().double()[chosen]
+    if structure != "full":
+        raise ValueError(
+            f"structure={structure!r} needs independent weights in the prior; got a "
+            f"{type(prior.covariance).__name__}, the posterior of earlier data. Use structure='full', or 'diagonal' "
+            "from the first data on."
+        )
+    if len(chosen) > FULL_LIMIT:
+        raise ValueError(
+            f"The prior's covariance over {len(chosen)} weights is too large to invert (at most {FULL_LIMIT})."
+        )
+    eye = torch.eye(len(chosen), dtype=prior.covariance.dtype, device=chosen.device)
+    precision = operators.solve(prior.covariance, eye).double()[chosen][:, chosen]
+    return (precision + precision.mT) / 2

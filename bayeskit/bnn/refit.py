@@ -1,0 +1,243 @@
+"""The most probable weights of a subset, its prior precision and its noise, found together.
+
+    round:  expand the log-likelihood about w  ->  evidence picks precision and noise  ->  Gauss-Newton step to w*
+
+One round settles it where the function is linear in the weights and the noise Gaussian. A step that does not raise the
+log joint density is halved, and after a few halvings not taken. A curvature that drops terms (diagonal, Kronecker) is
+good for a covariance and not for a step: there evidence and refit take turns.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from bayeskit.bnn.curvature import Curvature
+from bayeskit.bnn.evidence import Noise, QuadraticEvidence
+from bayeskit.bnn.problem import Problem
+from bayeskit.core import operators
+from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.optimize import minimize_lbfgs
+
+ROUNDS_LINEAR = 50
+"""Rounds at most for the weights of a last layer; the problem is smooth and mostly concave, and ends well before."""
+
+ROUNDS_NETWORK = 3
+"""Rounds at most for other weights, whose training has chosen where to stop."""
+
+HALVINGS = 6
+"""How often a step is halved before it is given up."""
+
+ROUNDS_ALTERNATION = 10
+"""Rounds at most of evidence and L-BFGS for the weights of a last layer."""
+
+SETTLED = 1e-7
+"""Largest relative change of a noise variance or a precision that ends the rounds."""
+
+ARRIVED = 1e-10
+"""A step whose log joint density was foretold to this relative accuracy is the last."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """Where the rounds have ended.
+
+    Args:
+        weights: w*, (p,), float64.
+        likelihood: With its noise learnt.
+        curvature: H, up to `factor`.
+        factor: What H is to be multiplied by for the noise that was learnt after it.
+        log_precision: Log factors on the prior precision, one a layer or one for all.
+        occam: `-(log |H + P| - log |P|) / 2`.
+        steps: Number of rounds.
+    """
+
+    weights: Tensor
+    likelihood: Likelihood
+    curvature: Curvature
+    factor: Tensor
+    log_precision: Tensor
+    occam: Tensor
+    steps: int
+
+    def log_evidence(self, problem: Problem) -> float:
+        """`log p(y | w*) - (w* - m)' P (w* - m) / 2 - (log |H + P| - log |P|) / 2`."""
+        return float(problem.log_joint(self.weights, self.likelihood, self.log_precision) + self.occam)
+
+    def covariance(self, problem: Problem) -> LinearOperator:
+        """`(H + P)^-1` in the dtype of the weights."""
+        dtype = next(iter(problem.like.values())).dtype
+        return self.curvature.covariance(problem.scaled_precision(self.log_precision), self.factor, dtype=dtype)
+
+
+def refit(problem: Problem, prior_precision: float | str) -> Refit:
+    """The weights, their prior precision and the noise, by the rule that the structure allows.
+
+    Args:
+        problem: The log joint density and where to start.
+        prior_precision: A factor on the prior's precision, or "evidence".
+    """
+    likelihood = copy.deepcopy(problem.likelihood)
+    gaussian = isinstance(likelihood, Gaussian)
+    settings = _Learning(
+        precision=prior_precision == "evidence" and not problem.scale_known,
+        noise=gaussian and likelihood.raw_noise.requires_grad,
+    )
+    log_precision = problem.start.new_zeros(int(problem.layers.max()) + 1)
+    if not isinstance(prior_precision, str) and not problem.scale_known:
+        log_precision += torch.tensor(prior_precision, dtype=torch.float64).log()
+    faithful = problem.structure == "full" or (problem.structure == "kronecker" and problem.linear and gaussian)
+    rule = _by_expansion if faithful else _by_alternation
+    return rule(problem, likelihood, log_precision, settings)
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """What the evidence decides."""
+
+    precision: bool
+    noise: bool
+
+
+def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tensor, learning: _Learning) -> Refit:
+    """Rounds of evidence and Gauss-Newton step, for a curvature that is that of the log-likelihood itself."""
+    weights, outcome, steps = problem.start, "moved", 0
+    limit = ROUNDS_LINEAR if problem.linear else ROUNDS_NETWORK
+    model, curvature = _expand(problem, weights, likelihood, learning)
+    while True:
+        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=True)
+        target = model.mode(log_precision, log_noise)
+        foretold = model.log_joint(target, log_precision, log_noise)
+        goal = problem.center + model.basis.back(target)
+        weights, outcome = _step(problem, weights, goal, foretold, likelihood=likelihood, log_precision=log_precision)
+        steps += 1
+        if outcome == "arrived" and learning.noise:
+            precision = problem.scaled_precision(log_precision)
+            covariance = curvature.covariance(precision, torch.exp(-log_noise), dtype=problem.dtype)
+            outcome = _share_noise(problem, weights, likelihood, covariance)
+        if outcome == "arrived":  # the expansion holds at the weights reached: its curvature is theirs
+            break
+        model, curvature = _expand(problem, weights, likelihood, learning)
+        if outcome == "stuck" or steps == limit:
+            log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
+            break
+    occam = model.occam(log_precision, log_noise)
+    return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, steps)
+
+
+def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Tensor, learning: _Learning) -> Refit:
+    """Evidence at fixed weights, for a curvature that drops terms: a Gauss-Newton step with it would not be one.
+
+    The weights of a last layer are refitted between rounds by L-BFGS; others stay where training has left them.
+    """
+    weights, steps = problem.start, 0
+    while True:
+        if problem.linear:
+            weights = _most_probable(problem, weights, likelihood, log_precision)
+        model, curvature = _expand(problem, weights, likelihood, learning)
+        before = log_precision
+        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
+        steps += 1
+        settled = bool(((log_precision - before).abs() < SETTLED).all() and log_noise.abs() < SETTLED)
+        if not problem.linear or settled or steps == ROUNDS_ALTERNATION:
+            occam = model.occam(log_precision, log_noise)
+            return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, steps)
+
+
+def _learn(
+    model: QuadraticEvidence, log_precision: Tensor, likelihood: Likelihood, learning: _Learning, *, moving: bool
+) -> tuple[Tensor, Tensor]:
+    """The precisions and the noise factor of the largest evidence; the noise is written into the likelihood."""
+    log_noise = torch.zeros_like(log_precision[0])
+    if learning.precision or learning.noise:
+        log_precision, log_noise = model.maximize(log_precision, learn_precision=learning.precision, moving=moving)
+    if learning.noise:
+        assert isinstance(likelihood, Gaussian)
+        _set_noise(likelihood, likelihood.noise * log_noise.exp())
+    return log_precision, log_noise
+
+
+def _most_probable(problem: Problem, weights: Tensor, likelihood: Likelihood, log_precision: Tensor) -> Tensor:
+    """Where the log joint density of a last layer is largest."""
+    flat = weights.clone().requires_grad_()
+    precision = problem.scaled_precision(log_precision)
+
+    def loss() -> Tensor:
+        parts = [
+            rows.total(likelihood.log_prob(problem.function(flat, rows.x[:]), rows.y)) for rows in problem.pieces()
+        ]
+        return 0.5 * (precision * (flat - problem.center).square()).sum() - torch.stack(parts).sum()
+
+    minimize_lbfgs(loss, [flat], tolerance=1e-13, max_iter=500, description="last layer")
+    return flat.detach()
+
+
+def _expand(
+    problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
+) -> tuple[QuadraticEvidence, Curvature]:
+    """The log-likelihood to second order about these weights, in coordinates that separate it."""
+    curvature = problem.curvature(weights, likelihood)
+    basis = curvature.basis(problem.precision)
+    value, gradient = problem.log_likelihood(weights, likelihood)
+    noise = None
+    if learning.noise:
+        assert isinstance(likelihood, Gaussian)
+        variance = likelihood.noise.detach()
+        squares = problem.squared_residuals(weights)
+        lowest = torch.log(likelihood.floor * (1 + 1e-6) / variance.min())
+        noise = Noise(problem.count * len(squares), (squares / variance).sum(), float(lowest))
+    start = basis.coordinates(weights - problem.center)
+    return QuadraticEvidence(basis, start, basis.dual(gradient), value, noise), curvature
+
+
+def _step(
+    problem: Problem,
+    weights: Tensor,
+    goal: Tensor,
+    foretold: Tensor,
+    *,
+    likelihood: Likelihood,
+    log_precision: Tensor,
+) -> tuple[Tensor, str]:
+    """Towards the goal as far as the log joint density rises: the weights, and "arrived", "moved" or "stuck"."""
+    reached = problem.log_joint(goal, likelihood, log_precision)
+    if (reached - foretold).abs() <= ARRIVED * foretold.abs().clamp_min(1):
+        return goal, "arrived"
+    here = problem.log_joint(weights, likelihood, log_precision)
+    for _ in range(HALVINGS):
+        if reached > here:
+            return goal, "moved"
+        goal = (weights + goal) / 2
+        reached = problem.log_joint(goal, likelihood, log_precision)
+    return weights, "stuck"
+
+
+def _share_noise(problem: Problem, weights: Tensor, likelihood: Likelihood, covariance: LinearOperator) -> str:
+    """Noise by output, `r_j / (N - g_j)` with g_j the number of parameters that output j has determined.
+
+    The evidence has already found the common factor; with a single variance there is nothing left to do.
+
+    References:
+        MacKay. Bayesian interpolation. Neural Computation 1992, equation 32.
+    """
+    assert isinstance(likelihood, Gaussian)
+    old = likelihood.noise.detach().double()
+    if len(old) == 1:
+        return "arrived"
+    flat = weights.to(problem.dtype)
+    variances = torch.zeros_like(old)
+    for rows in problem.pieces():
+        spread = operators.Linearized(flat, covariance, rows.x[:], function=problem.function).diagonal()
+        variances += rows.total(spread.detach().reshape(len(rows), -1).mT).double()
+    new = problem.squared_residuals(weights) / (problem.count - variances / old).clamp_min(1)
+    _set_noise(likelihood, new)
+    return "arrived" if bool(((new / old).log().abs() < SETTLED).all()) else "moved"
+
+
+def _set_noise(likelihood: Gaussian, noise: Tensor) -> None:
+    """Write a noise variance, kept above the likelihood's floor."""
+    with torch.no_grad():
+        above = (noise.detach() - likelihood.floor).clamp_min(1e-6 * likelihood.floor)
+        likelihood.raw_noise.copy_(above.log().expand_as(likelihood.raw_noise))

@@ -1,0 +1,238 @@
+"""Training a network towards its most probable weights: what MAP is, and where Laplace starts from."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from bayeskit.bnn.network import (
+    batch_norms,
+    call,
+    evaluate,
+    flatten,
+    has_dropout,
+    parameters,
+    unflatten,
+    with_parameters,
+)
+from bayeskit.bnn.posterior import BayesNet
+from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.core import checks, random
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data, Params
+
+DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.15)
+"""Adam with early stopping on held-out rows: made for some hundred to some thousand noisy rows."""
+
+QUICK_TRAINING = Training(lr=2e-2, max_epochs=15, batch_size=64, patience=5, validation_fraction=0.15)
+"""A tenth of a second for a hundred rows."""
+
+FEWEST_ROWS = 20
+"""With fewer rows none are held out, and the parameters of the likelihood stay as they were given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training leaves.
+
+    Args:
+        network: In evaluation mode, holding the trained weights.
+        params: Those weights, by name.
+        likelihood: With its parameters learnt.
+        held_out: The rows that early stopping watched, or None.
+        history: Curves of the training.
+        precision: The factor on the prior's precision that was used.
+    """
+
+    network: nn.Module
+    params: Params
+    likelihood: Likelihood
+    held_out: Data | None
+    history: History
+    precision: float
+
+    @property
+    def num_held_out(self) -> int:
+        """How many rows were held out."""
+        return 0 if self.held_out is None else len(self.held_out)
+
+
+def train(
+    prior: Posterior,
+    likelihood: Likelihood,
+    data: Data,
+    training: Training,
+    *,
+    precision: float | str,
+    generator: torch.Generator,
+) -> Trained:
+    """Maximise `log p(y | f(.; w)) + log p(w)` over the weights that the prior names, from where its network stands.
+
+    Rows held out (`training.validation_fraction`) choose the epoch, and afterwards the likelihood's own parameters.
+
+    Args:
+        prior: A `BayesNet` with Gaussian weights; untouched.
+        likelihood: Law of the observations; copied.
+        data: Inputs and targets.
+        training: Settings of the loop.
+        precision: A factor on the prior's precision, or "validation": lowered while the held-out rows gain. A prior
+            whose scale is known is taken as it is.
+        generator: Splits and shuffles the rows, and drops units where the network does.
+    """
+    weights, network, data = prepare(prior, data)
+    network.train()
+    likelihood = copy.deepcopy(likelihood)
+    like = parameters(network, weights.mean)
+    flat = flatten(like, like).requires_grad_()
+    enough = len(data) >= FEWEST_ROWS
+    rows, held_out = split(data, training, generator=generator) if enough else (data, None)
+    own = [value for value in likelihood.parameters() if value.requires_grad] if enough else []
+    normalizes, drops = bool(batch_norms(network)), has_dropout(network)
+
+    def score() -> Tensor:
+        assert held_out is not None
+        network.eval()
+        with torch.no_grad():
+            f = evaluate(network, one_draw(unflatten(flat, like)), held_out.x)[0]
+        network.train()
+        return likelihood.log_prob(f, held_out.y)
+
+    def validation() -> Tensor:
+        assert held_out is not None
+        return -average(score(), held_out)
+
+    def run(settings: Training, factor: float) -> History:
+        prior_law = weights.sharpened(factor)
+
+        def loss(batch: Data) -> Tensor:
+            if normalizes:  # one row alone has no spread to be normalized by
+                network.train(len(batch) > 1)
+            with seeded_if(drops, generator):
+                f = call(network, unflatten(flat, like), batch.x[:])
+            return -batch.total(likelihood.log_prob(f, batch.y)) - prior_law.log_density(flat)
+
+        return minimize(
+            loss,
+            [flat, *own],
+            rows,
+            settings,
+            generator=generator,
+            validation=None if held_out is None else validation,
+            buffers=network.buffers(),
+        )
+
+    factors = precisions(precision, search=held_out is not None and not weights.scale_known)
+    history, factor = descend(run, score, [flat, *own, *network.buffers()], training, factors)
+    params = {name: value.detach() for name, value in unflatten(flat, like).items()}
+    network = with_parameters(network, params)
+    if held_out is not None:
+        calibrate(likelihood, evaluate(network, one_draw(params), held_out.x), held_out)
+    return Trained(network, parameters(network, params), likelihood, held_out, history, factor)
+
+
+def check_precision(precision: float | str, rule: str) -> None:
+    """Raise unless `precision` is a positive number or the name of the rule that finds it."""
+    if isinstance(precision, str):
+        checks.choice(precision, name="prior_precision", options=(rule,))
+    else:
+        checks.positive(precision, name="prior_precision")
+
+
+def precisions(precision: float | str, *, search: bool) -> tuple[float, ...]:
+    """The factors on the prior's precision to be tried: the one given, or falling ones if held-out rows can judge."""
+    if isinstance(precision, str):
+        return (1.0, 0.1, 0.01) if search else (1.0,)
+    return (precision,)
+
+
+def descend(
+    run: Callable[[Training, float], History],
+    score: Callable[[], Tensor],
+    state: list[Tensor],
+    training: Training,
+    factors: Sequence[float],
+) -> tuple[History, float]:
+    """Train at falling prior precisions, each from where the last has ended, as long as held-out rows gain by it.
+
+    A gain counts if it is larger than twice its standard error, so that a few rows are not listened to too closely.
+
+    Args:
+        run: Trains at a precision, changing `state` in place.
+        score: Log-likelihoods of the held-out rows, (m,).
+        state: What is put back if a precision was no gain.
+        training: Settings; further runs write further checkpoint files.
+        factors: Precisions in the order to be tried.
+
+    Returns:
+        The curves of all runs one after the other, and the precision that is kept.
+    """
+    history, kept = run(training, factors[0]), factors[0]
+    for factor in factors[1:]:
+        before, reached = [value.detach().clone() for value in state], score()
+        file = None if training.checkpoint is None else f"{training.checkpoint}.{factor:g}"
+        curves = run(replace(training, checkpoint=file), factor)
+        history = {name: history[name] + curve for name, curve in curves.items()}
+        gain = score() - reached
+        if gain.mean() <= 2 * gain.std() / math.sqrt(len(gain)):
+            with torch.no_grad():
+                for value, old in zip(state, before, strict=True):
+                    value.copy_(old)
+            break
+        kept = factor
+    return history, kept
+
+
+def prepare(prior: Posterior, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
+    """The prior's weights, a copy of its network on the data's device, and the data in the network's dtype.
+
+    Raises:
+        TypeError: The prior's weights are not Gaussian, so they have no density to multiply the likelihood by.
+    """
+    assert isinstance(prior, BayesNet)
+    if not isinstance(prior.weights, GaussianWeights):
+        raise TypeError(
+            f"`prior` must have Gaussian weights; got {type(prior.weights).__name__}, which has no density. Start from "
+            "`bnn.gaussian_prior(network)`, or continue from a method whose posterior over weights is Gaussian, such "
+            "as Laplace."
+        )
+    network = copy.deepcopy(prior.network).to(data.y.device)
+    for name, value in network.named_parameters():
+        value.requires_grad_(name in prior.weights.mean)
+    return prior.weights, network, data.to(dtype=next(iter(prior.weights.mean.values())).dtype)
+
+
+def calibrate(likelihood: Likelihood, draws: Tensor, data: Data) -> None:
+    """Set the likelihood's own parameters by the log-likelihood of rows that the weights have not seen.
+
+    Args:
+        likelihood: Changed in place.
+        draws: Function values at those rows, (s, n, k); with several draws each counts alike.
+        data: Those rows.
+    """
+    own = [value for value in likelihood.parameters() if value.requires_grad]
+    if own and len(data):
+        draws = draws.detach().double()
+        minimize_lbfgs(
+            lambda: -average(likelihood.log_prob(draws, data.y), data).mean(), own, description="calibration"
+        )
+
+
+def average(values: Tensor, data: Data) -> Tensor:
+    """The average of a quantity given per row, weighted by the cases: (*b, n) to (*b,)."""
+    return data.total(values) / data.total(torch.ones_like(values))
+
+
+def seeded_if(needed: bool, generator: torch.Generator) -> AbstractContextManager[None]:
+    """Lend the global generator for a while, if the network draws from it."""
+    return random.seeded(generator) if needed else nullcontext()
+
+
+def one_draw(params: Params) -> Params:
+    """Leaves (*shape) as leaves (1, *shape)."""
+    return {name: value.detach().unsqueeze(0) for name, value in params.items()}
