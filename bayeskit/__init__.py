@@ -1,0 +1,50 @@
+"""bayeskit: Gaussian processes and Bayesian deep learning behind one posterior interface.
+
+Names load their modules when first used, so `import bayeskit` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayeskit import bnn as bnn
+    from bayeskit import gp as gp
+    from bayeskit import mcmc as mcmc
+    from bayeskit import metrics as metrics
+    from bayeskit import plots as plots
+    from bayeskit import registry as registry
+    from bayeskit.benchmark import compare as compare
+    from bayeskit.estimators import BNNClassifier as BNNClassifier
+    from bayeskit.estimators import BNNRegressor as BNNRegressor
+    from bayeskit.estimators import GPClassifier as GPClassifier
+    from bayeskit.estimators import GPRegressor as GPRegressor
+    from bayeskit.persistence import load as load
+    from bayeskit.persistence import save as save
+
+__version__ = "0.1.0"
+
+_MODULES = ("bnn", "gp", "mcmc", "metrics", "plots", "registry")
+_HOMES = {
+    "BNNClassifier": "estimators",
+    "BNNRegressor": "estimators",
+    "GPClassifier": "estimators",
+    "GPRegressor": "estimators",
+    "compare": "benchmark",
+    "load": "persistence",
+    "save": "persistence",
+}
+
+__all__ = ["BNNClassifier", "BNNRegressor", "GPClassifier", "GPRegressor", "bnn", "compare", "gp", "load", "mcmc"]
+__all__ += ["metrics", "plots", "registry", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"bayeskit.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"bayeskit.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'bayeskit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

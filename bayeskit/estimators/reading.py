@@ -1,0 +1,123 @@
+"""Reading what users hand over: arrays, DataFrames, tensors and `torch.utils.data.Dataset`s become tensors.
+
+scikit-learn's own validation does the work (feature names, shapes, NaN, dtypes), so its messages are the ones that
+its users know.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from bayeskit.core import checks
+from bayeskit.core.types import Inputs, Rows
+
+MEMORY_BUDGET = 2**30
+"""Bytes: the inputs of a `Dataset` below this size are read once and held, beyond it they are read when needed."""
+
+
+def split_dataset(X: Any, y: Any) -> tuple[Any, Any]:
+    """A `Dataset` of `(x, y)` as inputs and targets; anything else as it came.
+
+    Raises:
+        ValueError: `y` is given beside a data set that brings its own, or the data set is empty.
+    """
+    if not isinstance(X, Dataset):
+        return X, y
+    if y is not None:
+        raise ValueError("`y` must be None when `X` is a Dataset of (x, y) pairs, which brings its own targets")
+    if len(X) == 0:  # type: ignore[arg-type]
+        raise ValueError("`X` must hold at least one item; got an empty Dataset")
+    if isinstance(X, TensorDataset):
+        return X.tensors[0], X.tensors[1].numpy(force=True) if len(X.tensors) > 1 else None
+    rows = Rows(X, dtype=torch.get_default_dtype(), device=torch.device("cpu"))
+    first = X[0]
+    targets = None
+    if isinstance(first, tuple | list):
+        targets = np.stack([np.asarray(X[i][1]) for i in range(len(rows))])
+    size = rows.shape.numel() * torch.empty((), dtype=rows.dtype).element_size()
+    return (rows[:] if size <= MEMORY_BUDGET else rows), targets
+
+
+def read(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    reset: bool,
+    tables_only: bool,
+    classes: bool = False,
+) -> tuple[Inputs, Any, Tensor | None]:
+    """Check inputs, targets and case weights.
+
+    Args:
+        estimator: Whose `n_features_in_` and `feature_names_in_` are set (`reset`) or compared with.
+        X: (n, d) table, or an array or tensor of more axes for a user's own network, or `Rows`.
+        y: (n,) or (n, k) targets as an array-like, or None.
+        sample_weight: (n,) non-negative numbers, or None.
+        reset: Whether this is the first data seen.
+        tables_only: Refuse anything but two axes.
+        classes: Targets are labels rather than numbers.
+
+    Returns:
+        Inputs as a tensor or `Rows`, targets as a NumPy array, weights as a float64 tensor or None.
+
+    Raises:
+        ValueError: One sentence on what is wrong with which argument.
+    """
+    if isinstance(X, Rows) or (isinstance(X, Tensor) and X.ndim != 2 and not tables_only):
+        x, y = _read_items(estimator, X, y, reset=reset)
+    else:
+        x, y = _read_table(estimator, X, y, reset=reset, tables_only=tables_only, classes=classes)
+    if classes and y is not None:
+        check_classification_targets(y)
+    if sample_weight is None:
+        return x, y, None
+    weights = _check_sample_weight(sample_weight, np.empty((len(x), 1)), dtype=np.float64, ensure_non_negative=True)
+    if not weights.any():
+        raise ValueError("`sample_weight` must have at least one weight above zero; got all weights zero")
+    return x, y, torch.tensor(weights)
+
+
+def _read_table(
+    estimator: BaseEstimator, X: Any, y: Any, *, reset: bool, tables_only: bool, classes: bool
+) -> tuple[Tensor, Any]:
+    if isinstance(X, Tensor):
+        X = X.numpy(force=True)
+    if isinstance(y, Tensor):
+        y = y.numpy(force=True)
+    settings: dict[str, Any] = {
+        "dtype": np.float64 if tables_only else [np.float64, np.float32],
+        "allow_nd": not tables_only,
+        "reset": reset,
+    }
+    if y is None:
+        X = validate_data(estimator, X, **settings)
+    elif classes:
+        X, y = validate_data(estimator, X, y, **settings)
+    else:
+        X, y = validate_data(estimator, X, y, multi_output=True, y_numeric=True, **settings)
+    return torch.tensor(X), y  # a copy: the caller's array may be read-only
+
+
+def _read_items(estimator: Any, X: Inputs, y: Any, *, reset: bool) -> tuple[Inputs, Any]:
+    """Inputs of any shape: images, sequences, or a data set too large to hold."""
+    shape = tuple(X.shape[1:])
+    if reset:
+        estimator.n_features_in_ = shape[0] if shape else 1
+        estimator.input_shape_ = shape
+    elif shape != estimator.input_shape_:
+        raise ValueError(f"`X` must have rows of shape {estimator.input_shape_} as in fit; got {shape}")
+    if isinstance(X, Tensor):
+        checks.finite(X, name="X")
+    if y is None:
+        return X, None
+    y = y.numpy(force=True) if isinstance(y, Tensor) else np.asarray(y)
+    checks.same_length(X, y, names=("X", "y"))
+    return X, y

@@ -1,0 +1,107 @@
+"""The one list of methods: a name, where its class lives, and the settings that the name stands for.
+
+Adding a method is one file and one line here. Classes are imported when asked for, so that `import bayeskit` stays
+light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
+
+>>> names("classification")
+['deep_ensemble', 'laplace', 'map', 'nuts', 'sgld', 'svgp']
+>>> get("laplace")()
+Laplace()
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any, Literal, cast
+
+from bayeskit.core import checks
+from bayeskit.core.inference import Inference
+
+Task = Literal["regression", "classification"]
+Family = Literal["gp", "bnn"]
+
+# name -> (module:class, settings); a setting that is itself a class path is constructed without arguments.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "exact": ("bayeskit.gp:Exact", {}),
+    "sgpr": ("bayeskit.gp:SGPR", {}),
+    "svgp": ("bayeskit.gp:SVGP", {}),
+    "map": ("bayeskit.bnn:MAP", {}),
+    "laplace": ("bayeskit.bnn:Laplace", {}),
+    "deep_ensemble": ("bayeskit.bnn:DeepEnsemble", {}),
+    "nuts": ("bayeskit.bnn:MCMC", {}),
+    "sgld": ("bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
+}
+
+# family -> what turns a kernel or a network into the prior of an estimator.
+PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
+
+
+def names(task: Task | None = None) -> list[str]:
+    """The registered names, or those of the methods that can do a task, in alphabetical order."""
+    return sorted(name for name in METHODS if task is None or task in tasks(name))
+
+
+def tasks(name: str) -> set[str]:
+    """Which of "regression" and "classification" a method's likelihoods allow."""
+    from bayeskit.core.likelihood import Bernoulli, Gaussian
+
+    allowed = inference_class(name).likelihoods
+    pairs: tuple[tuple[str, type], ...] = (("regression", Gaussian), ("classification", Bernoulli))
+    return {task for task, likelihood in pairs if issubclass(likelihood, allowed)}
+
+
+def family(name: str) -> Family:
+    """The kind of prior a method works on: "gp" or "bnn"."""
+    return cast(Family, _entry(name)[0].split(":")[0].split(".")[1])
+
+
+def inference_class(name: str) -> type[Inference]:
+    """The class behind a name."""
+    return load(_entry(name)[0])
+
+
+def get(name: str, **overrides: Any) -> Callable[..., Inference]:
+    """A constructor of the method: its class with the settings that the name stands for, and any overrides.
+
+    Raises:
+        ValueError: The name is not registered; the message lists those that are.
+    """
+    path, settings = _entry(name)
+    built = {
+        key: load(value)() if isinstance(value, str) and ":" in value else value for key, value in settings.items()
+    }
+    return partial(load(path), **{**built, **overrides})
+
+
+def quick(name: str) -> Inference:
+    """The method with its small budget (`Inference.quick`), for smoke runs and the conformance suite."""
+    return get(name, **inference_class(name).quick)()
+
+
+def default(family: Family, task: Task, num_rows: int) -> str:
+    """The method used when none is named, by task and size.
+
+    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. A
+    network gets a last-layer Laplace approximation: one training run, one pass for the curvature, an evidence.
+    """
+    if family == "bnn":
+        return "laplace"
+    if task == "classification":
+        return "svgp"
+    return "exact" if num_rows <= 3_000 else "sgpr" if num_rows <= 100_000 else "svgp"
+
+
+def prior(family: Family) -> Callable[..., Any]:
+    """The function that builds the default prior of a family."""
+    return load(PRIORS[family])
+
+
+def load(path: str) -> Any:
+    """The object at "module:name", its module imported if it was not."""
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def _entry(name: str) -> tuple[str, dict[str, Any]]:
+    checks.choice(name, name="inference", options=METHODS.keys())
+    return METHODS[name]

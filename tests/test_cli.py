@@ -1,0 +1,65 @@
+"""The command line: one sentence for a wrong argument, exit codes, and the whole job in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from bayeskit.cli import app
+
+COMMANDS = CliRunner()
+
+
+def test_methods_lists_the_registry():
+    from bayeskit import registry
+
+    result = COMMANDS.invoke(app, ["methods"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == registry.names()
+    result = COMMANDS.invoke(app, ["methods", "--task", "classification"])
+    assert [line.split()[0] for line in result.output.splitlines()] == registry.names("classification")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--data", "diabets"], "did you mean 'diabetes'"),
+        (["compare", "--data", "nowhere.csv"], "there is no file nowhere.csv"),
+        (["compare", "--methods", "exakt"], "did you mean 'exact'"),
+        (["compare", "--task", "clustering"], "`task` must be one of"),
+        (["compare", "--seeds", "0"], "`seeds` must be a positive integer"),
+        (["methods", "--task", "clustering"], "`task` must be one of"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = COMMANDS.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_option_is_exit_code_2():
+    assert COMMANDS.invoke(app, ["compare", "--dataset", "iris"]).exit_code == 2
+
+
+def test_compare_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "bayeskit", "compare", "--data", "linnerud", "--methods", "exact", "--seeds", "1"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| exact |" in done.stdout
+    assert f"Report: {tmp_path / 'report.html'}" in done.stdout
+    assert "[1/1] exact, seed 0: NLL" in done.stderr
+    assert (tmp_path / "report.html").exists()
+
+
+def test_importing_the_comparison_loads_no_tables_or_figures():
+    # pandas comes with scikit-learn's own imports on some versions, so only what the comparison adds is counted.
+    code = (
+        "import sys, torch, gpytorch, sklearn.base, joblib; before = set(sys.modules); import bayeskit.benchmark;"
+        "new = set(sys.modules) - before; print(sorted(new & {'pandas', 'matplotlib', 'pyro', 'rich', 'typer'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "[]"

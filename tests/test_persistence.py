@@ -1,0 +1,144 @@
+"""Files hold data, never code: what is saved comes back to the bit, and a hostile file is refused."""
+
+import json
+
+import gpytorch
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bayeskit import BNNClassifier, BNNRegressor, GPRegressor, load, registry, save
+from bayeskit.core.likelihood import StudentT
+
+X = np.random.default_rng(0).normal(size=(25, 2))
+Y = np.sin(X[:, 0]) + X[:, 1]
+
+
+class OwnNetwork(nn.Module):
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.first, self.second = nn.Linear(in_features, 8), nn.Linear(8, out_features)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+class OwnKernel(gpytorch.kernels.RBFKernel):
+    pass
+
+
+def round_trip(model, tmp_path, **factories):
+    save(model, tmp_path / "model.bayeskit")
+    again = load(tmp_path / "model.bayeskit", **factories)
+    assert (again.predict(X) == model.predict(X)).all()
+    assert torch.equal(again.latent(X).variance, model.latent(X).variance)
+    return again
+
+
+KERNELS = {
+    "rbf": lambda: gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=2)),
+    "matern": lambda: gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=1.5)),
+    "sum": lambda: gpytorch.kernels.RBFKernel(active_dims=(0,)) + gpytorch.kernels.LinearKernel(),
+    "product": lambda: gpytorch.kernels.RBFKernel() * gpytorch.kernels.PeriodicKernel(),
+    "rational": lambda: gpytorch.kernels.ScaleKernel(gpytorch.kernels.RQKernel()),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_known_kernels_need_no_factory(kernel, tmp_path):
+    round_trip(GPRegressor(kernel=kernel(), inference=registry.quick("exact"), random_state=0).fit(X, Y), tmp_path)
+
+
+def test_own_kernel_needs_its_factory(tmp_path):
+    model = GPRegressor(kernel=OwnKernel(), inference=registry.quick("exact"), random_state=0).fit(X, Y)
+    round_trip(model, tmp_path, kernel=OwnKernel)
+    with pytest.raises(ValueError, match="kernel=..."):
+        load(tmp_path / "model.bayeskit")
+
+
+@pytest.mark.parametrize("name", ["map", "laplace", "deep_ensemble", "sgld"])
+def test_own_network_comes_back_through_its_factory(name, tmp_path):
+    model = BNNRegressor(network=OwnNetwork, inference=registry.quick(name), random_state=0).fit(X, Y)
+    again = round_trip(model, tmp_path, network=OwnNetwork)
+    assert again.network is OwnNetwork
+    with pytest.raises(ValueError, match="network=..."):
+        load(tmp_path / "model.bayeskit")
+
+
+def test_module_as_factory(tmp_path):
+    model = BNNRegressor(network=OwnNetwork(2, 1), inference=registry.quick("laplace"), random_state=0).fit(X, Y)
+    round_trip(model, tmp_path, network=OwnNetwork(2, 1))
+
+
+def test_networks_of_torch_layers_need_no_factory(tmp_path):
+    network = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1))
+    round_trip(BNNRegressor(network=network, inference=registry.quick("map"), random_state=0).fit(X, Y), tmp_path)
+
+
+def test_labels_names_and_settings(tmp_path):
+    import pandas as pd
+
+    frame, labels = pd.DataFrame(X, columns=["left", "right"]), np.where(Y > 0, "up", "down")
+    model = BNNClassifier(inference=registry.quick("map"), random_state=0, class_weight={"up": 2.0, "down": 1.0})
+    save(model.fit(frame, labels), tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert list(again.feature_names_in_) == ["left", "right"]
+    assert (again.predict(frame) == model.predict(frame)).all()
+    assert again.class_weight == model.class_weight
+    assert again.fit(frame, labels) is again
+
+
+def test_likelihood_parameters_come_back(tmp_path):
+    model = GPRegressor(inference=registry.quick("svgp"), likelihood=StudentT(df=5.0), random_state=0).fit(X, Y)
+    again = round_trip(model, tmp_path)
+    for name, value in model.likelihood_.state_dict().items():
+        assert torch.equal(again.likelihood_.state_dict()[name], value)
+
+
+def test_an_existing_file_survives_a_failed_save(tmp_path):
+    path = tmp_path / "m"
+    save(GPRegressor(inference=registry.quick("exact"), random_state=0).fit(X, Y), path)
+    before = path.read_bytes()
+    broken = GPRegressor(inference=registry.quick("exact"), random_state=0).fit(X, Y)
+    broken.extra_ = object()
+    with pytest.raises(TypeError, match="extra_"):
+        save(broken, path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"module": "os:system", "state": {"dict": []}},
+        {"dataclass": "subprocess:Popen", "fields": {"dict": []}},
+        {"estimator": "bayeskit.persistence:json", "state": {"dict": []}},
+        {"operator": "builtins:eval", "args": {"list": []}, "kwargs": {"dict": []}},
+        {"module": "bayeskit.registry:load", "state": {"dict": []}},
+    ],
+)
+def test_hostile_files_are_refused(node, tmp_path):
+    header = {"bayeskit": json.dumps({"format": 1, "tree": node})}
+    save_file({"t0": torch.zeros(1)}, tmp_path / "bad", metadata=header)
+    with pytest.raises(ValueError, match="not a class that bayeskit loads"):
+        load(tmp_path / "bad")
+
+
+def test_foreign_and_future_files(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="not a file written by"):
+        load(tmp_path / "text")
+    save_file({"t0": torch.zeros(1)}, tmp_path / "plain")
+    with pytest.raises(ValueError, match="not written by"):
+        load(tmp_path / "plain")
+    save_file(
+        {"t0": torch.zeros(1)}, tmp_path / "future", metadata={"bayeskit": json.dumps({"format": 99, "tree": None})}
+    )
+    with pytest.raises(ValueError, match="update bayeskit"):
+        load(tmp_path / "future")
+
+
+def test_only_estimators_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="bayeskit estimator"):
+        save(nn.Linear(1, 1), tmp_path / "m")

@@ -1,0 +1,49 @@
+"""The code blocks of README.md and the guide, and the four blocks of the usage contract, run as they stand."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+CONTRACT = sorted(p for p in (Path(__file__).parent / "usage").glob("*.py") if p.name != "conftest.py")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+
+
+def blocks(page):
+    """The Python blocks of a page, without included files and indented fragments."""
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [code for code in found if not code.startswith((" ", "--8<--"))]
+
+
+BLOCKS = [pytest.param(code, id=f"{page.stem}-{i}") for page in PAGES for i, code in enumerate(blocks(page), 1)]
+
+
+@pytest.fixture
+def clean(monkeypatch, tmp_path):
+    """A folder of its own to write to, and the global random state as it was."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        yield tmp_path
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_block(code, clean):
+    path = clean / "block.py"
+    path.write_text(code)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize("path", CONTRACT, ids=lambda path: path.stem)
+def test_contract(path, clean):
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def test_readme_has_a_block_for_each_user():
+    assert len(blocks(ROOT / "README.md")) == 3
