@@ -1,0 +1,105 @@
+"""`report.html`: one file that opens offline, without scripts, and starts with the answer."""
+
+import html
+import os
+import platform
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from bayeskit import __version__
+from bayeskit.benchmark import figures, tables, verdict
+from bayeskit.benchmark.comparison import Comparison
+
+
+def write(comparison: Comparison) -> Path:
+    """Write `report.html`, `table.md` and the figures as PNG into the comparison's folder.
+
+    Returns:
+        The path of the report.
+    """
+    folder = comparison.store.folder
+    _replace(folder / "table.md", tables.markdown(comparison))
+    pictures = figures.draw(comparison, folder / "figures")
+    answer = verdict.verdict(comparison)
+    page = Template(files("bayeskit.benchmark").joinpath("report.template.html").read_text("utf-8")).substitute(
+        title=html.escape(f"{comparison.name}: which method to trust"),
+        first=html.escape(answer[0]),
+        rest="".join(f"<p>{html.escape(sentence)}</p>" for sentence in answer[1:]),
+        facts=_facts(comparison),
+        table=tables.html(comparison) if comparison.summary else "<p>No cell finished.</p>",
+        legend="".join(f"<p>{html.escape(sentence)}</p>" for sentence in tables.legend(comparison)),
+        failures=_failures(comparison),
+        pictures="".join(_picture(comparison, picture) for picture in pictures),
+        definitions=_definitions(comparison),
+        noticed=_noticed(comparison),
+        version=__version__,
+    )
+    _replace(comparison.report, page)
+    return comparison.report
+
+
+def _facts(comparison: Comparison) -> str:
+    rows = [row for row in comparison.rows if row["status"] == "ok"]
+    sentences = []
+    if rows:
+        first, seeds = rows[0], len(comparison.seeds)
+        sentences.append(
+            f"{comparison.task.capitalize()} with {first['num_train']} training and {first['num_test']} test rows; "
+            f"{len(comparison.methods)} methods, {seeds} seed{'s' if seeds > 1 else ''}."
+        )
+        held = [row["start_memory_mb"] for row in rows if row.get("start_memory_mb")]
+        if held:
+            sentences.append(
+                f"Peak memory is that of the whole worker process, which held {min(held):.0f} MB when idle; seconds "
+                f"are on one thread ({platform.machine()}, {os.cpu_count()} processors)."
+            )
+    ood = comparison.ood
+    sentences.append(f"Out-of-distribution inputs: {ood}." if ood else "No out-of-distribution partner was given.")
+    return _list([*sentences, *comparison.notes])
+
+
+def _failures(comparison: Comparison) -> str:
+    if not comparison.failures:
+        return ""
+    lines = [f"{row['method']}, seed {row['seed']}: {row['status']}: {row['reason']}" for row in comparison.failures]
+    return f'<section><h2>What did not finish</h2><div class="warning">{_list(lines)}</div></section>'
+
+
+def _picture(comparison: Comparison, picture: figures.Picture) -> str:
+    text = picture.text
+    if picture.name == "distances":
+        points = sorted({row["method"] for row in comparison.rows if row.get("kind") == "point"})
+        text = f"{text} {verdict.closeness(comparison)}"
+        text += f" Point methods here: {', '.join(points)}." if points and comparison.task == "regression" else ""
+    return (
+        f'<section><h2>{html.escape(picture.title)}</h2><figure><div class="scroll">{picture.svg}</div>'
+        f"<figcaption>{html.escape(text)}</figcaption></figure></section>"
+    )
+
+
+def _definitions(comparison: Comparison) -> str:
+    items = [f"<dt>{html.escape(m.title)}</dt><dd>{html.escape(m.meaning)}.</dd>" for m in comparison.measures]
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _noticed(comparison: Comparison) -> str:
+    """What methods warned of and what their numerics needed, once each, with the number of cells."""
+    seen: dict[str, int] = {}
+    for row in comparison.rows:
+        said = [f"{row['method']}: {text}" for text in row.get("warnings", [])]
+        said += [f"{row['method']}: no distance: {row['distance_reason']}"] if row.get("distance_reason") else []
+        for text in said:
+            seen[text] = seen.get(text, 0) + 1
+    lines = [text + (f" ({count} seeds)" if count > 1 else "") for text, count in seen.items()]
+    return f"<section><h2>What the methods warned of</h2>{_list(lines)}</section>" if lines else ""
+
+
+def _list(sentences: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in sentences)}</ul>"
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,104 @@
+"""The command line: `bayeskit compare` and `bayeskit methods`.
+
+Exit codes: 0 done, 1 nothing finished, 2 an argument is not what it should be (said in one sentence on stderr).
+"""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bayeskit.benchmark import Comparison
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Entry point of `bayeskit` and `python -m bayeskit`."""
+    app()
+
+
+@app.callback()
+def _about() -> None:
+    """Gaussian processes and Bayesian deep learning behind one posterior interface."""
+
+
+@app.command()
+def compare(  # noqa: PLR0917  # typer reads options off the signature
+    data: Annotated[str, typer.Option(help="A name (diabetes, digits-0-4, openml:NAME ...) or a file.")] = "diabetes",
+    target: Annotated[str | None, typer.Option(help="Column to predict; the last one if not given.")] = None,
+    task: Annotated[str | None, typer.Option(help="regression or classification; guessed if not given.")] = None,
+    methods: Annotated[str, typer.Option(help="Names separated by commas, 'all', or 'fast'.")] = "all",
+    seeds: Annotated[int, typer.Option(help="Number of seeds, each with its own split.")] = 3,
+    ood: Annotated[str | None, typer.Option(help="Name or file whose inputs are out of distribution.")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds for one fit with its predictions.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for results and report; compare-NAME if not given.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; as many as processors if not given.")] = None,
+) -> None:
+    """Compare the predictive uncertainty of several methods on one data set and write a report."""
+    from bayeskit import benchmark
+
+    names = methods if methods in ("all", "fast") else [name.strip() for name in methods.split(",") if name.strip()]
+    try:
+        comparison = benchmark.compare(
+            data,
+            target=target,
+            task=task,  # type: ignore[arg-type]  # checked by `compare`, in words
+            methods=names,
+            seeds=seeds,
+            ood=ood,
+            time_limit=time_limit,
+            out=out,
+            n_jobs=jobs,
+            verbose=True,
+        )
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"bayeskit compare: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    _show(comparison)
+    if not comparison.summary:
+        raise typer.Exit(1)
+
+
+@app.command()
+def methods(
+    task: Annotated[str | None, typer.Option(help="Only those that do regression, or classification.")] = None,
+) -> None:
+    """List the registered methods, what they do and what they are."""
+    from bayeskit import registry
+    from bayeskit.core import checks
+
+    try:
+        if task is not None:
+            checks.choice(task, name="task", options=("regression", "classification"))
+    except ValueError as error:
+        print(f"bayeskit methods: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    for name in registry.names(task):  # type: ignore[arg-type]
+        kind = registry.inference_class(name)
+        summary = (kind.__doc__ or "").strip().split("\n")[0]
+        print(f"{name:<16} {', '.join(sorted(registry.tasks(name))):<28} {summary}")
+
+
+def _show(comparison: "Comparison") -> None:
+    """The table, the answer and where the report is: drawn at a terminal, plain text elsewhere."""
+    from bayeskit.benchmark import tables, verdict
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console()
+        console.print(tables.terminal(comparison))
+        for sentence in tables.legend(comparison):
+            console.print(sentence, style="dim", markup=False)
+        for row in comparison.failures:
+            console.print(
+                f"{row['method']}, seed {row['seed']}: {row['status']}: {row['reason']}", style="red", markup=False
+            )
+    else:
+        print(comparison.to_markdown())
+    print()
+    for sentence in verdict.verdict(comparison):
+        print(sentence)
+    print(f"Report: {comparison.report}")

@@ -1,0 +1,26 @@
+"""How good, how honest and how far apart predictions are: pure functions of arrays and predictive laws.
+
+Arguments are NumPy arrays, tensors, lists or pandas columns; a `Predictive` stands for the law a method returned.
+Results are plain floats (means over the test points) or NumPy arrays. Conventions: class labels are integer codes that
+index the columns of the probabilities, uncertainty and OOD scores are larger where a point is stranger, losses are
+lower where better, and every number is on the scale of the targets given.
+"""
+
+from bayeskit.metrics.calibration import Reliability as Reliability
+from bayeskit.metrics.calibration import coverage as coverage
+from bayeskit.metrics.calibration import expected_calibration_error as expected_calibration_error
+from bayeskit.metrics.calibration import pit as pit
+from bayeskit.metrics.calibration import reliability as reliability
+from bayeskit.metrics.distances import total_variation as total_variation
+from bayeskit.metrics.distances import wasserstein2 as wasserstein2
+from bayeskit.metrics.ood import ood_aupr as ood_aupr
+from bayeskit.metrics.ood import ood_auroc as ood_auroc
+from bayeskit.metrics.ood import ood_fpr95 as ood_fpr95
+from bayeskit.metrics.scores import accuracy as accuracy
+from bayeskit.metrics.scores import brier as brier
+from bayeskit.metrics.scores import crps as crps
+from bayeskit.metrics.scores import interval_score as interval_score
+from bayeskit.metrics.scores import negative_log_likelihood as negative_log_likelihood
+from bayeskit.metrics.scores import rmse as rmse
+from bayeskit.metrics.selective import aurc as aurc
+from bayeskit.metrics.selective import risk_coverage as risk_coverage

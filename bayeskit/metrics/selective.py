@@ -1,0 +1,55 @@
+"""Does the method know when it is wrong? Error left when only the most certain points are answered."""
+
+from typing import Any
+
+import numpy as np
+
+from bayeskit.metrics import arrays
+
+
+def risk_coverage(losses: Any, uncertainty: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss over the most certain share of the points, for every share.
+
+    With the points in order of increasing uncertainty, risk_k = (1 / k) sum_{i <= k} loss_i at coverage k / n. Points
+    of equal uncertainty are in random order; the expected curve over those orders is returned, so the answer does not
+    depend on how the rows are sorted.
+
+    Args:
+        losses: Loss of each point (n,): 0 or 1 for wrong classes, a squared error for numbers.
+        uncertainty: Uncertainty of each point (n,), larger where less certain.
+
+    Returns:
+        Coverage (n,), from 1 / n to 1, and risk (n,).
+
+    References:
+        Geifman and El-Yaniv (2017), Selective classification for deep neural networks, section 2.
+
+    >>> coverage, risk = risk_coverage([0.0, 1.0, 0.0, 1.0], [0.1, 0.9, 0.2, 0.8])
+    >>> risk.round(2).tolist()
+    [0.0, 0.0, 0.33, 0.5]
+    """
+    losses, uncertainty = arrays.paired(losses, uncertainty, names=("losses", "uncertainty"))
+    order = np.argsort(uncertainty.ravel(), kind="stable")
+    _, block = np.unique(uncertainty.ravel()[order], return_inverse=True)
+    ranked = losses.ravel()[order]
+    ranked = (np.bincount(block, ranked) / np.bincount(block))[block]  # within ties, any order on average
+    rank = np.arange(1, len(ranked) + 1)
+    return rank / len(ranked), np.cumsum(ranked) / rank
+
+
+def aurc(losses: Any, uncertainty: Any) -> float:
+    """Area under the risk-coverage curve: (1 / n) sum_k risk_k. Lower is better.
+
+    A method whose uncertainty is unrelated to its errors has an area equal to its mean loss.
+
+    Args:
+        losses: Loss of each point (n,).
+        uncertainty: Uncertainty of each point (n,), larger where less certain.
+
+    References:
+        Geifman, Uziel and El-Yaniv (2019), Bias-reduced uncertainty estimation for deep neural classifiers, section 3.
+
+    >>> aurc([0.0, 0.0, 0.0, 1.0], [0.1, 0.2, 0.3, 0.4])
+    0.0625
+    """
+    return float(risk_coverage(losses, uncertainty)[1].mean())

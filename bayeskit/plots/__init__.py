@@ -1,0 +1,17 @@
+"""Figures: functions of data that draw on a Matplotlib `Axes` and return it.
+
+Every function takes an optional `ax` (a new figure is made without one) and draws with colors that people with color
+blindness can tell apart (Okabe and Ito, 2008); where several methods share one picture, the line style changes too.
+Matplotlib is imported at the first call.
+"""
+
+from bayeskit.plots.calibration import coverage_curve as coverage_curve
+from bayeskit.plots.calibration import pit_histogram as pit_histogram
+from bayeskit.plots.calibration import reliability_diagram as reliability_diagram
+from bayeskit.plots.distances import distance_map as distance_map
+from bayeskit.plots.ranking import ood_histogram as ood_histogram
+from bayeskit.plots.ranking import risk_coverage_curve as risk_coverage_curve
+from bayeskit.plots.regression import regression_band as regression_band
+from bayeskit.plots.regression import regression_bands as regression_bands
+from bayeskit.plots.style import PALETTE as PALETTE
+from bayeskit.plots.style import style as style

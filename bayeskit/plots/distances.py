@@ -1,0 +1,56 @@
+"""How far the methods lie from each other."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeskit.plots.style import new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def distance_map(distances: Any, names: Sequence[str], *, ax: "Axes | None" = None) -> "Axes":
+    """Heat map of pairwise distances, neighbors side by side, each distance written in its cell.
+
+    Rows are in the order of the leaves of an average-linkage tree, turned so that neighbors are as close as possible.
+
+    Args:
+        distances: Symmetric (m, m) with a zero diagonal.
+        names: The m methods.
+        ax: Where to draw.
+
+    >>> ax = distance_map([[0.0, 1.0], [1.0, 0.0]], ["a", "b"])
+    >>> import matplotlib.pyplot as plt; plt.close("all")
+    """
+    ax, matrix = new_axes(ax), np.asarray(distances, dtype=float)
+    if matrix.shape != (len(names), len(names)):
+        raise ValueError(f"`distances` must have shape ({len(names)}, {len(names)}) like `names`; got {matrix.shape}")
+    order = leaf_order(matrix)
+    matrix, labels = matrix[np.ix_(order, order)], [names[i] for i in order]
+    ax.imshow(matrix, cmap="cividis", vmin=0)
+    middle = matrix.max() / 2
+    for i, j in np.ndindex(*matrix.shape):
+        color = "black" if matrix[i, j] > middle else "white"
+        ax.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=color, fontsize="small")
+    ax.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(labels)), labels)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def leaf_order(distances: np.ndarray) -> list[int]:
+    """The order in which a tree over (m, m) distances puts neighbors side by side.
+
+    >>> leaf_order(np.array([[0.0, 5.0, 1.0], [5.0, 0.0, 4.0], [1.0, 4.0, 0.0]]))
+    [0, 2, 1]
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(distances) < 3:
+        return list(range(len(distances)))
+    order = leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True)).tolist()
+    return order if order[0] < order[-1] else order[::-1]

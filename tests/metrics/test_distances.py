@@ -1,0 +1,64 @@
+"""Wasserstein distance of Gaussians and total variation."""
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from bayeskit import metrics
+
+RNG = np.random.default_rng(0)
+
+
+def covariance(size, rank=None):
+    root = RNG.normal(size=(size, rank or size))
+    return root @ root.T
+
+
+def test_wasserstein_is_the_bures_formula():
+    m1, m2, c1, c2 = RNG.normal(size=6), RNG.normal(size=6), covariance(6), covariance(6)
+    half = sqrtm(c1)
+    bures = np.trace(c1 + c2 - 2 * sqrtm(half @ c2 @ half)).real
+    expected = np.sqrt(((m1 - m2) ** 2).sum() + bures)
+    assert metrics.wasserstein2(m1, c1, m2, c2) == pytest.approx(expected, abs=1e-8)
+
+
+def test_commuting_covariances_compare_standard_deviations():
+    a, b = np.array([1.0, 4.0, 9.0]), np.array([4.0, 4.0, 0.0])
+    assert metrics.wasserstein2(np.zeros(3), np.diag(a), np.zeros(3), np.diag(b)) == pytest.approx(
+        np.linalg.norm(np.sqrt(a) - np.sqrt(b)), abs=1e-12
+    )
+
+
+def test_equal_gaussians_are_at_zero_to_rounding_even_when_singular():
+    c, m = covariance(30, rank=3), RNG.normal(size=30)
+    assert metrics.wasserstein2(m, c, m, c) < 1e-12 * np.trace(c)
+
+
+def test_a_point_is_as_far_as_the_other_is_wide():
+    c = covariance(5)
+    assert metrics.wasserstein2(np.zeros(5), np.zeros((5, 5)), np.zeros(5), c) == pytest.approx(
+        np.sqrt(np.trace(c)), abs=1e-10
+    )
+
+
+def test_it_is_a_distance():
+    laws = [(RNG.normal(size=4), covariance(4, rank)) for rank in (1, 3, 4)]
+    d = np.array([[metrics.wasserstein2(*a, *b) for b in laws] for a in laws])
+    np.testing.assert_allclose(d, d.T, atol=1e-9)
+    assert all(d[i, j] <= d[i, k] + d[k, j] + 1e-9 for i in range(3) for j in range(3) for k in range(3))
+
+
+def test_what_is_not_a_covariance_is_refused():
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        metrics.wasserstein2(np.zeros(2), np.diag([1.0, -1.0]), np.zeros(2), np.eye(2))
+    with pytest.raises(ValueError, match="symmetric"):
+        metrics.wasserstein2(np.zeros(2), np.array([[1.0, 1.0], [0.0, 1.0]]), np.zeros(2), np.eye(2))
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        metrics.wasserstein2(np.zeros(2), np.eye(3), np.zeros(2), np.eye(2))
+
+
+def test_total_variation_is_the_largest_difference_over_events():
+    p, q = RNG.dirichlet(np.ones(4), 10), RNG.dirichlet(np.ones(4), 10)
+    events = np.array([[bits >> j & 1 for j in range(4)] for bits in range(16)])
+    largest = np.abs((p - q) @ events.T).max(1)
+    np.testing.assert_allclose(metrics.total_variation(p, q), largest, atol=1e-12)
