@@ -26,7 +26,7 @@ from bayeskit.core.likelihood import Likelihood
 
 FORMAT = 1
 _TRUSTED = ("bayeskit.", "gpytorch.kernels.", "gpytorch.means.", "gpytorch.constraints.", "torch.nn.modules.")
-_OPERATORS = ("bayeskit.core.operators", "linear_operator.operators.")
+_OPERATORS = ("bayeskit.", "linear_operator.operators.")
 # The functions that GPyTorch's constraints hold; no other function is ever read from a file.
 _FUNCTIONS = {
     "softplus": nn.functional.softplus,

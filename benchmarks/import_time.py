@@ -1,6 +1,6 @@
 """What `import bayeskit` costs over importing torch, gpytorch and scikit-learn's base: median of several processes.
 
-    python benchmarks/import_time.py [repeats]
+python benchmarks/import_time.py [repeats]
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """What do different methods believe where there are no data?
 
-Six methods see the same 40 points with a gap in the middle. Each is a prior, a likelihood and an inference; the answer is
-a posterior over functions. Each panel shows the mean and the 50 % and 95 % bands of an observation. The printed number
-is how much wider the 95 % band is in the middle of the gap than at the data.
+Six methods see the same 40 points with a gap in the middle. Each is a prior, a likelihood and an inference; the answer
+is a posterior over functions. Each panel shows the mean and the 50 % and 95 % bands of an observation. The printed
+number is how much wider the 95 % band is in the middle of the gap than at the data.
 """
 
 import sys
@@ -32,7 +32,7 @@ training = Training(lr=2e-2, max_epochs=1000, batch_size=None)
 methods = {
     "exact GP": (process, gp.Exact()),
     "sparse GP, 8 inducing points": (process, gp.SGPR(num_inducing=8)),
-    "NUTS": (network, bnn.MCMC(mcmc.NUTS(max_tree_depth=5), num_chains=3, num_samples=25, burn_in=25)),
+    "NUTS": (network, bnn.MCMC(mcmc.NUTS(max_tree_depth=5), num_chains=2, num_samples=30, burn_in=20)),
     "Laplace, all layers": (network, bnn.Laplace(subset="all", training=training, prior_precision=1.0)),
     "deep ensemble": (network, bnn.DeepEnsemble(training=training, prior_precision=1.0)),
     "MAP (a point)": (network, bnn.MAP(training=training, prior_precision=1.0)),

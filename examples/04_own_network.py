@@ -35,7 +35,7 @@ train, test = Data(X[:600], y[:600]), Data(X[600:], y[600:])
 network = Residual(24)
 optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=1e-3)
 start = time.perf_counter()
-for epoch in range(30):
+for _ in range(30):
     for batch in torch.randperm(len(train)).split(50):
         loss = nn.functional.mse_loss(network(train.x[batch]), train.y[batch])
         optimizer.zero_grad()

@@ -29,7 +29,7 @@ network = bnn.MLP(1, 1, hidden=(6,), activation=nn.Tanh, dtype=torch.float64)
 prior = bnn.gaussian_prior(network, precision=0.3)
 settings = {"prior_precision": 1.0, "training": Training(lr=2e-2, max_epochs=1000, batch_size=None)}
 methods = {
-    "NUTS": bnn.MCMC(mcmc.NUTS(max_tree_depth=6), num_chains=2, num_samples=60, burn_in=40),
+    "NUTS": bnn.MCMC(mcmc.NUTS(max_tree_depth=5), num_chains=2, num_samples=40, burn_in=30),
     "Laplace, full": bnn.Laplace(subset="all", **settings),
     "Laplace, diagonal": bnn.Laplace(subset="all", structure="diagonal", **settings),
     "Laplace, last layer": bnn.Laplace(subset="last_layer", **settings),

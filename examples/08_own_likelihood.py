@@ -30,9 +30,10 @@ for likelihood in (Gamma(), Gaussian()):
     model = GPRegressor(inference=gp.SVGP(num_inducing=20), likelihood=likelihood, random_state=0).fit(x[:160], y[:160])
     predictive = model.predictive(x[160:])
     low, _ = predictive.interval(0.9)
+    nll = metrics.negative_log_likelihood(predictive, y[160:])
     print(
-        f"{type(likelihood).__name__:9s} negative log likelihood {metrics.negative_log_likelihood(predictive, y[160:]):.3f}"
+        f"{type(likelihood).__name__:9s} negative log likelihood {nll:.3f}"
         f"   90 % coverage {metrics.coverage(predictive, y[160:], level=0.9):.2f}"
         f"   intervals below zero {float((low < 0).double().mean()):.0%}"
-        f"   formed by {predictive.rule}"
+        f"   law formed by: {predictive.rule}"
     )

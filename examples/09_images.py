@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from bayeskit import BNNClassifier, bnn, metrics
-from bayeskit.core.optimize import Training
 
 
 class Digits(Dataset):
@@ -44,12 +43,11 @@ def network(in_features, out_features):
 
 
 train, test, strangers = Digits(0, 4, slice(0, 500)), Digits(0, 4, slice(500, None)), Digits(5, 9)
-training = Training(max_epochs=15)
-for inference in (bnn.MAP(training=training), bnn.Laplace(training=training)):
+for inference in (bnn.MAP(), bnn.Laplace(), bnn.DeepEnsemble()):
     model = BNNClassifier(network, inference=inference, random_state=0).fit(train)
     accuracy = (model.predict(test) == test.labels).mean()
     seen, unseen = (np.asarray(model.predictive(d).total) for d in (test, strangers))
     print(
-        f"{type(inference).__name__:8s} accuracy {accuracy:.3f}"
+        f"{type(inference).__name__:12s} accuracy {accuracy:.3f}"
         f"   AUROC of the entropy against unseen digits {metrics.ood_auroc(seen, unseen):.3f}"
     )

@@ -14,9 +14,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
 
 def blocks(page):
-    """The Python blocks of a page, without included files and indented fragments."""
+    """The Python blocks of a page, without indented fragments."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [code for code in found if not code.startswith((" ", "--8<--"))]
+    return [code for code in found if not code.startswith(" ")]
 
 
 BLOCKS = [pytest.param(code, id=f"{page.stem}-{i}") for page in PAGES for i, code in enumerate(blocks(page), 1)]

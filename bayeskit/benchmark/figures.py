@@ -130,7 +130,8 @@ def _ood(comparison: Comparison, pooled: Mapping[str, Arrays]) -> Drawn | None:
     )
     text = (
         f"The score is the total predictive uncertainty ({unit}); larger means more out of distribution. Filled: test "
-        f"inputs of {comparison.name}; outlined: inputs of {comparison.ood}. The less they overlap, the better."
+        f"inputs of {comparison.name}; outlined: inputs of {comparison.ood}. The less they overlap, the better. All "
+        "seeds together, so the AUROC given differs a little from the mean over seeds in the table."
     )
     return "ood", "Out-of-distribution scores", text, figure
 

@@ -17,6 +17,7 @@ class LayerBlocks(LinearOperator):
         *parts: In turn, for every block: the operator K_b (q, q), the positions index_b (q,), the scales (q,). The
             positions of all blocks together are 0 ... p - 1, each once.
 
+    >>> from linear_operator.operators import DiagLinearOperator
     >>> block = DiagLinearOperator(torch.tensor([1.0, 4.0]))
     >>> LayerBlocks(block, torch.tensor([1, 0]), torch.tensor([1.0, 0.5])).diagonal()
     tensor([1., 1.])

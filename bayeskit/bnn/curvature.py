@@ -41,7 +41,7 @@ class Curvature(ABC):
 
     @abstractmethod
     def basis(self, precision: Tensor) -> Basis:
-        """Coordinates that diagonalise H and turn a prior precision, (p,) or (p, p), into the identity."""
+        """Coordinates that diagonalize H and turn a prior precision, (p,) or (p, p), into the identity."""
 
     @abstractmethod
     def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:

@@ -48,7 +48,7 @@ DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10
 class DeepEnsemble(Inference):
     """Networks trained from different random starts; the posterior is the uniform law over them.
 
-    Each member maximises `log p(y | f(.; w)) + log p(w)`. The rows are cut into folds and each member holds out one of
+    Each member maximizes `log p(y | f(.; w)) + log p(w)`. The rows are cut into folds and each member holds out one of
     them: together the members see every row, all folds together choose the epoch at which everyone stops, and the
     likelihood's own parameters are set by rows that the member asked had not seen. Members are independent but for
     that epoch, the order of the mini-batches and the parameters of the likelihood.
@@ -68,8 +68,8 @@ class DeepEnsemble(Inference):
     >>> from bayeskit.bnn import gaussian_prior
     >>> from bayeskit.core.likelihood import Gaussian
     >>> x, g = torch.linspace(-1, 1, 40)[:, None], torch.Generator().manual_seed(0)
-    >>> prior = gaussian_prior(nn.Linear(1, 1))
-    >>> fit = DeepEnsemble(num_members=3).infer(prior, Gaussian(), Data(x, 2 * x), generator=g)
+    >>> prior, inference = gaussian_prior(nn.Linear(1, 1)), DeepEnsemble(num_members=3, training=Training(max_epochs=9))
+    >>> fit = inference.infer(prior, Gaussian(), Data(x, 2 * x), generator=g)
     >>> fit.posterior(x).draws.shape
     torch.Size([3, 40, 1])
     """

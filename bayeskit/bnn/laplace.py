@@ -29,7 +29,7 @@ class Laplace(Inference):
     """`N(w*, (H + P)^-1)` at the most probable weights w*: H the log-likelihood's curvature, P the prior precision.
 
     The network is trained (as `MAP` does), then the weights of `subset` get a Gaussian law whose functions are those
-    of the network linearised about w*. H is the generalised Gauss-Newton matrix of any likelihood. The prior precision
+    of the network linearized about w*. H is the generalized Gauss-Newton matrix of any likelihood. The prior precision
     and a Gaussian noise variance are chosen by the evidence, to which w* is refitted by Gauss-Newton steps on all
     the rows, those held out for early stopping included: for the last layer this is Bayesian regression on learnt
     features, and for a linear network it is exact.
@@ -48,6 +48,7 @@ class Laplace(Inference):
         Daxberger et al. Laplace redux: effortless Bayesian deep learning. NeurIPS 2021.
 
     >>> from bayeskit.bnn import gaussian_prior
+    >>> from bayeskit.core.likelihood import Gaussian
     >>> x, g = torch.linspace(-1, 1, 40)[:, None], torch.Generator().manual_seed(0)
     >>> fit = Laplace().infer(gaussian_prior(nn.Linear(1, 1)), Gaussian(), Data(x, 2 * x), generator=g)
     >>> fit.log_evidence.kind, fit.posterior(x).covariance.shape

@@ -11,7 +11,6 @@ from bayeskit.bnn.head import scale_outputs
 from bayeskit.bnn.network import evaluate, parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, check_precision, one_draw, train
-from bayeskit.bnn.training import prepare as prepare  # noqa: PLC0414 (bnn.mcmc takes it from here)
 from bayeskit.bnn.weights import PointWeights
 from bayeskit.core import operators
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -23,7 +22,7 @@ from bayeskit.core.types import Data
 
 @dataclass(eq=False, repr=False)
 class MAP(Inference):
-    """One network: the weights that maximise `log p(y | f(.; w)) + log p(w)`, stopped early on held-out rows.
+    """One network: the weights that maximize `log p(y | f(.; w)) + log p(w)`, stopped early on held-out rows.
 
     There is no epistemic uncertainty in a point, and the posterior says so: its covariance is zero. What can be made
     honest is the law of the observations: the held-out rows re-estimate the parameters of the likelihood (the noise),
@@ -39,8 +38,8 @@ class MAP(Inference):
         Guo, Pleiss, Sun, Weinberger. On calibration of modern neural networks. ICML 2017, section 4.2.
 
     >>> from bayeskit.bnn import gaussian_prior
-    >>> x = torch.linspace(-1, 1, 40)[:, None]
-    >>> fit = MAP().infer(gaussian_prior(nn.Linear(1, 1)), Gaussian(), Data(x, 2 * x), generator=torch.Generator())
+    >>> x, prior = torch.linspace(-1, 1, 40)[:, None], gaussian_prior(torch.nn.Linear(1, 1))
+    >>> fit = MAP().infer(prior, Gaussian(), Data(x, 2 * x), generator=torch.Generator())
     >>> float(fit.posterior(x).variance.max())
     0.0
     """
@@ -79,7 +78,7 @@ class MAP(Inference):
 
 
 def _temperature(trained: Trained) -> float:
-    """The T that maximises `log p(y | f / T) - (log T)^2 / 2`: the weak prior holds it where all rows are right."""
+    """The T that maximizes `log p(y | f / T) - (log T)^2 / 2`: the weak prior holds it where all rows are right."""
     likelihood, data = trained.likelihood, trained.held_out
     assert data is not None
     f = evaluate(trained.network, one_draw(trained.params), data.x)[0].detach().double()

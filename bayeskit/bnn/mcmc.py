@@ -47,11 +47,11 @@ class Budget:
     thin: int
 
 
-EXACT = Budget(num_chains=2, num_samples=75, burn_in=75, thin=1)
-"""For kernels of the full density (NUTS): some 15 seconds for 250 weights and 350 rows on one thread."""
+EXACT = Budget(num_chains=2, num_samples=60, burn_in=60, thin=1)
+"""For kernels of the full density (NUTS): some 20 seconds for 3,000 weights and 350 rows on one thread."""
 
-STOCHASTIC = Budget(num_chains=4, num_samples=100, burn_in=500, thin=20)
-"""For stochastic-gradient kernels (SGLD): some 3 seconds there."""
+STOCHASTIC = Budget(num_chains=4, num_samples=100, burn_in=300, thin=12)
+"""For stochastic-gradient kernels (SGLD): some 5 seconds there."""
 
 
 @dataclass(eq=False, repr=False)
@@ -70,9 +70,9 @@ class MCMC(Inference):
     Args:
         kernel: Any kernel of `bayeskit.mcmc`; None for `NUTS(max_tree_depth=6)`.
         num_chains: Chains; None for 2 with a kernel of the full density, 4 with a stochastic-gradient one.
-        num_samples: Draws of each; None for 75, or 100.
-        burn_in: Steps before the first; None for 75, or 500.
-        thin: Steps per draw; None for 1, or 20.
+        num_samples: Draws of each; None for 60, or 100.
+        burn_in: Steps before the first; None for 60, or 300.
+        thin: Steps per draw; None for 1, or 12.
         batch_size: Rows in a step of a stochastic-gradient kernel; None for all of them up to 2,000 rows, 500 beyond.
         start_steps: L-BFGS steps towards a mode before the chain starts.
         checkpoint: File to write the run to and to resume it from, or None.

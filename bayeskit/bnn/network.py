@@ -1,6 +1,6 @@
 """Networks as functions of their weights.
 
-The library never trains, linearises or samples a module in place: it takes the values of some of its parameters as
+The library never trains, linearizes or samples a module in place: it takes the values of some of its parameters as
 `Params`, lays them out as one vector, and calls the network as a function of that vector, `f(w, x)`. What is not in
 those `Params` (frozen layers, BatchNorm statistics) stays in the module.
 
@@ -34,7 +34,7 @@ class MLP(nn.Sequential):
         in_features: Numbers in one input.
         out_features: Outputs k.
         hidden: Widths of the hidden layers; empty for a linear model.
-        activation: Builds the nonlinearity; smooth ones suit linearisation.
+        activation: Builds the nonlinearity; smooth ones suit linearization.
         dtype: Floating type of the weights, torch's default if None.
 
     >>> MLP(3, 2, hidden=(8,))(torch.zeros(5, 3)).shape
@@ -96,9 +96,10 @@ def reinitialize(network: nn.Module, *, generator: torch.Generator) -> nn.Module
     fresh = copy.deepcopy(network)
     with random.seeded(generator):
         for name, module in fresh.named_modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
                 reset()
-            elif any(True for _ in module.parameters(recurse=False)):
+            elif any(value.requires_grad for value in module.parameters(recurse=False)):
                 raise ValueError(
                     f"`{name or 'network'}` ({type(module).__name__}) has parameters but no `reset_parameters()`; "
                     "add that method, so that every member of an ensemble can start elsewhere."
@@ -261,7 +262,7 @@ def check_frozen(network: nn.Module) -> None:
     """Refuse a network whose outputs at one input would depend on the other rows.
 
     Raises:
-        ValueError: A BatchNorm layer keeps no running statistics, so it normalises by the batch even in evaluation.
+        ValueError: A BatchNorm layer keeps no running statistics, so it normalizes by the batch even in evaluation.
     """
     for name, module in batch_norms(network).items():
         if not getattr(module, "track_running_stats", True) or module.running_mean is None:

@@ -125,7 +125,7 @@ class MonteCarlo(PushForward):
 
 
 def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> GaussianValues:
-    """The Gaussian law of a network linearised about the mean of its weights: mean `f(x; m)`, covariance `J S J'`.
+    """The Gaussian law of a network linearized about the mean of its weights: mean `f(x; m)`, covariance `J S J'`.
 
     Args:
         network: Any module with outputs (n, k).
@@ -136,7 +136,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
         Values with mean (n, k) and covariance operator (n*k, n*k).
 
     Raises:
-        ValueError: The network cannot be linearised at one input on its own (BatchNorm without running statistics).
+        ValueError: The network cannot be linearized at one input on its own (BatchNorm without running statistics).
 
     >>> net = nn.Linear(3, 1)
     >>> linearize(net, gaussian_prior(net).weights, torch.ones(4, 3)).covariance.shape
@@ -186,7 +186,7 @@ def gaussian_prior(network: nn.Module, *, precision: float = 1.0) -> BayesNet:
     """A prior of independent Gaussians: `W ~ N(0, 1 / (precision * fan_in))`, biases `N(0, 1 / precision)`.
 
     The scale by fan-in keeps the spread of the outputs the same at any width. One-dimensional weights of
-    normalisation layers are centred at the value they start from (ones). Parameters that do not require a gradient
+    normalization layers are centered at the value they start from (ones). Parameters that do not require a gradient
     are left as they are.
 
     Args:
@@ -208,7 +208,7 @@ def gaussian_prior(network: nn.Module, *, precision: float = 1.0) -> BayesNet:
     checks.positive(precision, name="precision")
     mean, variances = {}, []
     for name, value in parameters(network).items():
-        scales = value.ndim < 2 and name.rpartition(".")[2] == "weight"  # of a normalisation layer
+        scales = value.ndim < 2 and name.rpartition(".")[2] == "weight"  # of a normalization layer
         mean[name] = torch.ones_like(value) if scales else torch.zeros_like(value)
         fan_in = value[0].numel() if value.ndim >= 2 else 1
         variances.append(torch.full_like(value, 1 / (precision * fan_in)).flatten())

@@ -34,7 +34,10 @@ ROUNDS_ALTERNATION = 10
 """Rounds at most of evidence and L-BFGS for the weights of a last layer."""
 
 SETTLED = 1e-7
-"""Largest relative change of a noise variance or a precision that ends the rounds."""
+"""Largest relative change of a noise variance by output that ends the rounds of Gauss-Newton steps."""
+
+SETTLED_ALTERNATION = 1e-3
+"""Largest relative change of a precision or the noise that ends the rounds where evidence and refit take turns."""
 
 ARRIVED = 1e-10
 """A step whose log joint density was foretold to this relative accuracy is the last."""
@@ -140,7 +143,7 @@ def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Ten
         before = log_precision
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
         steps += 1
-        settled = bool(((log_precision - before).abs() < SETTLED).all() and log_noise.abs() < SETTLED)
+        settled = torch.cat([log_precision - before, log_noise.reshape(1)]).abs().max() < SETTLED_ALTERNATION
         if not problem.linear or settled or steps == ROUNDS_ALTERNATION:
             occam = model.occam(log_precision, log_noise)
             return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, steps)

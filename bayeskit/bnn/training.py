@@ -72,7 +72,7 @@ def train(
     precision: float | str,
     generator: torch.Generator,
 ) -> Trained:
-    """Maximise `log p(y | f(.; w)) + log p(w)` over the weights that the prior names, from where its network stands.
+    """Maximize `log p(y | f(.; w)) + log p(w)` over the weights that the prior names, from where its network stands.
 
     Rows held out (`training.validation_fraction`) choose the epoch, and afterwards the likelihood's own parameters.
 
@@ -201,10 +201,11 @@ def prepare(prior: Posterior, data: Data) -> tuple[GaussianWeights, nn.Module, D
             "`bnn.gaussian_prior(network)`, or continue from a method whose posterior over weights is Gaussian, such "
             "as Laplace."
         )
+    weights = prior.weights.to(data.y.device)
     network = copy.deepcopy(prior.network).to(data.y.device)
     for name, value in network.named_parameters():
-        value.requires_grad_(name in prior.weights.mean)
-    return prior.weights, network, data.to(dtype=next(iter(prior.weights.mean.values())).dtype)
+        value.requires_grad_(name in weights.mean)
+    return weights, network, data.to(dtype=next(iter(weights.mean.values())).dtype)
 
 
 def calibrate(likelihood: Likelihood, draws: Tensor, data: Data) -> None:

@@ -93,6 +93,13 @@ class GaussianWeights(WeightPosterior):
             quadratic = (difference.square() / self._variances).sum(-1)
         return -0.5 * (quadratic + self._log_normalizer.to(flat.dtype))
 
+    def to(self, device: torch.device) -> "GaussianWeights":
+        """The same law on another device; itself if it is there."""
+        if self.flat_mean.device == device:
+            return self
+        mean = {name: value.to(device) for name, value in self.mean.items()}
+        return GaussianWeights(mean, self.operator.to(device), self.scale_known)
+
     def sharpened(self, factor: float) -> "GaussianWeights":
         """The same law with its precision multiplied by `factor`; itself if its scale is known."""
         if self.scale_known:

@@ -21,11 +21,11 @@ class Evidence:
 
     Args:
         value: The number, summed over the data.
-        kind: "exact", "lower bound" or "Laplace".
+        kind: "exact", "estimate" (unbiased up to a stated error), "lower bound" or "Laplace".
     """
 
     value: float
-    kind: Literal["exact", "lower bound", "Laplace"]
+    kind: Literal["exact", "estimate", "lower bound", "Laplace"]
 
     def __float__(self) -> float:
         return self.value

@@ -14,7 +14,7 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from bayeskit.core import operators
+from bayeskit.core import operators, random
 from bayeskit.core.types import Inputs
 
 Functions = Callable[[Tensor], Tensor]
@@ -44,8 +44,8 @@ class FunctionValues(ABC):
         """Covariance among the outputs at each input, (*b, n, k, k)."""
 
     @abstractmethod
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
-        """Joint draws (s, *b, n, k)."""
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Joint draws (s, *b, n, k); without a generator the same ones every time (one started at seed 0)."""
 
     @abstractmethod
     def affine(self, shift: Tensor, scale: Tensor) -> "FunctionValues":
@@ -84,9 +84,9 @@ class GaussianValues(FunctionValues):
         """Covariance among the outputs at each input, (*b, n, k, k)."""
         return operators.block_diagonal(self.joint, self.mean.shape[-1])
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The mean plus zero-mean draws with this covariance, (s, *b, n, k)."""
-        noise = operators.draw(self.joint, num_samples, generator=generator)  # (s, *b, n*k)
+        noise = operators.draw(self.joint, num_samples, generator=random.given_or_fixed(generator))  # (s, *b, n*k)
         return self.mean + noise.reshape(num_samples, *self.mean.shape)
 
     def affine(self, shift: Tensor, scale: Tensor) -> "GaussianValues":
@@ -130,8 +130,9 @@ class SampledValues(FunctionValues):
         centered = self.draws - self.mean  # (s, *b, n, k)
         return torch.einsum("s...i,s...j->...ij", centered, centered) / len(centered)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Whole stored draws picked uniformly with replacement, (s, *b, n, k)."""
+        generator = random.given_or_fixed(generator)
         index = torch.randint(len(self.draws), (num_samples,), generator=generator, device=generator.device)
         return self.draws[index.to(self.draws.device)]
 

@@ -56,6 +56,15 @@ def spawn(generator: torch.Generator) -> torch.Generator:
     return torch.Generator(generator.device).manual_seed(seed(generator))
 
 
+def given_or_fixed(generator: torch.Generator | None) -> torch.Generator:
+    """The generator given, or one that starts at seed 0: at the public door, no generator means the same draws.
+
+    >>> given_or_fixed(None).initial_seed()
+    0
+    """
+    return torch.Generator().manual_seed(0) if generator is None else generator
+
+
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Run code that draws from the global generator as if it drew from `generator`, which moves on by one draw.

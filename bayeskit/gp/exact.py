@@ -88,9 +88,11 @@ class Exact(Inference):
         with operators.recording() as notes:
             history = self._learn(model, rows, generator)
             with torch.no_grad():
-                conditioned = _by_gradients if self._solver(model, len(rows)) == "cg" else _by_cholesky
-                posterior, log_evidence = conditioned(model, rows, self.tolerance, generator)
-        return Fit(posterior, model.frozen_likelihood(), Evidence(float(log_evidence), "exact"), history, dict(notes))
+                iterative = self._solver(model, len(rows)) == "cg"
+                conditioned = _by_gradients if iterative else _by_cholesky
+                posterior, value = conditioned(model, rows, self.tolerance, generator)
+        evidence = Evidence(float(value), "estimate" if iterative else "exact")
+        return Fit(posterior, model.frozen_likelihood(), evidence, history, dict(notes))
 
     def _validate(self) -> None:
         checks.positive(self.max_iter, name="max_iter", integer=True)

@@ -133,9 +133,9 @@ class GaussianProcess(Posterior):
 def default_prior(x: Tensor, num_outputs: int = 1) -> GaussianProcess:
     """A process for targets of about unit variance: constant mean, scaled Matern-5/2 kernel, a lengthscale a feature.
 
-    The start comes from the inputs: lengthscale_j = sqrt(d) std(x_j), so that two rows of the data are about as far
-    apart, in lengthscales, whatever d is. Hyperparameters are held by weak priors rather than bounds: their logarithms
-    are normal around the start with standard deviation sqrt(3) (lengthscales) and 3 (output scale).
+    The start comes from the distinct inputs: lengthscale_j = sqrt(d) std(x_j), so that two rows of the data are about
+    as far apart, in lengthscales, whatever d is. Hyperparameters are held by weak priors rather than bounds: their
+    logarithms are normal around the start with standard deviation sqrt(3) (lengthscales) and 3 (output scale).
 
     Args:
         x: The inputs to model, (n, d).
@@ -154,7 +154,7 @@ def default_prior(x: Tensor, num_outputs: int = 1) -> GaussianProcess:
         [[1.4142135623730951, 1.4142135623730951]]
     """
     d = x.shape[-1]
-    unit = spread(x.double()) if len(x) else torch.ones(d, dtype=torch.float64, device=x.device)
+    unit = spread(torch.unique(x.double(), dim=0)) if len(x) else torch.ones(d, dtype=torch.float64, device=x.device)
     start = (unit * math.sqrt(d)).log().unsqueeze(0)  # (1, d)
     base = MaternKernel(
         nu=2.5,

@@ -1,6 +1,5 @@
 """Data as Gaussian-process inference wants it: checked, in float64, in an order of its own."""
 
-import numpy as np
 import torch
 
 from bayeskit.core import checks
@@ -10,10 +9,11 @@ from bayeskit.gp.process import GaussianProcess
 
 
 def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> Data:
-    """The rows that count, sorted, in float64 (class codes stay integers), weights dropped where all are one.
+    """The distinct rows that count, sorted, in float64 (class codes stay integers), weights dropped where all are one.
 
-    A row of weight zero is left out. Sorting rows by their content makes every later step, down to the shuffling of
-    mini-batches, independent of the order in which the data came.
+    A row of weight zero is left out, and equal rows become one of their summed weight: a weight is a number of copies.
+    With rows sorted by content too, every later step, down to the shuffling of mini-batches, is the same in whatever
+    order and with whatever repetition the data came.
 
     Raises:
         ValueError: A shape is wrong, a value is not finite, a weight is negative, or the prior has another number of
@@ -37,8 +37,7 @@ def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> 
             raise ValueError(f"`data.weights` must not be negative; got a smallest weight of {weights.min().item():g}")
         counted = weights > 0
         x, y, weights = x[counted], y[counted], weights[counted]
-    rows = Data(x, y, weights).rows(_order(x, y, weights))
-    return Data(rows.x, rows.y, None if weights is None or bool((weights == 1).all()) else rows.weights)
+    return _merged(x, y, weights)
 
 
 def inputs(data: Data) -> torch.Tensor:
@@ -47,10 +46,15 @@ def inputs(data: Data) -> torch.Tensor:
     return data.x
 
 
-def _order(x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """Row numbers in lexicographic order of (x, y, weight)."""
-    columns = [x, (y if y.dim() > 1 else y.unsqueeze(-1)).double()] + (
-        [] if weights is None else [weights.unsqueeze(-1)]
+def _merged(x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None) -> Data:
+    """The distinct rows of (x, y) in lexicographic order, each with the weight of all its copies."""
+    targets = y if y.dim() > 1 else y.unsqueeze(-1)
+    if not len(x):
+        return Data(x, y)
+    table, position, copies = torch.unique(
+        torch.cat([x, targets.double()], dim=-1), dim=0, return_inverse=True, return_counts=True
     )
-    keys = torch.cat(columns, dim=-1).cpu().numpy()
-    return torch.from_numpy(np.lexsort(keys.T[::-1])).to(x.device)
+    total = copies.to(x) if weights is None else torch.zeros_like(table[:, 0]).index_add(0, position, weights)
+    x, targets = table[:, : x.shape[-1]].contiguous(), table[:, x.shape[-1] :].to(y.dtype)
+    y = targets.contiguous() if y.dim() > 1 else targets.squeeze(-1)
+    return Data(x, y, None if bool((total == 1).all()) else total)

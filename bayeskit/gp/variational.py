@@ -69,7 +69,7 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
 
 
 def ascend(
-    model: Model, z: Tensor, variational: Variational, data: Data, *, max_steps: int, tolerance: float = 1e-9
+    model: Model, z: Tensor, variational: Variational, data: Data, *, max_steps: int, tolerance: float = 1e-7
 ) -> tuple[Variational, float]:
     """Maximise the bound over q(v) alone by natural-gradient steps over all rows.
 

@@ -68,8 +68,8 @@ def test_factors_are_the_sums_they_are_said_to_be(generator):
     slopes = torch.autograd.functional.jacobian(lambda h: network[3](network[2](h)).sum(0), hidden).permute(1, 0, 2)
     leaving = [torch.einsum("nij,nid->njd", root, slopes), root.mT]
     assert [name for *_, name in found.layers] == ["1", "3"]
+    entering = [torch.cat([a, torch.ones(9, 1).double()], dim=1) for a in entering]
     for (_, output, inputs, _), a, s in zip(found.layers, entering, leaving, strict=True):
-        a = torch.cat([a, torch.ones(9, 1).double()], dim=1)
         assert torch.allclose(inputs, torch.einsum("n,ni,nj->ij", data.weights, a, a), atol=1e-10)
         total = torch.einsum("n,nci,ncj->ij", data.weights, s, s)
         assert torch.allclose(output, total / data.weights.sum(), atol=1e-10)

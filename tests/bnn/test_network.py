@@ -35,9 +35,7 @@ def test_flatten_and_unflatten_are_inverse_over_any_batch(generator):
 
 def test_a_callable_builds_under_the_generator_and_leaves_the_global_one_alone(generator):
     state = torch.get_rng_state()
-    first, second = (
-        build(lambda i, o: nn.Linear(i, o), 3, 2, generator=torch.Generator().manual_seed(5)) for _ in range(2)
-    )
+    first, second = (build(nn.Linear, 3, 2, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first.weight, second.weight) and torch.equal(state, torch.get_rng_state())
     module = nn.Linear(3, 2)
     copied = build(module, 9, 9, generator=generator)
@@ -65,7 +63,7 @@ def test_the_library_picks_double_precision_while_the_network_is_small(width, dt
 
 
 def test_the_dtype_of_a_users_network_is_kept(generator):
-    prior = bnn.default_prior(lambda i, o: nn.Linear(i, o), torch.zeros(2, 3).double(), 1, generator=generator)
+    prior = bnn.default_prior(nn.Linear, torch.zeros(2, 3).double(), 1, generator=generator)
     assert prior(torch.zeros(2, 3).double()).mean.dtype == torch.float32
 
 

@@ -94,7 +94,7 @@ def test_same_generator_same_answer(name, generator):
     assert torch.equal(means[0].posterior(x).mean, means[1].posterior(x).mean)
     state = torch.get_rng_state()
     METHODS[name].infer(prior, Categorical(3), Data(x, labels), generator=generator)
-    assert torch.equal(state, torch.get_rng_state())  # dropout and re-initialisation left the global generator alone
+    assert torch.equal(state, torch.get_rng_state())  # dropout and re-initialization left the global generator alone
 
 
 def test_control_flow_on_values_is_trained_in_a_loop_and_refused_where_it_must_be(generator):

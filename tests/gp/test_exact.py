@@ -237,3 +237,16 @@ def test_evidence_equals_a_dense_normal():
             -0.5 * residual @ np.linalg.solve(covariance, residual) - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
         )
     assert abs(float(result.log_evidence) - total) < 1e-8
+
+
+def test_equal_rows_are_merged_and_sorted():
+    x = torch.tensor([[2.0], [1.0], [2.0], [1.0]])
+    y = torch.tensor([[0.0], [3.0], [0.0], [4.0]])
+    rows = training_set(process(), noise(), Data(x, y, torch.tensor([1.0, 1.0, 2.0, 0.0])))
+    assert rows.x.tolist() == [[1.0], [2.0]]
+    assert rows.y.tolist() == [[3.0], [0.0]]
+    assert rows.weights.tolist() == [1.0, 3.0]
+    codes = training_set(process(), Bernoulli(), Data(x, torch.tensor([1, 0, 1, 0])))
+    assert codes.y.tolist() == [0, 1]
+    assert codes.y.dtype == torch.long
+    assert codes.weights.tolist() == [2.0, 2.0]

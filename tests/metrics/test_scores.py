@@ -46,7 +46,7 @@ def test_negative_log_likelihood_of_a_predictive_is_its_marginal_density():
 def test_a_mixture_is_scored_as_a_mixture():
     law = normal_mixture([-3.0, 3.0], [0.1, 0.1])
     density = 0.5 * stats.norm.pdf(3.0, 3.0, 0.1) + 0.5 * stats.norm.pdf(3.0, -3.0, 0.1)
-    assert metrics.negative_log_likelihood(law, [3.0]) == pytest.approx(-math.log(density), abs=1e-8)
+    assert metrics.negative_log_likelihood(law, [3.0]) == pytest.approx(-math.log(density), abs=1e-12)
 
 
 def test_certain_and_wrong_costs_infinity():

@@ -35,13 +35,24 @@ class Categorical(Likelihood):
         """Categorical law of each label, batch (*b, n)."""
         return td.Categorical(logits=f, validate_args=False)
 
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """E f_y - E log sum_j exp f_j, the first term exact, the second by fixed Sobol draws; (*b, n)."""
+        chosen = mean.gather(-1, y.long().expand(mean.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+        return chosen - self._draws(mean, variance).logsumexp(0).mean(0)
+
     def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_j = 1[y = j] - E p_j and beta_j = E p_j (1 - p_j) by fixed Sobol draws, each (n, c)."""
-        z, weights = expectations.points(mean, shared=False)
-        probs = (mean + variance.sqrt() * z).softmax(-1)  # (q, n, c)
-        alpha = torch.nn.functional.one_hot(y.long(), self.num_classes) - torch.einsum("q,q...->...", weights, probs)
-        beta = torch.einsum("q,q...->...", weights, probs * (1 - probs))
+        probs = self._draws(mean, variance).softmax(0)  # (c, q, n)
+        expected = probs.mean(1)
+        alpha = torch.nn.functional.one_hot(y.long(), self.num_classes) - expected.movedim(0, -1)
+        beta = (expected - probs.square_().mean(1)).movedim(0, -1)
         return alpha, beta.clamp(min=SMALLEST_PRECISION)
+
+    def _draws(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Latents at the Sobol points, (c, q, *b, n): classes first, where a sum over them is several times faster."""
+        z, _ = expectations.points(mean, shared=False)  # (q, 1, ..., 1, c)
+        mean, scale = mean.movedim(-1, 0).unsqueeze(1), variance.sqrt().movedim(-1, 0).unsqueeze(1)
+        return mean + scale * z.movedim(-1, 0)
 
     def curvature(self, f: Tensor, y: Tensor) -> Tensor:
         """diag(p) - p p', (n, c, c)."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core import checks
+from bayeskit.core import checks, random
 
 
 class Predictive(ABC):
@@ -28,9 +28,20 @@ class Predictive(ABC):
     def log_prob(self, y: Any) -> Tensor:
         """Log density (or log probability) of the targets, (*b, n), summed over outputs."""
 
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Any:
+        """Draws of y with `num_samples` as leading axis, independent between inputs.
+
+        Args:
+            num_samples: s.
+            generator: Source of randomness; None starts one at seed 0 every time, so that the same question has the
+                same answer. The global generator is never used.
+        """
+        checks.positive(num_samples, name="num_samples", integer=True)
+        return self._sample(num_samples, random.given_or_fixed(generator))
+
     @abstractmethod
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Any:
-        """Draws of y with `num_samples` as leading axis, independent between inputs."""
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Any:
+        """Draws (s, *b, n, k), or (s, n) labels."""
 
     @property
     @abstractmethod

@@ -80,7 +80,7 @@ class CategoricalPredictive(Predictive):
             raise ValueError(f"`y` must have shape {expected} like the predictions; got {tuple(codes.shape)}")
         return self.log_probs.expand(*codes.shape, -1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Any:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Any:
         """Draws of the label (s, n): a tensor of codes, or an array of labels if `classes` is given."""
         probs = self.probs.to(generator.device)
         flat = probs.reshape(-1, probs.shape[-1])

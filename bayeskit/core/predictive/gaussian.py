@@ -67,7 +67,7 @@ class GaussianPredictive(ContinuousPredictive):
         constant = residual.shape[-1] * torch.log(torch.tensor(2 * torch.pi, dtype=white.dtype))
         return (-0.5 * ((white**2).sum(-1) + factor.logdet() + constant)).to(residual.dtype)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k), independent between inputs and correlated between outputs."""
         z = random.normal((num_samples, *self.mean.shape), like=self.mean, generator=generator)
         if self.mean.shape[-1] == 1:

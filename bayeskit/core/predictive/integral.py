@@ -67,7 +67,7 @@ class IntegralPredictive(ContinuousPredictive):
         """Log density summed over outputs, (*b, n)."""
         return self._by_rows(_log_density, targets(y, like=self.values.mean)).sum(-1)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k): latents, then y given them."""
         mean, variance = self.values.mean, self.values.variance
         z = random.normal((num_samples, *mean.shape), like=mean, generator=generator)

@@ -70,7 +70,7 @@ class MixturePredictive(ContinuousPredictive):
             return (parts + self._log_weights).logsumexp(self._axis + 1)
         return (parts + self._log_weights).logsumexp(self._axis).sum(-1)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k): a component for each input (and output), then a draw of it."""
         cumulative = self._log_weights.exp().cumsum(0)
         with random.seeded(generator):

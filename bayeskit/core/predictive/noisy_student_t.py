@@ -75,7 +75,7 @@ class NoisyStudentTPredictive(ContinuousPredictive):
         """Log density summed over outputs, (*b, n)."""
         return self._mixture.log_prob(y)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k)."""
         return self._mixture.sample(num_samples, generator=generator)
 

@@ -62,7 +62,7 @@ class StudentTPredictive(ContinuousPredictive):
         """Log density summed over outputs, (*b, n)."""
         return self._law.log_prob(targets(y, like=self.loc)).sum(-1)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k)."""
         with random.seeded(generator):
             return self._law.sample((num_samples,))

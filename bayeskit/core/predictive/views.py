@@ -42,7 +42,7 @@ class AffinePredictive(ContinuousPredictive):
             return value
         return value - self.scale.to(value.device).log().expand(self.base.mean.shape[-1:]).sum()
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k)."""
         return self._restored(self.base.sample(num_samples, generator=generator))
 
@@ -103,7 +103,7 @@ class SqueezedPredictive(ContinuousPredictive):
         """Log density, (*b, n)."""
         return self.base.log_prob(checks.tensor(y, name="y").unsqueeze(-1))
 
-    def sample(self, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n)."""
         return self.base.sample(num_samples, generator=generator).squeeze(-1)
 
