@@ -53,7 +53,7 @@ def save(estimator: BaseEstimator, path: str | Path) -> None:
     Raises:
         TypeError: Some part of the estimator cannot be written; the message says which.
 
-    Example:
+    Examples:
         >>> import tempfile, os
         >>> from bayeskit import GPRegressor
         >>> model = GPRegressor(random_state=0).fit([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.5])

@@ -12,7 +12,7 @@ Laplace()
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Inference
@@ -20,25 +20,26 @@ from bayeskit.core.inference import Inference
 Task = Literal["regression", "classification"]
 Family = Literal["gp", "bnn"]
 
-# name -> (module:class, settings); a setting that is itself a class path is constructed without arguments.
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "exact": ("bayeskit.gp:Exact", {}),
-    "sgpr": ("bayeskit.gp:SGPR", {}),
-    "svgp": ("bayeskit.gp:SVGP", {}),
-    "map": ("bayeskit.bnn:MAP", {}),
-    "laplace": ("bayeskit.bnn:Laplace", {}),
-    "deep_ensemble": ("bayeskit.bnn:DeepEnsemble", {}),
-    "nuts": ("bayeskit.bnn:MCMC", {}),
-    "sgld": ("bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
+# name -> (family, module:class, settings); a setting that is itself a class path is constructed without arguments.
+METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
+    "exact": ("gp", "bayeskit.gp:Exact", {}),
+    "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
+    "svgp": ("gp", "bayeskit.gp:SVGP", {}),
+    "map": ("bnn", "bayeskit.bnn:MAP", {}),
+    "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
+    "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
+    "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
+    "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.
 PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
 
 
-def names(task: Task | None = None) -> list[str]:
-    """The registered names, or those of the methods that can do a task, in alphabetical order."""
-    return sorted(name for name in METHODS if task is None or task in tasks(name))
+def names(task: Task | None = None, *, family: Family | None = None) -> list[str]:
+    """The registered names in alphabetical order, of one task or one family if asked."""
+    chosen = (name for name, entry in METHODS.items() if family is None or entry[0] == family)
+    return sorted(name for name in chosen if task is None or task in tasks(name))
 
 
 def tasks(name: str) -> set[str]:
@@ -50,14 +51,14 @@ def tasks(name: str) -> set[str]:
     return {task for task, likelihood in pairs if issubclass(likelihood, allowed)}
 
 
-def family(name: str) -> Family:
+def family_of(name: str) -> Family:
     """The kind of prior a method works on: "gp" or "bnn"."""
-    return cast(Family, _entry(name)[0].split(":")[0].split(".")[1])
+    return _entry(name)[0]
 
 
 def inference_class(name: str) -> type[Inference]:
     """The class behind a name."""
-    return load(_entry(name)[0])
+    return load(_entry(name)[1])
 
 
 def get(name: str, **overrides: Any) -> Callable[..., Inference]:
@@ -66,7 +67,7 @@ def get(name: str, **overrides: Any) -> Callable[..., Inference]:
     Raises:
         ValueError: The name is not registered; the message lists those that are.
     """
-    path, settings = _entry(name)
+    _, path, settings = _entry(name)
     built = {
         key: load(value)() if isinstance(value, str) and ":" in value else value for key, value in settings.items()
     }
@@ -102,6 +103,6 @@ def load(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _entry(name: str) -> tuple[str, dict[str, Any]]:
+def _entry(name: str) -> tuple[Family, str, dict[str, Any]]:
     checks.choice(name, name="inference", options=METHODS.keys())
     return METHODS[name]

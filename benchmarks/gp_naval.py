@@ -3,7 +3,7 @@
     BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_naval.py [--splits 5] [--inducing 256] [--max-iter 100]
 
 Prints a markdown table: error, negative log predictive density and coverage of 95 % intervals on the test rows, in
-units standardised by the training rows, and seconds: elapsed, and of processor time over all threads.
+units standardized by the training rows, and seconds: elapsed, and of processor time over all threads.
 `BAYESKIT_DATA` is a folder in which `uci/naval.npz` lies.
 """
 

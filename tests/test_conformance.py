@@ -50,7 +50,7 @@ def likelihood_for(task):
 
 
 def infer(name, data, likelihood, *, structure=None, seed=0):
-    build = registry.prior(registry.family(name))
+    build = registry.prior(registry.family_of(name))
     prior = build(structure, data.x, likelihood.num_latents(data.y), dtype=None, generator=generator(seed))
     return registry.quick(name).infer(prior, likelihood, data, generator=generator(seed))
 
@@ -91,7 +91,7 @@ def test_several_outputs(name, task):
 @every_method
 def test_arguments_are_left_as_they_are(name, task):
     data, likelihood, method = table(task), likelihood_for(task), registry.quick(name)
-    prior = registry.prior(registry.family(name))(None, data.x, 1, dtype=None, generator=generator())
+    prior = registry.prior(registry.family_of(name))(None, data.x, 1, dtype=None, generator=generator())
     before = copy.deepcopy((data.x, data.y, likelihood.state_dict(), repr(method.get_params())))
     values = prior(X_NEW)
     mean, variance = values.mean.clone(), values.variance.clone()

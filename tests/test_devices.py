@@ -104,7 +104,7 @@ def fit_and_predict(name, law, device):
     law = law.to(device)
     rows = data(law, device)
     generator = torch.Generator().manual_seed(0)
-    prior = registry.prior(registry.family(name))(None, rows.x, 1, generator=generator)
+    prior = registry.prior(registry.family_of(name))(None, rows.x, 1, generator=generator)
     fit = registry.quick(name).infer(prior, law, rows, generator=generator)
     values = fit.posterior(rows.x)
     assert values.mean.device == values.variance.device == device

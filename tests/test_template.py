@@ -26,7 +26,7 @@ def load_as(name, path):
 def registered():
     """The file where CONTRIBUTING.md says to put it, and the line that it says to write."""
     load_as("bayeskit.bnn.bootstrap", TEMPLATE)
-    registry.METHODS["bootstrap"] = ("bayeskit.bnn.bootstrap:Bootstrap", {})
+    registry.METHODS["bootstrap"] = ("bnn", "bayeskit.bnn.bootstrap:Bootstrap", {})
     yield
     del registry.METHODS["bootstrap"], sys.modules["bayeskit.bnn.bootstrap"]
 
@@ -55,7 +55,7 @@ def test_saved(tmp_path):
 
 def test_registered_under_its_name():
     assert registry.tasks("bootstrap") == {"regression", "classification"}
-    assert registry.family("bootstrap") == "bnn"
+    assert registry.family_of("bootstrap") == "bnn"
 
 
 def test_estimator_by_name():

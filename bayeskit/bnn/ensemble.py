@@ -28,6 +28,7 @@ from bayeskit.bnn.training import (
     calibrate,
     check_precision,
     descend,
+    holding_out,
     precisions,
     prepare,
     seeded_if,
@@ -94,6 +95,8 @@ class DeepEnsemble(Inference):
         with operators.recording() as notes:
             members = _Members(network, list(weights.mean), self.num_members, generator)
             together = self.together and members.joinable(data.x[:2])
+            if isinstance(self.prior_precision, str) and not weights.scale_known:
+                training = holding_out(training, DEFAULT_TRAINING)
             folds = _Folds.cut(data, training, self.num_members, generator=generator)
             likelihood = copy.deepcopy(likelihood)
             own = [p for p in likelihood.parameters() if p.requires_grad] if len(data) >= FEWEST_ROWS else []

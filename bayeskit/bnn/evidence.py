@@ -13,7 +13,7 @@ References:
     MacKay. A practical Bayesian framework for backpropagation networks. Neural Computation 1992, section 2.
     Immer, Bauer, Fortuin, Ratsch, Khan. Scalable marginal likelihood estimation for model selection in deep learning.
     ICML 2021, equation 8.
-    Antoran et al. Adapting the linearised Laplace model evidence for modern deep learning. ICML 2022, section 4.
+    Antoran et al. Adapting the linearized Laplace model evidence for modern deep learning. ICML 2022, section 4.
 """
 
 from dataclasses import dataclass

@@ -91,6 +91,8 @@ def train(
     like = parameters(network, weights.mean)
     flat = flatten(like, like).requires_grad_()
     enough = len(data) >= FEWEST_ROWS
+    search = isinstance(precision, str) and not weights.scale_known
+    training = holding_out(training, DEFAULT_TRAINING) if search else training
     rows, held_out = split(data, training, generator=generator) if enough else (data, None)
     own = [value for value in likelihood.parameters() if value.requires_grad] if enough else []
     normalizes, drops = bool(batch_norms(network)), has_dropout(network)
@@ -127,7 +129,7 @@ def train(
             buffers=network.buffers(),
         )
 
-    factors = precisions(precision, search=held_out is not None and not weights.scale_known)
+    factors = precisions(precision, search=search and held_out is not None)
     history, factor = descend(run, score, [flat, *own, *network.buffers()], training, factors)
     params = {name: value.detach() for name, value in unflatten(flat, like).items()}
     network = with_parameters(network, params)
@@ -142,6 +144,15 @@ def check_precision(precision: float | str, rule: str) -> None:
         checks.choice(precision, name="prior_precision", options=(rule,))
     else:
         checks.positive(precision, name="prior_precision")
+
+
+def holding_out(training: Training, default: Training) -> Training:
+    """The settings, with the default share of the rows held out if they hold none: a search by validation needs some.
+
+    Without them it would stay at a precision of 1, which may leave a deep network at zero.
+    """
+    share = training.validation_fraction or default.validation_fraction
+    return replace(training, validation_fraction=share)
 
 
 def precisions(precision: float | str, *, search: bool) -> tuple[float, ...]:

@@ -1,1 +1,1 @@
-"""What every method stands on: data, posteriors, operators, likelihoods, predictive laws, training. It knows no method."""
+"""What every method stands on: data, posteriors, operators, likelihoods, predictives, training. It knows no method."""

@@ -14,7 +14,7 @@ from torch import Tensor
 def suggest(name: str, known: Collection[str]) -> str:
     """`; did you mean 'x'?` when a known name is close to `name`, else an empty string.
 
-    Example:
+    Examples:
         >>> suggest("lapalce", ["laplace", "svgp"])
         "; did you mean 'laplace'?"
     """
@@ -27,7 +27,7 @@ def suggest(name: str, known: Collection[str]) -> str:
 def choice(value: Any, *, name: str, options: Collection[str]) -> None:
     """Raise `ValueError` unless `value` is one of `options`.
 
-    Example:
+    Examples:
         >>> choice("ful", name="structure", options=["full", "diagonal"])
         Traceback (most recent call last):
         ValueError: `structure` must be one of ['diagonal', 'full']; got 'ful'; did you mean 'full'?
@@ -40,7 +40,7 @@ def choice(value: Any, *, name: str, options: Collection[str]) -> None:
 def positive(value: Any, *, name: str, integer: bool = False) -> None:
     """Raise unless `value` is a finite number above zero (an integer of at least 1 with `integer`).
 
-    Example:
+    Examples:
         >>> positive(0, name="num_samples", integer=True)
         Traceback (most recent call last):
         ValueError: `num_samples` must be a positive integer; got 0
@@ -56,7 +56,7 @@ def positive(value: Any, *, name: str, integer: bool = False) -> None:
 def fraction(value: Any, *, name: str) -> None:
     """Raise `ValueError` unless `0 < value < 1`.
 
-    Example:
+    Examples:
         >>> fraction(90, name="level")
         Traceback (most recent call last):
         ValueError: `level` must lie strictly between 0 and 1; got 90
@@ -68,7 +68,7 @@ def fraction(value: Any, *, name: str) -> None:
 def same_length(first: Any, second: Any, *, names: tuple[str, str]) -> None:
     """Raise `ValueError` unless the two have as many rows.
 
-    Example:
+    Examples:
         >>> same_length([1, 2], [1], names=("X", "y"))
         Traceback (most recent call last):
         ValueError: `X` and `y` must have the same number of rows; got 2 and 1
@@ -82,7 +82,7 @@ def same_length(first: Any, second: Any, *, names: tuple[str, str]) -> None:
 def finite(value: Tensor, *, name: str) -> None:
     """Raise `ValueError` naming the first row of `value` with a NaN or an infinity.
 
-    Example:
+    Examples:
         >>> finite(torch.tensor([1.0, float("nan")]), name="y")
         Traceback (most recent call last):
         ValueError: `y` must be finite; got 1 NaN or infinite values, the first in row 1. Drop or impute those rows.
@@ -99,7 +99,7 @@ def finite(value: Tensor, *, name: str) -> None:
 def tensor(value: Any, *, name: str, like: Tensor | None = None) -> Tensor:
     """Any array-like as a tensor (pandas, NumPy, lists), on the device and with the dtype of `like` if given.
 
-    Example:
+    Examples:
         >>> tensor([1, 2], name="y", like=torch.ones(1))
         tensor([1., 2.])
     """

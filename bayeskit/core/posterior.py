@@ -60,7 +60,7 @@ class GaussianValues(FunctionValues):
         mean: (*b, n, k).
         joint: Covariance operator (*b, n*k, n*k), point-major.
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> values = GaussianValues(torch.zeros(2, 1), DiagLinearOperator(torch.tensor([1.0, 4.0])))
         >>> values.variance.tolist(), values.sample(3, generator=torch.Generator()).shape
@@ -102,7 +102,7 @@ class SampledValues(FunctionValues):
     Args:
         draws: (s, *b, n, k); row s is one function at all the inputs.
 
-    Example:
+    Examples:
         >>> values = SampledValues(torch.tensor([[[0.0]], [[2.0]]]))
         >>> values.mean.tolist(), values.variance.tolist()
         ([[1.0]], [[1.0]])

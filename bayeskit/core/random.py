@@ -1,6 +1,6 @@
 """Randomness: always an explicit `torch.Generator`, never the global one.
 
-Code that cannot be told which generator to use (layer initialisation, pyro) runs inside `seeded`, which lends it the
+Code that cannot be told which generator to use (layer initialization, pyro) runs inside `seeded`, which lends it the
 global generator and puts everything back afterwards.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 def normal(shape: tuple[int, ...], *, like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal draws with the dtype and device of `like`, made on the generator's own device.
 
-    Example:
+    Examples:
         >>> normal((2, 3), like=torch.ones(1, dtype=torch.float64), generator=torch.Generator()).dtype
         torch.float64
     """
@@ -24,7 +24,7 @@ def normal(shape: tuple[int, ...], *, like: Tensor, generator: torch.Generator) 
 def seed(generator: torch.Generator) -> int:
     """A seed drawn from `generator`, for things that take an integer.
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> seed(generator) != seed(generator)
         True
@@ -35,7 +35,7 @@ def seed(generator: torch.Generator) -> int:
 def fork(generator: torch.Generator) -> torch.Generator:
     """A generator that repeats what `generator` would draw next, leaving `generator` as it is.
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> seed(fork(generator)) == seed(generator)
         True
@@ -48,7 +48,7 @@ def fork(generator: torch.Generator) -> torch.Generator:
 def spawn(generator: torch.Generator) -> torch.Generator:
     """A new generator seeded from `generator`, which moves on by one draw.
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> seed(spawn(generator)) != seed(spawn(generator))
         True
@@ -69,7 +69,7 @@ def given_or_fixed(generator: torch.Generator | None) -> torch.Generator:
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Run code that draws from the global generator as if it drew from `generator`, which moves on by one draw.
 
-    Example:
+    Examples:
         >>> with seeded(torch.Generator().manual_seed(0)):
         ...     first = torch.nn.Linear(2, 1).weight
         >>> with seeded(torch.Generator().manual_seed(0)):

@@ -26,7 +26,7 @@ class Rows:
         dtype: Floating type of the inputs; integer inputs (token ids) keep theirs.
         device: Where the rows are delivered.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> dataset = TensorDataset(torch.arange(6.0).view(3, 2), torch.zeros(3))
         >>> rows = Rows(dataset, dtype=torch.float64, device=torch.device("cpu"))
@@ -71,7 +71,7 @@ class Data:
         scale: Factor by which a sum over these rows estimates the sum over the whole data set; a mini-batch of b
             rows out of n has n / b.
 
-    Example:
+    Examples:
         >>> data = Data(torch.zeros(4, 2), torch.arange(4.0).unsqueeze(-1))
         >>> [float(batch.total(batch.y[:, 0])) for batch in data.batches(2)], float(data.total(data.y[:, 0]))
         ([2.0, 10.0], 6.0)

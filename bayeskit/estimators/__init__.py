@@ -29,11 +29,11 @@ def make(name: str, task: registry.Task, *, random_state: Any = None, **settings
     Raises:
         ValueError: The name is not registered, or the method cannot do the task.
 
-    Example:
+    Examples:
         >>> make("laplace", "regression", random_state=0)
         BNNRegressor(inference=Laplace(), random_state=0)
     """
     if task not in registry.tasks(name):
         raise ValueError(f"{name} does not do {task}; methods that do: {', '.join(registry.names(task))}")
-    estimator = _CLASSES[registry.family(name), task]
+    estimator = _CLASSES[registry.family_of(name), task]
     return estimator(inference=registry.get(name, **settings)(), random_state=random_state)

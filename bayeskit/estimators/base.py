@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from bayeskit import registry
-from bayeskit.core import progress
-from bayeskit.core.inference import Fit, Inference
+from bayeskit.core import checks, progress
+from bayeskit.core.inference import Evidence, Fit, Inference
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
@@ -53,6 +53,9 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     posterior_: Posterior
     likelihood_: Likelihood
     inference_: Inference
+    log_evidence_: Evidence | None
+    history_: dict[str, list[float]]
+    diagnostics_: dict[str, Any]
 
     @abstractmethod
     def _structure(self) -> Any:
@@ -130,19 +133,31 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
             return cast(Inference, clone(self.inference))
         if self.inference is None or isinstance(self.inference, str):
             name = self.inference or registry.default(self._family, self._task, num_rows)
+            self._check_family(name)
             return registry.get(name)()
         raise TypeError(
             "`inference` must be an Inference such as `gp.SVGP(num_inducing=512)`, one of the names "
-            f"{registry.names(self._task)}, or None; got {self.inference!r}"
+            f"{registry.names(self._task, family=self._family)}, or None; got {self.inference!r}"
         )
+
+    def _check_family(self, name: str) -> None:
+        """Refuse a method of the other family with the estimator to use, and a name that is none with those that are."""
+        known = registry.names(family=self._family)
+        if name in registry.METHODS and name not in known:
+            other = {"gp": "BNN", "bnn": "GP"}[self._family] + type(self).__name__.removeprefix(self._family.upper())
+            raise ValueError(f"`inference` {name!r} is a method of {other}; {type(self).__name__} has {known}")
+        checks.choice(name, name="inference", options=known)
 
     def _resolve_device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            return torch.device(self.device)
+            device = torch.device(self.device)
         except (RuntimeError, TypeError):
             raise ValueError(f"`device` must be 'auto' or a torch device such as 'cpu'; got {self.device!r}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"`device` is {self.device!r}, and torch finds no CUDA device here; use 'auto' or 'cpu'")
+        return device
 
     def _start_generator(self) -> torch.Generator:
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))

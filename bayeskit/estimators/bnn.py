@@ -30,7 +30,7 @@ class BNNRegressor(RegressionEstimator):
         history_: Curves of the training.
         diagnostics_: What the method recorded.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.linspace(-1, 1, 40)[:, None]
         >>> model = BNNRegressor(random_state=0).fit(x, x[:, 0] ** 2)
@@ -88,7 +88,7 @@ class BNNClassifier(ClassificationEstimator):
         history_: Curves of the training.
         diagnostics_: What the method recorded.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.linspace(-1, 1, 40)[:, None]
         >>> model = BNNClassifier(random_state=0).fit(x, np.where(x[:, 0] > 0, "right", "left"))

@@ -30,7 +30,7 @@ class GPRegressor(RegressionEstimator):
         history_: Curves of the training.
         diagnostics_: Jitter added, solver residual and the like.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.linspace(0, 1, 20)[:, None]
         >>> model = GPRegressor(random_state=0).fit(x, np.sin(6 * x[:, 0]))
@@ -89,7 +89,7 @@ class GPClassifier(ClassificationEstimator):
         history_: Curves of the training.
         diagnostics_: Jitter added, solver residual and the like.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.linspace(-1, 1, 20)[:, None]
         >>> model = GPClassifier(random_state=0).fit(x, np.where(x[:, 0] > 0, "right", "left"))

@@ -88,22 +88,31 @@ def read(
 def _read_table(
     estimator: BaseEstimator, X: Any, y: Any, *, reset: bool, tables_only: bool, classes: bool
 ) -> tuple[Tensor, Any]:
-    if isinstance(X, Tensor):
-        X = X.numpy(force=True)
-    if isinstance(y, Tensor):
-        y = y.numpy(force=True)
+    X, y = _array(X), _array(y)
     settings: dict[str, Any] = {
         "dtype": np.float64 if tables_only else [np.float64, np.float32],
         "allow_nd": not tables_only,
         "reset": reset,
     }
-    if y is None:
-        X = validate_data(estimator, X, **settings)
-    elif classes:
-        X, y = validate_data(estimator, X, y, **settings)
-    else:
-        X, y = validate_data(estimator, X, y, multi_output=True, y_numeric=True, **settings)
+    targets = {} if y is None else {"y": y} if classes else {"y": y, "multi_output": True, "y_numeric": True}
+    try:
+        checked = validate_data(estimator, X, **targets, **settings)
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            raise
+        raise ValueError(
+            f"`X` (and `y`, for regression) must hold numbers: {error}. Encode text columns first, for example with "
+            "sklearn.preprocessing.OneHotEncoder; `bayeskit.compare` does it by itself"
+        ) from None
+    X, y = (checked, None) if y is None else checked
     return torch.tensor(X), y  # a copy: the caller's array may be read-only
+
+
+def _array(value: Any) -> Any:
+    """A tensor as a NumPy array, which has no bfloat16; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)
 
 
 def _read_items(estimator: Any, X: Inputs, y: Any, *, reset: bool) -> tuple[Inputs, Any]:
@@ -118,6 +127,6 @@ def _read_items(estimator: Any, X: Inputs, y: Any, *, reset: bool) -> tuple[Inpu
         checks.finite(X, name="X")
     if y is None:
         return X, None
-    y = y.numpy(force=True) if isinstance(y, Tensor) else np.asarray(y)
+    y = np.asarray(_array(y))
     checks.same_length(X, y, names=("X", "y"))
     return X, y

@@ -166,7 +166,9 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
         if first and classes is None:
             raise ValueError("`classes` must be passed on the first call to partial_fit: all labels that will come")
         if not first and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"`classes` must be the same as in the first call, {self.classes_}; got {classes}")
+            raise ValueError(
+                f"`classes` must be the same as in the first call, {self.classes_.tolist()}; got {classes}"
+            )
         self._given_classes = classes if first else self.classes_
         return self._fit(X, y, sample_weight, first=first)
 
@@ -192,10 +194,12 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
         if reset:
             self.classes_ = np.unique(y if self._given_classes is None else self._given_classes)
             if len(self.classes_) < 2:
-                raise ValueError(f"`y` must have at least 2 classes; got 1 class, {self.classes_[0]!r}")
+                raise ValueError(f"`y` must have at least 2 classes; got 1 class, {self.classes_.tolist()[0]!r}")
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"`y` must only have labels among {list(self.classes_)}; got {list(unknown)} as well")
+            raise ValueError(
+                f"`y` must only have labels among {self.classes_.tolist()}; got {unknown.tolist()} as well"
+            )
         return torch.tensor(np.searchsorted(self.classes_, y), dtype=torch.long)
 
     def _default_likelihood(self, num_outputs: int | None) -> Likelihood:

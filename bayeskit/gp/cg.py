@@ -1,4 +1,4 @@
-"""Systems too large to factorise: preconditioned conjugate gradients and Lanczos quadrature.
+"""Systems too large to factorize: preconditioned conjugate gradients and Lanczos quadrature.
 
 To solve C x = b with C = K + D, K a kernel matrix and D the diagonal of noise, a partial pivoted Cholesky factor
 K ~ F F' gives the preconditioner P = F F' + D, of which T with T' T = P^-1 is cheap:
@@ -72,7 +72,7 @@ class Preconditioner:
 
 
 class System:
-    """C = k(z, z) + D with products, solutions and log-determinant that never factorise C.
+    """C = k(z, z) + D with products, solutions and log-determinant that never factorize C.
 
     Args:
         kernel: A kernel without batch axes.

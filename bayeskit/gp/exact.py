@@ -23,10 +23,10 @@ from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs, training_set
 
 MEMORY_BUDGET = 4 * 2**30
-"""Bytes that the matrices of a Cholesky factorisation may take: three of n x n in float64 for each kernel."""
+"""Bytes that the matrices of a Cholesky factorization may take: three of n x n in float64 for each kernel."""
 
 TIME_BUDGET = 60.0
-"""Seconds that one factorisation may take, at `FLOPS` a thread."""
+"""Seconds that one factorization may take, at `FLOPS` a thread."""
 
 FLOPS = 1.5e10
 
@@ -40,8 +40,8 @@ class Exact(Inference):
         log p(y) = -1/2 r' C^-1 r - 1/2 log|C| - n/2 log 2 pi,
         mean(x) = m(x) + k(x, X) C^-1 r,    cov(x, x') = k(x, x') - k(x, X) C^-1 k(X, x').
 
-    Hyperparameters maximise log p(y) plus their weak log priors, by L-BFGS. Beyond the range of a Cholesky
-    factorisation, which `solver="auto"` judges by estimated memory and time, preconditioned conjugate gradients take
+    Hyperparameters maximize log p(y) plus their weak log priors, by L-BFGS. Beyond the range of a Cholesky
+    factorization, which `solver="auto"` judges by estimated memory and time, preconditioned conjugate gradients take
     over: the posterior to `tolerance`, the evidence to a standard error that `Fit.diagnostics` states.
 
     Args:
@@ -103,7 +103,7 @@ class Exact(Inference):
             checks.positive(self.restarts, name="restarts", integer=True)
 
     def _learn(self, model: Model, rows: Data, generator: torch.Generator) -> dict[str, list[float]]:
-        """Maximise evidence plus log prior from one or several starts; the best stays in `model`."""
+        """Maximize evidence plus log prior from one or several starts; the best stays in `model`."""
         if not model.parameters:
             return {}
         model.center(rows.y, rows.weights)
@@ -125,7 +125,7 @@ class Exact(Inference):
             except (LinAlgError, FloatingPointError):
                 if not attempt:
                     raise
-                continue  # a random start may lie where nothing can be factorised; the first one may not
+                continue  # a random start may lie where nothing can be factorized; the first one may not
             found.append((min(history["loss"]), attempt, model.values(), history))
         _, _, values, history = min(found, key=lambda one: one[:2])
         model.set(values)
@@ -210,7 +210,7 @@ class _LogMarginal(torch.autograd.Function):
 def _by_cholesky(
     model: Model, rows: Data, tolerance: float, generator: torch.Generator
 ) -> tuple[GaussianProcess, Tensor]:
-    """Posterior and log evidence by one factorisation (Rasmussen and Williams, Algorithm 2.1)."""
+    """Posterior and log evidence by one factorization (Rasmussen and Williams, Algorithm 2.1)."""
     residual = model.residual(inputs(rows), rows.y)
     covariance = _noisy_covariance(model, rows)
     factor = factorize(covariance, name="k(X, X) + noise")

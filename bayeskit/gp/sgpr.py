@@ -27,7 +27,7 @@ class SGPR(Inference):
 
         log p(y) >= log N(y; m(X), Q + s I) - 1/(2 s) tr(k(X, X) - Q)
 
-    is maximised over hyperparameters and Z together by L-BFGS, in float64. It equals the evidence where Z holds all the
+    is maximized over hyperparameters and Z together by L-BFGS, in float64. It equals the evidence where Z holds all the
     inputs, and grows with every point added.
 
     Args:

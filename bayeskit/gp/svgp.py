@@ -33,7 +33,7 @@ class SVGP(Inference):
 
         log p(y) >= sum_i w_i E_q[log p(y_i | f(x_i))] - sum_j KL[q(v_j) || N(0, I)]
 
-    is maximised over q, hyperparameters and Z by mini-batches. Before and after, q alone is brought to its optimum by
+    is maximized over q, hyperparameters and Z by mini-batches. Before and after, q alone is brought to its optimum by
     natural-gradient steps over all rows; for a Gaussian likelihood that optimum is closed, and the result is SGPR at
     the hyperparameters and Z found.
 

@@ -34,7 +34,7 @@ class Variational:
         return cls(mean, torch.diag_embed(torch.ones_like(mean)))
 
     def leaves(self) -> list[Tensor]:
-        """Free copies to optimise: q and R."""
+        """Free copies to optimize: q and R."""
         return [self.mean.detach().clone().requires_grad_(True), self.root.detach().clone().requires_grad_(True)]
 
     @classmethod
@@ -71,7 +71,7 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
 def ascend(
     model: Model, z: Tensor, variational: Variational, data: Data, *, max_steps: int, tolerance: float = 1e-7
 ) -> tuple[Variational, float]:
-    """Maximise the bound over q(v) alone by natural-gradient steps over all rows.
+    """Maximize the bound over q(v) alone by natural-gradient steps over all rows.
 
     With (a_i, b_i) the first and (negated) second derivatives of E_q[log p(y_i | f)] in the mean of f(x_i), a step of
     length t moves the natural parameters to

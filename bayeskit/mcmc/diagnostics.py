@@ -1,6 +1,6 @@
 """Have the chains mixed, and how many independent draws are they worth?
 
-Rank-normalised, so that heavy tails and any monotone change of the quantity leave the answers as they are.
+Rank-normalized, so that heavy tails and any monotone change of the quantity leave the answers as they are.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from bayeskit.core import checks
 
 
 def rhat(draws: Any) -> Tensor:
-    """The rank-normalised split R-hat: near 1 when halves of all chains agree; above 1.01 run longer.
+    """The rank-normalized split R-hat: near 1 when halves of all chains agree; above 1.01 run longer.
 
     The larger of two values of `sqrt(((n - 1) / n W + B / n) / W)`, one of the normal scores of the draws' ranks (do
     the chains agree in location?) and one of those of the distances from the median (in scale?), with W the mean

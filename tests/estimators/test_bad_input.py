@@ -49,7 +49,7 @@ def test_nan_and_infinity(make, value):
         (np.empty((5, 0)), np.ones(5), "0 feature"),
         (X, Y[:-1], "inconsistent numbers of samples"),
         (X[:, 0], Y, "Expected 2D array"),
-        (np.array([["a", "b"]] * 20), Y, "could not convert|not compatible|[Uu]nable to convert"),
+        (np.array([["a", "b"]] * 20), Y, "Encode text columns"),
         (np.array([[object(), 1]] * 20), Y, "float|number"),
         (X + 1j, Y, "[Cc]omplex"),
     ],
@@ -97,6 +97,13 @@ def test_other_number_types(make, dtype):
 
 
 @regressor
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32])
+def test_tensors_of_other_types(make, dtype):
+    x = torch.tensor(X * 4).to(dtype)
+    assert np.isfinite(make().fit(x, torch.tensor(Y).to(torch.bfloat16)).predict(x)).all()
+
+
+@regressor
 def test_memory_layouts_and_containers(make):
     base = make().fit(X, Y).predict(X)
     wide = np.zeros((20, 6))
@@ -120,14 +127,21 @@ def test_weights(make):
 def test_unknown_names():
     with pytest.raises(ValueError, match="'laplace'"):
         BNNRegressor(inference="laplce").fit(X, Y)
-    with pytest.raises(TypeError, match="BayesNet; got GaussianProcess"):
+    with pytest.raises(ValueError, match="method of BNNRegressor"):
         GPRegressor(inference="laplace").fit(X, Y)
+    with pytest.raises(ValueError, match="'sgpr'"):
+        GPRegressor(inference="sgrp").fit(X, Y)
+    with pytest.raises(TypeError, match="BayesNet; got GaussianProcess"):
+        GPRegressor(inference=registry.quick("laplace")).fit(X, Y)
     with pytest.raises(TypeError, match="Gaussian; got Bernoulli"):
         GPClassifier(inference="exact").fit(X, LABELS)
     with pytest.raises(TypeError, match="`inference` must be"):
         GPRegressor(inference=3).fit(X, Y)
     with pytest.raises(ValueError, match="`device` must be"):
         GPRegressor(device="gpuu").fit(X, Y)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA device"):
+            GPRegressor(device="cuda").fit(X, Y)
 
 
 @classifier

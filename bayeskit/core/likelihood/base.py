@@ -37,7 +37,7 @@ class Likelihood(nn.Module, ABC):
         target: What y is: "continuous" and "count" targets are (n, t) numbers, "binary" and "classes" targets (n,)
             integer codes. Only a continuous target may be standardized.
 
-    Example:
+    Examples:
         >>> class LaplaceNoise(Likelihood):
         ...     def distribution(self, f):
         ...         return td.Independent(td.Laplace(f, 0.1), 1)

@@ -23,7 +23,7 @@ class Bernoulli(Likelihood):
     References:
         Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, eq. 3.82 (probit integral).
 
-    Example:
+    Examples:
         >>> Bernoulli().distribution(torch.zeros(2, 1)).probs
         tensor([0.5000, 0.5000])
     """

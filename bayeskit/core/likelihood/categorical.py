@@ -15,7 +15,7 @@ class Categorical(Likelihood):
     Args:
         num_classes: c.
 
-    Example:
+    Examples:
         >>> Categorical(4).distribution(torch.zeros(1, 4)).probs
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """

@@ -24,7 +24,7 @@ class Gaussian(Likelihood):
         learn: Whether the noise is a parameter to learn. It is learnt as log(noise - 1e-6), so it stays above 1e-6;
             a noise that is not learnt may be any positive number.
 
-    Example:
+    Examples:
         >>> likelihood = Gaussian(noise=0.25, learn=False)
         >>> likelihood.distribution(torch.zeros(3, 1)).stddev.squeeze(-1)
         tensor([0.5000, 0.5000, 0.5000])

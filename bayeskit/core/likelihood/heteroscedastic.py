@@ -20,7 +20,7 @@ class Heteroscedastic(Likelihood):
 
     The 2 t latents of t outputs are f_1 .. f_t followed by g_1 .. g_t.
 
-    Example:
+    Examples:
         >>> Heteroscedastic().distribution(torch.tensor([[1.0, 0.0]])).variance
         tensor([[1.]])
     """

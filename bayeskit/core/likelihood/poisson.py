@@ -11,7 +11,7 @@ from bayeskit.core.likelihood.gaussian import outputs
 class Poisson(Likelihood):
     """Counts with a log link, y ~ Poisson(exp(f)).
 
-    Example:
+    Examples:
         >>> Poisson().distribution(torch.zeros(2, 1)).mean.squeeze(-1)
         tensor([1., 1.])
     """

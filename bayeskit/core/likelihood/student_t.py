@@ -23,7 +23,7 @@ class StudentT(Likelihood):
     References:
         Vanhatalo, Jylanki & Vehtari (2009), Gaussian process regression with Student-t likelihood, NeurIPS 22.
 
-    Example:
+    Examples:
         >>> likelihood = StudentT(df=4.0, scale=0.5, learn=False)
         >>> likelihood.distribution(torch.zeros(2, 1)).variance.squeeze(-1)
         tensor([0.5000, 0.5000])

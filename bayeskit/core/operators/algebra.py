@@ -34,7 +34,7 @@ def solve(op: LinearOperator, rhs: Tensor) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: The operator is singular.
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> solve(DiagLinearOperator(torch.tensor([2.0, 4.0])), torch.tensor([2.0, 2.0])).tolist()
         [1.0, 0.5]
@@ -56,7 +56,7 @@ def logdet(op: LinearOperator) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: The operator is singular.
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> round(float(logdet(DiagLinearOperator(torch.tensor([2.0, 0.5])))), 6)
         0.0
@@ -74,7 +74,7 @@ def quadratic(op: LinearOperator, v: Tensor) -> Tensor:
     Returns:
         (*c,) or (*b,).
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> quadratic(DiagLinearOperator(torch.tensor([2.0, 4.0])), torch.tensor([[2.0, 2.0], [0.0, 2.0]])).tolist()
         [3.0, 1.0]
@@ -99,7 +99,7 @@ def draw(op: LinearOperator, num_samples: int, *, generator: torch.Generator) ->
     Raises:
         torch.linalg.LinAlgError: The operator has a negative eigenvalue beyond rounding.
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> op = DiagLinearOperator(torch.tensor([1.0, 0.0]))
         >>> noise = draw(op, 3, generator=torch.Generator().manual_seed(0))
@@ -119,7 +119,7 @@ def block_diagonal(op: LinearOperator, k: int) -> Tensor:
     Returns:
         (*b, n, k, k), without forming the matrix where that would be large.
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> block_diagonal(DiagLinearOperator(torch.tensor([1.0, 2.0, 3.0, 4.0])), 2)[1].tolist()
         [[3.0, 0.0], [0.0, 4.0]]
@@ -141,7 +141,7 @@ def half_product(op: LinearOperator, rhs: Tensor) -> Tensor:
     Returns:
         (*b, r, c), where r is the number of columns of the root that is cheapest for this operator.
 
-    Example:
+    Examples:
         >>> from linear_operator.operators import DiagLinearOperator
         >>> half_product(DiagLinearOperator(torch.tensor([4.0, 9.0])), torch.ones(2, 1)).flatten().tolist()
         [2.0, 3.0]

@@ -17,7 +17,7 @@ def chunks(total: int, cost: int, *, cached: bool = False) -> Iterator[slice]:
         cost: Numbers held in memory for one item.
         cached: Whether the budget is `CACHE_ELEMENTS` rather than `CHUNK_ELEMENTS`.
 
-    Example:
+    Examples:
         >>> list(chunks(5, CHUNK_ELEMENTS // 2))
         [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
@@ -30,7 +30,7 @@ def chunks(total: int, cost: int, *, cached: bool = False) -> Iterator[slice]:
 def fits(elements: int) -> bool:
     """Whether so many numbers may be alive at once.
 
-    Example:
+    Examples:
         >>> fits(1000)
         True
     """

@@ -63,7 +63,7 @@ def factorize(matrix: Tensor, *, name: str) -> Factor:
         ValueError: The matrix is not square.
         torch.linalg.LinAlgError: It has NaN or infinite entries, or is not positive definite at the largest jitter.
 
-    Example:
+    Examples:
         >>> factor = factorize(torch.tensor([[4.0, 2.0], [2.0, 2.0]]), name="K")
         >>> factor.tril.tolist(), factor.jitter
         ([[2.0, 0.0], [1.0, 1.0]], 0.0)
@@ -107,7 +107,7 @@ def semidefinite_root(matrix: Tensor, *, name: str) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: NaN or infinite entries, or an eigenvalue too negative to be rounding.
 
-    Example:
+    Examples:
         >>> root = semidefinite_root(torch.ones(2, 2), name="K")
         >>> torch.allclose(root @ root.mT, torch.ones(2, 2, dtype=torch.float64))
         True

@@ -30,7 +30,7 @@ class Inverse(LinearOperator):
     Attributes:
         tril: L as an operator, in the dtype of the precision.
 
-    Example:
+    Examples:
         >>> covariance = Inverse(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
         >>> (covariance @ torch.ones(2, 1)).flatten().tolist()
         [0.5, 0.25]

@@ -27,7 +27,7 @@ class KernelOperator(LinearOperator):
         x2: Column inputs, (*b, m, d).
         kernel: Covariance function; its `batch_shape` broadcasts with *b.
 
-    Example:
+    Examples:
         >>> from gpytorch.kernels import RBFKernel
         >>> x = torch.zeros(3, 1)
         >>> (KernelOperator(x, x, kernel=RBFKernel().requires_grad_(False)) @ torch.ones(3, 1).double()).tolist()

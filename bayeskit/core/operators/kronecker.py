@@ -25,7 +25,7 @@ class KroneckerInverse(LinearOperator):
     References:
         George et al., Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis, 2018, section 3.
 
-    Example:
+    Examples:
         >>> eye, values = torch.eye(2), torch.tensor([0.0, 1.0])
         >>> KroneckerInverse(eye, values, eye, values, torch.tensor(1.0)).diagonal().tolist()
         [1.0, 1.0, 1.0, 0.5]

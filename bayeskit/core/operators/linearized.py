@@ -41,7 +41,7 @@ class Linearized(LinearOperator):
     References:
         Immer, Korzepa & Bauer, Improving Predictions of Bayesian Neural Nets via Local Linearization, 2021, section 3.
 
-    Example:
+    Examples:
         >>> def line(w, x):
         ...     return w[0] + w[1] * x
         >>> covariance = Linearized(torch.zeros(2), torch.eye(2), torch.tensor([[0.0], [2.0]]), function=line)

@@ -24,7 +24,7 @@ def from_samples(draws: Tensor) -> RootLinearOperator:
     Returns:
         Operator (*b, N, N) of rank at most s - 1; the divisor is s because the law *is* the s draws.
 
-    Example:
+    Examples:
         >>> from_samples(torch.tensor([[1.0, 0.0], [5.0, 0.0]] * 2)).to_dense().tolist()
         [[4.0, 0.0], [0.0, 0.0]]
     """
@@ -43,7 +43,7 @@ def masked_diagonal(values: Tensor, index: Tensor, size: int) -> DiagLinearOpera
     Returns:
         Operator (*b, N, N).
 
-    Example:
+    Examples:
         >>> masked_diagonal(torch.tensor([2.0, 3.0]), torch.tensor([3, 1]), 4).diagonal().tolist()
         [0.0, 3.0, 0.0, 2.0]
     """
@@ -67,7 +67,7 @@ def low_rank_plus_diagonal(root: Tensor, diagonal: Tensor) -> LowRankRootAddedDi
     References:
         Golub & Van Loan, Matrix Computations, 4th edition, section 2.1.4.
 
-    Example:
+    Examples:
         >>> low_rank_plus_diagonal(torch.ones(2, 1), torch.tensor([1.0, 2.0])).to_dense().tolist()
         [[2.0, 1.0], [1.0, 3.0]]
     """

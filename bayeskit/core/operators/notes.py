@@ -17,7 +17,7 @@ def recording() -> Iterator[dict[str, float]]:
     Yields:
         The notes: what was done, as a phrase, and the largest value it was done with.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayeskit.core.operators import factorize, recording
         >>> with recording() as notes:
@@ -40,7 +40,7 @@ def note(key: str, value: float) -> None:
         key: A phrase a user understands, such as "variances floored at rounding".
         value: How much, or how many.
 
-    Example:
+    Examples:
         >>> with recording() as notes:
         ...     note("variances floored at rounding", 3)
         ...     note("variances floored at rounding", 2)

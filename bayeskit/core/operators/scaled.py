@@ -14,7 +14,7 @@ class Scaled(LinearOperator):
         scale: d, (N,) or (*b, N).
         inner: S, (*b, N, N); a tensor or an operator.
 
-    Example:
+    Examples:
         >>> op = Scaled(torch.tensor([1.0, 10.0]), torch.ones(2, 2))
         >>> op.to_dense().tolist()
         [[1.0, 10.0], [10.0, 100.0]]

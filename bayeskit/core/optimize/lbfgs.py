@@ -21,9 +21,9 @@ def minimize_lbfgs(
     tolerance: float = 1e-9,
     description: str = "L-BFGS",
 ) -> dict[str, list[float]]:
-    """Minimise a deterministic loss by L-BFGS, changing `parameters` in place.
+    """Minimize a deterministic loss by L-BFGS, changing `parameters` in place.
 
-    A point at which a factorisation fails or the loss is not finite is a step too far, not the end: the line search is
+    A point at which a factorization fails or the loss is not finite is a step too far, not the end: the line search is
     told of a rise there, and comes back. The lowest point met is the result.
 
     Args:
@@ -39,7 +39,7 @@ def minimize_lbfgs(
 
     Raises:
         FloatingPointError: The loss is not finite where the search starts.
-        torch.linalg.LinAlgError: A factorisation fails there.
+        torch.linalg.LinAlgError: A factorization fails there.
 
     References:
         Byrd, Lu, Nocedal and Zhu (1995), A limited memory algorithm for bound constrained optimization.

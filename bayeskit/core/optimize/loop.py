@@ -1,6 +1,6 @@
 """The only training loop of the library.
 
-What is minimised is a loss on the scale of the *whole data set*; a mini-batch estimates it (`Data.total` rescales). The
+What is minimized is a loss on the scale of the *whole data set*; a mini-batch estimates it (`Data.total` rescales). The
 loop divides by the number of rows, so a learning rate and a clipping norm mean the same for ten rows and ten million.
 Nothing here knows what is trained.
 """
@@ -32,13 +32,13 @@ def minimize(
     validation: Callable[[], Tensor] | None = None,
     buffers: Iterable[Tensor] = (),
 ) -> History:
-    """Minimise a loss over mini-batches, changing `parameters` in place.
+    """Minimize a loss over mini-batches, changing `parameters` in place.
 
     With `validation` or `training.patience` the parameters of the best epoch are put back at the end, otherwise the
     last ones stay. With `training.checkpoint`, a run that was killed continues where the file stands, and ends with the
     same bits as one that was not: same data, settings and generator state are required and checked.
 
-    Where `torch.distributed` is initialised, every rank is given the same data, takes its share of each mini-batch, and
+    Where `torch.distributed` is initialized, every rank is given the same data, takes its share of each mini-batch, and
     gradients are averaged: the result is that of a single process, to rounding.
 
     Args:

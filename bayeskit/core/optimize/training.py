@@ -30,7 +30,7 @@ class Training(BaseEstimator):
         batch_size: Rows in a step; None takes all of them, unshuffled.
         optimizer: "adam", "adamw" (decoupled weight decay) or "sgd".
         momentum: Momentum of "sgd".
-        weight_decay: Weight decay of the optimizer; 0 leaves regularisation to the prior.
+        weight_decay: Weight decay of the optimizer; 0 leaves regularization to the prior.
         schedule: "constant", "cosine" or "linear": how `lr` falls to zero over `max_epochs`.
         clip_norm: Largest norm of the gradient of the loss per row, or None.
         patience: Stop after this many epochs without improvement of the validation loss (of the training loss where

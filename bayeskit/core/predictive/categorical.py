@@ -28,7 +28,7 @@ class CategoricalPredictive(Predictive):
     References:
         Depeweg et al. (2018), Decomposition of uncertainty in Bayesian deep learning, section 3.
 
-    Example:
+    Examples:
         >>> draws = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log()
         >>> law = CategoricalPredictive.from_draws(draws)
         >>> law.probs, law.aleatoric, law.epistemic

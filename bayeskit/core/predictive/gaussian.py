@@ -24,7 +24,7 @@ class GaussianPredictive(ContinuousPredictive):
         noise: Noise *variance*, broadcasting against (*b, n, k): (1,), (k,) or (n, k).
         rule: How the law was formed.
 
-    Example:
+    Examples:
         >>> from linear_operator import to_linear_operator
         >>> from bayeskit.core.posterior import GaussianValues
         >>> values = GaussianValues(torch.zeros(3, 1), to_linear_operator(torch.eye(3)))

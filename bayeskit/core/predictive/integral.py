@@ -29,7 +29,7 @@ class IntegralPredictive(ContinuousPredictive):
         rule: How the law was formed.
         discrete: Whether y is a count.
 
-    Example:
+    Examples:
         >>> from linear_operator import to_linear_operator
         >>> from bayeskit.core.posterior import GaussianValues
         >>> values = GaussianValues(torch.zeros(2, 1), to_linear_operator(torch.eye(2)))

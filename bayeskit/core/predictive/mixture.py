@@ -29,7 +29,7 @@ class MixturePredictive(ContinuousPredictive):
         rule: How the law was formed.
         discrete: Whether y is a count.
 
-    Example:
+    Examples:
         >>> law = MixturePredictive(torch.distributions.Normal(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1), 0.1))
         >>> law.epistemic
         tensor([[1.]])

@@ -36,7 +36,7 @@ class NoisyStudentTPredictive(ContinuousPredictive):
     References:
         Lange, Little & Taylor (1989), Robust statistical modeling using the t distribution, JASA 84, section 2.
 
-    Example:
+    Examples:
         >>> from linear_operator import to_linear_operator
         >>> from bayeskit.core.posterior import GaussianValues
         >>> values = GaussianValues(torch.zeros(1, 1), to_linear_operator(torch.eye(1)))

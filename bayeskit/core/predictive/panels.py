@@ -76,7 +76,7 @@ def log_expectation(log_g: LogIntegrand, mean: Tensor, variance: Tensor) -> Tens
     Returns:
         (*shape), relative error of the expectation about 1e-10.
 
-    Example:
+    Examples:
         >>> mean, variance = torch.zeros(1).double(), torch.ones(1).double()
         >>> needle = lambda f: -0.5 * ((f - 2.0) / 1e-4) ** 2  # of area 1e-4 sqrt(2 pi)
         >>> round(float(log_expectation(needle, mean, variance) - math.log(1e-4)), 6)  # log(phi(2) sqrt(2 pi))

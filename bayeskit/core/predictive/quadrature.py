@@ -25,7 +25,7 @@ NUM_DRAWS = 512
 def gauss_hermite(num_nodes: int = NUM_NODES) -> tuple[Tensor, Tensor]:
     """Nodes and weights in float64 with `E[g(z)] = sum_q w_q g(z_q)` for z ~ N(0, 1), exact to degree 2 num_nodes - 1.
 
-    Example:
+    Examples:
         >>> z, w = gauss_hermite(4)
         >>> round(float((w * z**6).sum()), 12)
         15.0
@@ -49,7 +49,7 @@ def sobol_normals(num_draws: int, dim: int) -> Tensor:
     References:
         Owen (1998), Scrambling Sobol' and Niederreiter-Xing points, Journal of Complexity 14.
 
-    Example:
+    Examples:
         >>> z = sobol_normals(64, 3)
         >>> bool(torch.allclose(z.T @ z / 64, torch.eye(3, dtype=z.dtype)))
         True

@@ -28,7 +28,7 @@ def invert(cdf: Callable[[Tensor], Tensor], q: Tensor, center: Tensor, width: Te
         Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
         without using derivatives, Advances in Engineering Software 28(3).
 
-    Example:
+    Examples:
         >>> q, one = torch.tensor([0.25, 0.5]).double(), torch.ones(2).double()
         >>> invert(lambda y: 1 - torch.exp(-y.clamp(min=0)), q, one, one)
         tensor([0.2877, 0.6931], dtype=torch.float64)
@@ -57,7 +57,7 @@ def invert_counts(cdf: Callable[[Tensor], Tensor], q: Tensor, center: Tensor, wi
     Returns:
         Whole numbers, (*shape).
 
-    Example:
+    Examples:
         >>> q, one = torch.tensor([0.2, 0.6]).double(), torch.ones(2).double()
         >>> invert_counts(lambda y: 1 - 0.5 ** (y + 1), q, one, one)  # a geometric law
         tensor([0., 1.], dtype=torch.float64)

@@ -25,7 +25,7 @@ class StudentTPredictive(ContinuousPredictive):
             `loc`; None means none.
         rule: How the law was formed.
 
-    Example:
+    Examples:
         >>> law = StudentTPredictive(torch.zeros(2, 1), torch.tensor(2.0), torch.tensor(4.0))
         >>> law.variance.squeeze(-1)
         tensor([8., 8.])

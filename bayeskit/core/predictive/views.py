@@ -21,7 +21,7 @@ class AffinePredictive(ContinuousPredictive):
         rule: How the law was formed.
         discrete: Whether `base` is a law of counts, whose masses need no change of variables.
 
-    Example:
+    Examples:
         >>> from bayeskit.core.predictive import MixturePredictive
         >>> law = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 2, 1), 1.0))
         >>> celsius = law.affine(20.0, 5.0).squeeze()
