@@ -141,7 +141,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         )
 
     def _check_family(self, name: str) -> None:
-        """Refuse a method of the other family by naming the estimator to use, and an unknown name by listing those known."""
+        """Refuse a method of the other family by naming the estimator to use, an unknown name by listing the known."""
         known = registry.names(family=self._family)
         if name in registry.METHODS and name not in known:
             other = {"gp": "BNN", "bnn": "GP"}[self._family] + type(self).__name__.removeprefix(self._family.upper())
