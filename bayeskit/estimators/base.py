@@ -176,10 +176,10 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         """
         check_is_fitted(self)
         values = self._values(self._read_again(X))
-        scaler = self.target_scaler_
         if self.likelihood_.target != "continuous":
             return values
-        return values.affine(scaler.shift.to(values.mean.device), scaler.scale.to(values.mean.device))
+        shift, scale = self._latent_units()
+        return values.affine(shift.to(values.mean.device), scale.to(values.mean.device))
 
     def predictive(self, X: Any) -> Law:
         """The law of an observation at each row of `X`, in the target's units; a single output is squeezed.
@@ -202,14 +202,23 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         """
         check_is_fitted(self)
         functions = self.posterior_.sample_functions(n_samples, generator=self._generator(random_state))
-        scaler, continuous = self.target_scaler_, self.likelihood_.target == "continuous"
+        units = self._latent_units() if self.likelihood_.target == "continuous" else None
 
         def evaluate(X: Any) -> np.ndarray:
             draws = functions(self._read_again(X)[:]).double().cpu()
-            draws = draws * scaler.scale + scaler.shift if continuous else draws
-            return _squeeze(draws).numpy()
+            return _squeeze(draws if units is None else units[0] + units[1] * draws).numpy()
 
         return evaluate
+
+    def _latent_units(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale (k,) of the latents between standardized units and the target's."""
+        shift, scale = self.likelihood_.latent_units(self.target_scaler_.shift, self.target_scaler_.scale)
+        if len(scale) != self.num_latents_:
+            raise ValueError(
+                f"{type(self.likelihood_).__name__} has {self.num_latents_} latents for {len(scale)} outputs and does "
+                "not say how they change with the units of the target: override its `latent_units`"
+            )
+        return shift, scale
 
     def _predictive(self, x: Inputs) -> Law:
         with torch.no_grad():

@@ -100,6 +100,12 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         return _squeeze(draws.double().cpu() * scaler.scale + scaler.shift).movedim(0, -1).numpy()
 
     def _mean_and_covariance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        check_is_fitted(self)
+        if self.likelihood_.target != "continuous" or self.num_latents_ != len(self.target_scaler_.scale):
+            raise ValueError(
+                f"`return_cov` needs a likelihood whose latents are the means of the outputs, and "
+                f"{type(self.likelihood_).__name__} is not one; see `latent(X).covariance` for that of the latents"
+            )
         predictive, covariance = self.predictive(X), self.latent(X).covariance.to_dense().double().cpu()
         n = len(predictive.mean)
         noise = predictive.aleatoric.reshape(n, -1).cpu()  # (n, k)

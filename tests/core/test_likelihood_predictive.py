@@ -198,3 +198,13 @@ def test_draws_give_the_mixture():
     assert law.rule == "mixture of 2 draws"
     labels = Bernoulli().predictive(SampledValues(draws))
     np.testing.assert_allclose(labels.probs[0, 1], (0.5 + expit(3.0)) / 2)
+
+
+def test_noise_that_varies_is_not_blamed_for_what_the_function_does_not_know():
+    mean = torch.tensor([[1.0, -2.0], [0.0, 0.5]], dtype=DOUBLE)
+    variance = torch.tensor([[0.7, 0.3], [2.0, 0.1]], dtype=DOUBLE)
+    law = Heteroscedastic().predictive(GaussianValues(mean, to_linear_operator(torch.diag(variance.flatten()))))
+    noise = (mean[:, 1:] + variance[:, 1:] / 2).exp()  # the mean of a log-normal
+    assert torch.allclose(law.aleatoric, noise, rtol=1e-10)
+    assert torch.allclose(law.epistemic, variance[:, :1], rtol=1e-10)
+    assert torch.allclose(law.total, law.variance)

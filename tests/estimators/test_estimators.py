@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from bayeskit import BNNClassifier, BNNRegressor, GPClassifier, GPRegressor, registry
-from bayeskit.core.likelihood import Categorical, Gaussian, Poisson, StudentT
+from bayeskit.core.likelihood import Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.estimators import make, reading
 
 RNG = np.random.default_rng(0)
@@ -180,6 +180,21 @@ def test_other_likelihoods():
     model = GPRegressor(inference=registry.quick("svgp"), likelihood=Poisson(), random_state=0).fit(X, counts)
     assert (model.predict(X) > 0).all()
     assert torch.isfinite(model.predictive(X).log_prob(counts)).all()
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_noise_that_varies_has_latents_in_the_units_of_the_target(outputs):
+    y = np.column_stack([Y, 0.1 * Y])[:, :outputs]
+    model = GPRegressor(inference=registry.quick("svgp"), likelihood=Heteroscedastic(), random_state=0).fit(X, y)
+    values, predictive = model.latent(X), model.predictive(X)
+    mean, log_variance = values.mean.chunk(2, dim=1)
+    assert torch.allclose(mean.squeeze(), predictive.mean)
+    spread = values.variance.chunk(2, dim=1)[1]
+    assert torch.allclose((log_variance + spread / 2).exp().squeeze(), predictive.aleatoric)  # a log-normal mean
+    assert model.sample_functions(3)(X).shape == (3, 40, 2 * outputs)
+    assert model.sample_y(X, 3).shape == ((40, 3) if outputs == 1 else (40, 2, 3))
+    with pytest.raises(ValueError, match="return_cov"):
+        model.predict(X, return_cov=True)
 
 
 def test_more_classes():

@@ -63,6 +63,18 @@ class Likelihood(nn.Module, ABC):
         """How many latents k the targets need; one per output unless overridden."""
         return y.shape[-1] if y.ndim > 1 else 1
 
+    def latent_units(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """How the latents change with the units of a continuous target: y -> shift + scale y takes f to a + b f.
+
+        Args:
+            shift: (t,) of the t outputs.
+            scale: (t,).
+
+        Returns:
+            a and b, (k,); those of the outputs themselves unless overridden, for latents that are locations.
+        """
+        return shift, scale
+
     def log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """Log p(y | f) at each input, summed over outputs.
 

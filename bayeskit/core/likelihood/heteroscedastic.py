@@ -29,6 +29,10 @@ class Heteroscedastic(Likelihood):
         """A mean and a log variance for each output."""
         return 2 * (y.shape[-1] if y.ndim > 1 else 1)
 
+    def latent_units(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Means change with the target; log variances g become g + 2 log scale."""
+        return torch.cat([shift, 2 * scale.log()]), torch.cat([scale, torch.ones_like(scale)])
+
     def distribution(self, f: Tensor) -> td.Distribution:
         """N(f, exp(g)) of each output."""
         location, log_variance = f.chunk(2, dim=-1)
@@ -72,10 +76,12 @@ class Heteroscedastic(Likelihood):
         m_f, m_g = values.mean.chunk(2, dim=-1)
         z = torch.arange(-8.0, 8.0 + _STEP / 2, _STEP).to(values.mean).reshape(-1, *(1 for _ in m_f.shape))
         slope = torch.where(v_g > 0, cross / v_g.sqrt(), 0.0)  # per standard deviation of g
-        variance = (v_f - slope**2).clamp(min=0) + (m_g + v_g.sqrt() * z).exp()
+        noise = (m_g + v_g.sqrt() * z).exp()
+        variance = (v_f - slope**2).clamp(min=0) + noise
         components = td.Normal(m_f + slope * z, variance.sqrt(), validate_args=False)
         log_weights = (-0.5 * z**2).log_softmax(0)
-        return MixturePredictive(components, log_weights, rule="quadrature")
+        expected = (log_weights.exp() * noise).sum(0)  # what is left of the spread is due to f
+        return MixturePredictive(components, log_weights, rule="quadrature", noise=expected)
 
     def _moments(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E (y - f)^2, E exp(-g) and E g, each (*b, n, t)."""

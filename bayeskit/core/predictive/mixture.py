@@ -28,6 +28,8 @@ class MixturePredictive(ContinuousPredictive):
             (s, *b, n) or (s, *b, n, k) respectively; None for equal weights.
         rule: How the law was formed.
         discrete: Whether y is a count.
+        noise: The expected variance of y given the function, (*b, n, k), where a component is wider than that because
+            the function is uncertain within it; None where a component is the law of y given one function.
 
     Examples:
         >>> law = MixturePredictive(torch.distributions.Normal(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1), 0.1))
@@ -41,6 +43,7 @@ class MixturePredictive(ContinuousPredictive):
     log_weights: Tensor | None = None
     rule: str = "mixture"
     discrete: bool = False
+    noise: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -49,13 +52,16 @@ class MixturePredictive(ContinuousPredictive):
 
     @property
     def aleatoric(self) -> Tensor:
-        """The average of the component variances, (*b, n, k)."""
-        return self._average(self.components.variance)
+        """The expected variance of the noise: the average of the component variances unless told, (*b, n, k)."""
+        return self._average(self.components.variance) if self.noise is None else self.noise
 
     @property
     def epistemic(self) -> Tensor:
-        """The variance of the component means, (*b, n, k)."""
-        return self._average((self.components.mean - self.mean) ** 2)
+        """The variance due to the function: that of the component means unless told the noise, (*b, n, k)."""
+        between = self._average((self.components.mean - self.mean) ** 2)
+        if self.noise is None:
+            return between
+        return between + (self._average(self.components.variance) - self.noise).clamp(min=0)  # rounding
 
     @property
     def total(self) -> Tensor:
