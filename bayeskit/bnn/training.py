@@ -33,6 +33,9 @@ DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10
 QUICK_TRAINING = Training(lr=2e-2, max_epochs=15, batch_size=64, patience=5, validation_fraction=0.15)
 """A tenth of a second for a hundred rows."""
 
+THRESHOLD = 1.0
+"""Standard errors by which held-out rows must gain before a weaker prior is taken (the one-standard-error rule)."""
+
 FEWEST_ROWS = 20
 """With fewer rows none are held out, and the parameters of the likelihood stay as they were given."""
 
@@ -169,34 +172,41 @@ def descend(
     training: Training,
     factors: Sequence[float],
 ) -> tuple[History, float]:
-    """Train at falling prior precisions, each from where the last has ended, as long as held-out rows gain by it.
+    """Train at falling prior precisions, each from the same start, and keep the last that held-out rows gain by.
 
-    A gain counts if it is larger than twice its standard error, so that a few rows are not listened to too closely.
+    Every run starts anew because a strong prior can pull a network to zero, and from there no gradient leads back. A
+    gain counts if it is larger than `THRESHOLD` standard errors, so that a few rows are not listened to too closely.
 
     Args:
         run: Trains at a precision, changing `state` in place.
         score: Log-likelihoods of the held-out rows, (m,).
-        state: What is put back if a precision was no gain.
+        state: What training changes: set to the start before each run, and to the kept run's end at last.
         training: Settings; further runs write further checkpoint files.
         factors: Precisions in the order to be tried.
 
     Returns:
         The curves of all runs one after the other, and the precision that is kept.
     """
+    start = [value.detach().clone() for value in state]
     history, kept = run(training, factors[0]), factors[0]
     for factor in factors[1:]:
-        before, reached = [value.detach().clone() for value in state], score()
+        best, reached = [value.detach().clone() for value in state], score()
+        _put(state, start)
         file = None if training.checkpoint is None else f"{training.checkpoint}.{factor:g}"
         curves = run(replace(training, checkpoint=file), factor)
         history = {name: history[name] + curve for name, curve in curves.items()}
         gain = score() - reached
-        if gain.mean() <= 2 * gain.std() / math.sqrt(len(gain)):
-            with torch.no_grad():
-                for value, old in zip(state, before, strict=True):
-                    value.copy_(old)
-            break
-        kept = factor
+        if gain.mean() > THRESHOLD * gain.std() / math.sqrt(len(gain)):
+            kept = factor
+        else:
+            _put(state, best)
     return history, kept
+
+
+@torch.no_grad()
+def _put(state: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(state, values, strict=True):
+        tensor.copy_(value)
 
 
 def prepare(prior: Posterior, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
