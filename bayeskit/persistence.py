@@ -150,8 +150,7 @@ class _Writer:
         return {"array": value.tolist(), "dtype": "object" if value.dtype.kind == "O" else value.dtype.str}
 
     def _object(self, value: Any, where: str) -> dict[str, Any]:
-        cls = type(value)
-        path = f"{cls.__module__}:{cls.__qualname__}"
+        cls, path = type(value), _path(value)
         if isinstance(value, LinearOperator) and cls.__module__.startswith(_OPERATORS):
             return {
                 "operator": path,
@@ -173,7 +172,11 @@ class _Writer:
         raise TypeError(f"{where} of type {cls.__name__} cannot be saved: use plain values, arrays or torch modules")
 
     def _module(self, value: nn.Module, path: str, where: str) -> dict[str, Any]:
-        if not path.startswith(_TRUSTED):
+        known = path.startswith(_TRUSTED)
+        if known and not isinstance(value, gpytorch.Module | Likelihood):
+            # A network that holds a class of the user's own anywhere is rebuilt as a whole by the user's factory.
+            known = all(_path(inner).startswith(_TRUSTED) for inner in value.modules())
+        if not known:
             role = "kernel" if isinstance(value, gpytorch.kernels.Kernel) else "network"
             role = "likelihood" if isinstance(value, Likelihood) else role
             state = {name: tensor for name, tensor in value.state_dict().items()}
@@ -224,7 +227,12 @@ class _Reader:
         return np.array(plain, dtype=object if node["dtype"] == "object" else np.dtype(node["dtype"]))
 
     def _torch(self, node: dict[str, Any]) -> Any:
-        return torch.device(_available(node["torch"])) if node["kind"] == "device" else getattr(torch, node["torch"])
+        if node["kind"] == "device":
+            return torch.device(_available(node["torch"]))
+        dtype = getattr(torch, node["torch"], None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"the file asks for torch.{node['torch']}, which is not a dtype")
+        return dtype
 
     def _list(self, node: dict[str, Any]) -> list[Any]:
         return [self.decode(item) for item in node["list"]]
@@ -244,7 +252,10 @@ class _Reader:
         return cls(*self.decode(node["args"]), **self.decode(node["kwargs"]))
 
     def _dataclass(self, node: dict[str, Any]) -> Any:
-        return _class(node["dataclass"], ("bayeskit.",), object)(**self.decode(node["fields"]))
+        cls: Any = _class(node["dataclass"], ("bayeskit.",), object)
+        if not is_dataclass(cls):
+            raise ValueError(f"the file asks for {node['dataclass']}, which is not a class that bayeskit loads")
+        return cls(**self.decode(node["fields"]))
 
     def _estimator(self, node: dict[str, Any]) -> BaseEstimator:
         cls = _class(node["estimator"], ("bayeskit.",), BaseEstimator)
@@ -256,8 +267,13 @@ class _Reader:
         return _FUNCTIONS[node["function"]]
 
     def _module(self, node: dict[str, Any]) -> nn.Module:
-        module = _blank(_class(node["module"], _TRUSTED, nn.Module))
-        module.__dict__.update(self.decode(node["state"]))
+        cls = _class(node["module"], _TRUSTED, nn.Module)
+        state = self.decode(node["state"])
+        hidden = sorted(key for key in state if "hook" in key or callable(getattr(cls, key, None)))
+        if hidden:  # an attribute that would stand in for a method
+            raise ValueError(f"the file replaces {', '.join(hidden)} of {node['module']}, which bayeskit does not load")
+        module = _blank(cls)
+        module.__dict__.update(state)
         return module
 
     def _user(self, node: dict[str, Any]) -> Any:
@@ -276,13 +292,18 @@ class _Reader:
         return module.eval().requires_grad_(False)
 
 
+def _path(value: Any) -> str:
+    return f"{type(value).__module__}:{type(value).__qualname__}"
+
+
 def _class(path: str, trusted: tuple[str, ...], base: type) -> Any:
     """The class at "module:name", from trusted modules alone."""
     module, name = path.split(":")
     if not (module + ".").startswith(trusted):
         raise ValueError(f"the file asks for {path}, which is not a class that bayeskit loads")
-    cls = getattr(import_module(module), name)
-    if not (isinstance(cls, type) and issubclass(cls, base)):
+    cls: Any = getattr(import_module(module), name, None)
+    # Its own class, not something that the module merely imports.
+    if not (isinstance(cls, type) and cls.__module__ == module and issubclass(cls, base)):
         raise ValueError(f"the file asks for {path}, which is not a class that bayeskit loads")
     return cls
 

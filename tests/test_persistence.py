@@ -116,6 +116,8 @@ def test_an_existing_file_survives_a_failed_save(tmp_path):
         {"estimator": "bayeskit.persistence:json", "state": {"dict": []}},
         {"operator": "builtins:eval", "args": {"list": []}, "kwargs": {"dict": []}},
         {"module": "bayeskit.registry:load", "state": {"dict": []}},
+        {"dataclass": "bayeskit.core.checkpoint:Path", "fields": {"dict": []}},
+        {"dataclass": "bayeskit.estimators.gp:GPRegressor", "fields": {"dict": []}},
     ],
 )
 def test_hostile_files_are_refused(node, tmp_path):
@@ -123,6 +125,35 @@ def test_hostile_files_are_refused(node, tmp_path):
     save_file({"t0": torch.zeros(1)}, tmp_path / "bad", metadata=header)
     with pytest.raises(ValueError, match="not a class that bayeskit loads"):
         load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"torch": "load", "kind": "dtype"}, "not a dtype"),
+        (
+            {"module": "torch.nn.modules.linear:Identity", "state": {"dict": [["forward", {"function": "exp"}]]}},
+            "replaces forward",
+        ),
+        ({"anything": 1}, "unknown kind"),
+    ],
+)
+def test_hostile_parts_are_refused(node, message, tmp_path):
+    header = {"bayeskit": json.dumps({"format": 1, "tree": node})}
+    save_file({"t0": torch.zeros(1)}, tmp_path / "bad", metadata=header)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "bad")
+
+
+def test_a_block_of_ones_own_inside_known_layers(tmp_path):
+    def build(in_features, out_features):
+        return nn.Sequential(OwnNetwork(in_features, 3), nn.Tanh(), nn.Linear(3, out_features))
+
+    round_trip(
+        BNNRegressor(network=build, inference=registry.quick("laplace"), random_state=0).fit(X, Y),
+        tmp_path,
+        network=build,
+    )
 
 
 def test_foreign_and_future_files(tmp_path):

@@ -78,8 +78,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True) -> Self:
         """Fit on a first batch of data, or go on from the posterior of the earlier ones."""
         X, y = reading.split_dataset(X, y)
-        classes, tables = self._task == "classification", self._family == "gp"
-        x, y, weights = reading.read(self, X, y, sample_weight, reset=first, tables_only=tables, classes=classes)
+        x, y, weights = reading.read(self, X, y, sample_weight, reset=first, **self._reading())
         target = self._encode(y, reset=first)
         if weights is not None and (weights == 0).any():  # a row of no weight is a row that is not there
             keep = weights.nonzero().squeeze(1)
@@ -99,6 +98,11 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         self._store(fit, data)
         return self
 
+    def _reading(self) -> dict[str, bool]:
+        """How this estimator reads its data."""
+        network = self._family == "bnn" and self._structure() is not None
+        return {"tables_only": self._family == "gp", "tokens": network, "classes": self._task == "classification"}
+
     def _learn_scales(self, x: Inputs, target: Tensor, weights: Tensor | None) -> None:
         given_network = isinstance(self._structure(), torch.nn.Module) and self._family == "bnn"
         self.input_scaler_ = None
@@ -108,7 +112,8 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         likelihood = self.likelihood if self.likelihood is not None else self._default_likelihood(None)
         continuous = likelihood.target == "continuous"
         columns = target.shape[-1] if target.ndim == 2 else 1
-        self.target_scaler_ = Standardizer.fit(target, weights) if continuous else Standardizer.identity(columns)
+        scaled = continuous and _on_the_real_line(likelihood, target)
+        self.target_scaler_ = Standardizer.fit(target, weights) if scaled else Standardizer.identity(columns)
 
     def _start(self, data: Data, generator: torch.Generator) -> tuple[Posterior, Likelihood]:
         """The prior and the likelihood before any data."""
@@ -236,7 +241,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
 
     def _read_again(self, X: Any) -> Inputs:
         X, _ = reading.split_dataset(X, None)
-        x, _, _ = reading.read(self, X, None, None, reset=False, tables_only=self._family == "gp")
+        x, _, _ = reading.read(self, X, None, None, reset=False, **self._reading())
         x = self._scaled(x)
         return x.to(self.device_) if isinstance(x, Tensor) else x
 
@@ -251,6 +256,13 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
 
     def _standardize(self, target: Tensor) -> Tensor:
         return self.target_scaler_(target) if target.ndim == 2 and target.is_floating_point() else target
+
+
+def _on_the_real_line(likelihood: Likelihood, target: Tensor) -> bool:
+    """Whether the law allows any real target: one of positive numbers, say, must not be standardized."""
+    latents = torch.zeros(1, likelihood.num_latents(target), dtype=torch.float64)
+    support: Any = copy.deepcopy(likelihood).cpu().distribution(latents).support
+    return bool(support.check(torch.full((1, target.shape[-1]), -1e6, dtype=torch.float64)).all())
 
 
 def _outputs_of(structure: Any, x: Inputs) -> int | None:

@@ -52,6 +52,7 @@ def read(
     *,
     reset: bool,
     tables_only: bool,
+    tokens: bool = False,
     classes: bool = False,
 ) -> tuple[Inputs, Any, Tensor | None]:
     """Check inputs, targets and case weights.
@@ -63,6 +64,7 @@ def read(
         sample_weight: (n,) non-negative numbers, or None.
         reset: Whether this is the first data seen.
         tables_only: Refuse anything but two axes.
+        tokens: Leave a tensor of integers as it is instead of reading a table of numbers: a network may embed it.
         classes: Targets are labels rather than numbers.
 
     Returns:
@@ -71,7 +73,9 @@ def read(
     Raises:
         ValueError: One sentence on what is wrong with which argument.
     """
-    if isinstance(X, Rows) or (isinstance(X, Tensor) and X.ndim != 2 and not tables_only):
+    # Tensors of a shape or a type of their own (images, token ids) reach a network as they are.
+    items = isinstance(X, Tensor) and not tables_only and (X.ndim != 2 or (tokens and not X.is_floating_point()))
+    if isinstance(X, Rows) or items:
         x, y = _read_items(estimator, X, y, reset=reset)
     else:
         x, y = _read_table(estimator, X, y, reset=reset, tables_only=tables_only, classes=classes)

@@ -95,23 +95,25 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         generator = self._generator(random_state)
         values = self._values(self._read_again(X))
         with torch.no_grad(), random.seeded(generator):
-            draws = self.likelihood_.distribution(values.sample(n_samples, generator=generator)).sample()  # (s, n, k)
+            draws = self.likelihood_.distribution(values.sample(n_samples, generator=generator)).sample()
         scaler = self.target_scaler_
+        draws = draws.reshape(*draws.shape[:2], -1)  # (s, n, k), also where the law has no axis of outputs
         return _squeeze(draws.double().cpu() * scaler.scale + scaler.shift).movedim(0, -1).numpy()
 
     def _mean_and_covariance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        check_is_fitted(self)
-        if self.likelihood_.target != "continuous" or self.num_latents_ != len(self.target_scaler_.scale):
-            raise ValueError(
-                f"`return_cov` needs a likelihood whose latents are the means of the outputs, and "
-                f"{type(self.likelihood_).__name__} is not one; see `latent(X).covariance` for that of the latents"
-            )
-        predictive, covariance = self.predictive(X), self.latent(X).covariance.to_dense().double().cpu()
-        n = len(predictive.mean)
-        noise = predictive.aleatoric.reshape(n, -1).cpu()  # (n, k)
-        joint = covariance.reshape(n, noise.shape[1], n, noise.shape[1]).diagonal(dim1=1, dim2=3).clone()  # (n, n, k)
-        joint.diagonal(dim1=0, dim2=1).add_(noise.mT)
-        return _numpy([predictive.mean]), _squeeze(joint).numpy()
+        predictive = self.predictive(X)
+        n, k = len(predictive.mean), len(self.target_scaler_.scale)
+        latent = self.latent(X).covariance.to_dense().double().cpu() if self.num_latents_ == k else None
+        if latent is not None:
+            joint = latent.reshape(n, k, n, k).diagonal(dim1=1, dim2=3).clone()  # (n, n, k)
+            joint.diagonal(dim1=0, dim2=1).add_(predictive.aleatoric.reshape(n, k).cpu().mT)
+            variances = joint.diagonal(dim1=0, dim2=1).mT  # (n, k)
+            if torch.allclose(variances, predictive.variance.reshape(n, k).cpu(), rtol=1e-4):
+                return _numpy([predictive.mean]), _squeeze(joint).numpy()
+        raise ValueError(
+            f"`return_cov` needs a likelihood whose latents are the means of the outputs, and "
+            f"{type(self.likelihood_).__name__} is not one; see `latent(X).covariance` for that of the latents"
+        )
 
     def _encode(self, y: Any, *, reset: bool) -> Tensor:
         if y is None:

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import distributions as td
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from bayeskit import BNNClassifier, BNNRegressor, GPClassifier, GPRegressor, registry
-from bayeskit.core.likelihood import Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
+from bayeskit.core.likelihood import Categorical, Gaussian, Heteroscedastic, Likelihood, Poisson, StudentT
 from bayeskit.estimators import make, reading
 
 RNG = np.random.default_rng(0)
@@ -195,6 +196,49 @@ def test_noise_that_varies_has_latents_in_the_units_of_the_target(outputs):
     assert model.sample_y(X, 3).shape == ((40, 3) if outputs == 1 else (40, 2, 3))
     with pytest.raises(ValueError, match="return_cov"):
         model.predict(X, return_cov=True)
+
+
+class PositiveLaw(Likelihood):
+    def distribution(self, f):
+        return td.Independent(td.Gamma(torch.full_like(f, 2.0), 2 * (-f).exp()), 1)
+
+
+class LogLatent(Likelihood):
+    def distribution(self, f):
+        return td.Independent(td.Normal(f.exp(), 0.3), 1)
+
+
+class OneNumber(Likelihood):
+    def distribution(self, f):
+        return td.Laplace(f[..., 0], 0.3)
+
+
+def test_likelihoods_of_ones_own():
+    def fit(likelihood, y):
+        return GPRegressor(inference=registry.quick("svgp"), likelihood=likelihood, random_state=0).fit(X, y)
+
+    positive = fit(PositiveLaw(), np.exp(X[:, 0]))
+    assert (positive.predict(X) > 0).all()
+    with pytest.raises(ValueError, match="return_cov"):
+        fit(LogLatent(), Y).predict(X, return_cov=True)
+    assert fit(OneNumber(), Y).sample_y(X[:1], 2).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["map", "laplace"])
+@pytest.mark.parametrize("container", ["tensor", "dataset"])
+def test_token_ids_reach_an_embedding(name, container):
+    tokens = torch.randint(7, (30, 5), generator=torch.Generator().manual_seed(0))
+    target = tokens.double().mean(1)
+
+    def build(in_features, out_features):
+        return nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, out_features))
+
+    model = BNNRegressor(network=build, inference=registry.quick(name), random_state=0)
+    if container == "tensor":
+        model.fit(tokens, target)
+    else:
+        model.fit(TensorDataset(tokens, target))
+    assert model.predict(tokens).shape == (30,)
 
 
 def test_more_classes():
