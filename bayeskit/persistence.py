@@ -252,8 +252,9 @@ class _Reader:
         return cls(*self.decode(node["args"]), **self.decode(node["kwargs"]))
 
     def _dataclass(self, node: dict[str, Any]) -> Any:
-        cls: Any = _class(node["dataclass"], ("bayeskit.",), object)
-        if not is_dataclass(cls):
+        cls = _class(node["dataclass"], ("bayeskit.",), object)
+        known = is_dataclass(cls)
+        if not known:
             raise ValueError(f"the file asks for {node['dataclass']}, which is not a class that bayeskit loads")
         return cls(**self.decode(node["fields"]))
 

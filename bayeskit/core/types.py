@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 
 Params = dict[str, Tensor]
 
@@ -44,13 +44,20 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        if isinstance(index, slice):
-            positions = range(len(self))[index]
-        else:
-            positions = (index.nonzero().squeeze(-1) if index.dtype == torch.bool else index).tolist()
+        positions = self._positions(index)
         if not positions:
             return torch.empty(0, *self.shape[1:], dtype=self.dtype, device=self.device)
         return self._read(positions).to(device=self.device, dtype=self.dtype)
+
+    def take(self, index: Tensor | slice) -> "Rows":
+        """Some of the rows, still unread; `index` as for reading, and not empty."""
+        subset = Subset(self.dataset, self._positions(index))
+        return Rows(subset, dtype=self.dtype, device=self.device)
+
+    def _positions(self, index: Tensor | slice) -> Any:
+        if isinstance(index, slice):
+            return range(len(self))[index]
+        return (index.nonzero().squeeze(-1) if index.dtype == torch.bool else index).tolist()
 
     def _read(self, positions: Any) -> Tensor:
         items = [self.dataset[i] for i in positions]
@@ -86,8 +93,10 @@ class Data:
         return len(self.y)
 
     def rows(self, index: Tensor | slice) -> "Data":
-        """These rows alone, as their own data set."""
-        return Data(self.x[index], self.y[index], None if self.weights is None else self.weights[index])
+        """These rows alone, as their own data set; inputs that are `Rows` stay unread."""
+        y = self.y[index]
+        x = self.x.take(index) if isinstance(self.x, Rows) and len(y) else self.x[index]
+        return Data(x, y, None if self.weights is None else self.weights[index])
 
     def batches(self, size: int, *, generator: torch.Generator | None = None) -> Iterator["Data"]:
         """One pass over the rows in mini-batches of at most `size`, shuffled if a generator is given.
@@ -101,7 +110,8 @@ class Data:
             order = torch.randperm(n, generator=generator, device=generator.device).to(self.y.device)
         for start in range(0, n, size):
             index = order[start : start + size]
-            yield replace(self.rows(index), scale=self.scale * n / len(index))
+            rows = self.rows(index)
+            yield replace(rows, x=rows.x[:], scale=self.scale * n / len(index))
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the full data set of a quantity given per row: `scale * sum_i w_i values_i`.

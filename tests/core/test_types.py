@@ -116,3 +116,24 @@ class TestRows:
     def test_rows_survive_pickling(self):
         rows = Rows(TensorDataset(torch.arange(4.0).view(2, 2)), dtype=torch.float32, device=CPU)
         assert torch.equal(pickle.loads(pickle.dumps(rows))[:], rows[:])
+
+
+def test_parts_of_rows_are_read_only_when_asked():
+    reads = []
+
+    class Counting(torch.utils.data.Dataset):
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, i):
+            reads.append(i)
+            return torch.full((2,), float(i)), 0.0
+
+    data = Data(Rows(Counting(), dtype=torch.float64, device=torch.device("cpu")), torch.zeros(100, 1))
+    reads.clear()
+    part = data.rows(torch.arange(10, 90))
+    assert len(part) == 80 and len(reads) <= 1  # one item tells the shape
+    batch = next(iter(part.batches(16)))
+    assert batch.x.tolist() == [[float(i)] * 2 for i in range(10, 26)]
+    assert len(reads) <= 2 + 16
+    assert part.rows(slice(0, 2)).x[:].tolist() == [[10.0, 10.0], [11.0, 11.0]]
