@@ -253,8 +253,7 @@ class _Reader:
 
     def _dataclass(self, node: dict[str, Any]) -> Any:
         cls = _class(node["dataclass"], ("bayeskit.",), object)
-        known = is_dataclass(cls)
-        if not known:
+        if not hasattr(cls, "__dataclass_fields__"):
             raise ValueError(f"the file asks for {node['dataclass']}, which is not a class that bayeskit loads")
         return cls(**self.decode(node["fields"]))
 

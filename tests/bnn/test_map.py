@@ -9,6 +9,7 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from bayeskit import bnn
+from bayeskit.bnn.default import default_prior
 from bayeskit.bnn.network import flatten
 from bayeskit.bnn.training import descend
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
@@ -148,3 +149,14 @@ def test_checkpoints_of_the_precisions_do_not_meet(generator, tmp_path):
         for _ in range(2)
     ]
     assert torch.equal(fits[0].posterior(data.x).mean, fits[1].posterior(data.x).mean)
+
+
+@pytest.mark.parametrize("method", [bnn.MAP(), bnn.DeepEnsemble(num_members=3)], ids=["map", "ensemble"])
+def test_a_strong_prior_does_not_trap_the_network_at_zero(method):
+    g = torch.Generator().manual_seed(0)
+    x = 4 * torch.rand(112, 1, generator=g, dtype=torch.float64) - 2
+    y = (2 * x).sin() + 0.3 * (x - 1).exp() * torch.randn(112, 1, generator=g, dtype=torch.float64)
+    prior = default_prior(None, x, 1, generator=g)
+    fit = method.infer(prior, Gaussian(), Data(x, (y - y.mean()) / y.std()), generator=g)
+    # At zero all of the variance is left over; the noise alone is some 15 % of it.
+    assert (fit.posterior(x).mean - (2 * x).sin() / y.std()).var() < 0.2
