@@ -132,6 +132,7 @@ class _Loop:
                 self._judge(value)
             self.optimizer.step()
             mean += value * min(size, len(data) - i * size) / len(data)
+        self._share_statistics()
         self.history["loss"].append(mean)
         if validation is not None:
             with torch.no_grad():
@@ -141,6 +142,13 @@ class _Loop:
         elif watched and num_steps > 1:
             self._judge(mean)
         self.epoch += 1
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Give all ranks the average of their running statistics, each of which saw its own rows."""
+        statistics = [t for t in self.tensors[len(self.parameters) :] if t.is_floating_point()]
+        for tensor, shared in zip(statistics, ranks.average(statistics) if statistics else [], strict=True):
+            tensor.copy_(shared)
 
     def _schedule(self, elapsed: float) -> None:
         for group in self.optimizer.param_groups:

@@ -293,13 +293,16 @@ def train(rank, folder):
     x = torch.randn(21, 3, generator=g, dtype=torch.float64)
     data = Data(x, x.sin().sum(1, keepdim=True), torch.rand(21, generator=g, dtype=torch.float64))
     w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    running = torch.zeros(3, dtype=torch.float64)  # statistics as of BatchNorm
 
     def loss(batch):
+        running.lerp_(batch.x.mean(0), 0.1)
         return batch.total((batch.x @ w - batch.y[:, 0]) ** 2) + 3 * (w - 1).square().sum()
 
     training = Training(max_epochs=5, batch_size=5, clip_norm=1.0, patience=4, checkpoint=folder + "/run")
-    history = minimize(loss, [w], data, training, generator=torch.Generator().manual_seed(7 + rank))
-    return w.detach(), history["loss"]
+    generator = torch.Generator().manual_seed(7 + rank)
+    history = minimize(loss, [w], data, training, generator=generator, buffers=[running])
+    return w.detach(), history["loss"], running
 
 
 if __name__ == "__main__":
@@ -319,5 +322,6 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     first, second = (torch.load(tmp_path / f"out{rank}") for rank in range(2))
     assert torch.equal(first[0], second[0]) and first[1] == second[1]  # though their generators differed
+    assert torch.equal(first[2], second[2])  # though each saw its own rows
     assert torch.allclose(alone[0], first[0], rtol=1e-10, atol=0)  # only the order of sums differs
     assert first[1] == pytest.approx(alone[1], rel=1e-10)
