@@ -85,10 +85,12 @@ class Exact(Inference):
         model = learnable(prior, likelihood, learn=self.learn)
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
+        iterative = self._solver(model, len(rows)) == "cg"
+        if iterative:
+            _refuse_batches(model, len(rows))
         with operators.recording() as notes:
             history = self._learn(model, rows, generator)
             with torch.no_grad():
-                iterative = self._solver(model, len(rows)) == "cg"
                 conditioned = _by_gradients if iterative else _by_cholesky
                 posterior, value = conditioned(model, rows, self.tolerance, generator)
         evidence = Evidence(float(value), "estimate" if iterative else "exact")
@@ -139,6 +141,15 @@ class Exact(Inference):
         fits = 3 * 8 * count * n**2 <= MEMORY_BUDGET
         quick = count * n**3 / 3 <= TIME_BUDGET * FLOPS * torch.get_num_threads()
         return "cholesky" if fits and quick else "cg"
+
+
+def _refuse_batches(model: Model, n: int) -> None:
+    """Conjugate gradients solve one system for all outputs; known before anything is learnt."""
+    if len(_noise(model)) > 1 or model.kernel.batch_shape:
+        raise ValueError(
+            f"conjugate gradients need one kernel and one noise variance for all outputs; on {n} rows use "
+            "`Gaussian(noise=...)` with a single number and an unbatched kernel, or `gp.SGPR`"
+        )
 
 
 def log_evidence(model: Model, rows: Data) -> Tensor:
@@ -232,11 +243,6 @@ def _by_gradients(
 ) -> tuple[GaussianProcess, Tensor]:
     """Posterior and log evidence by conjugate gradients and Lanczos quadrature."""
     noise = _noise_rows(model, rows)
-    if noise.dim() == 2 or model.kernel.batch_shape:
-        raise ValueError(
-            f"conjugate gradients need one kernel and one noise variance for all outputs; on {len(rows)} rows use "
-            "`Gaussian(noise=...)` with a single number and an unbatched kernel, or `gp.SGPR`"
-        )
     process, residual = model.process(), model.residual(inputs(rows), rows.y)
     preconditioner = Preconditioner.build(process.kernel, inputs(rows), noise)
     system = System(process.kernel, inputs(rows), preconditioner, tolerance=tolerance)

@@ -20,6 +20,9 @@ from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel
 from gpytorch.means import Mean
 from torch import Tensor
 
+CANCELLATION = 1e-8
+"""Largest error of a squared distance, in squared lengthscales, that |a|^2 + |b|^2 - 2ab may make by cancellation."""
+
 
 def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
     """The dense matrix of covariances between two sets of inputs, in float64.
@@ -58,6 +61,10 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         stacked = torch.stack(matrices)
         return stacked.sum(0) if isinstance(kernel, AdditiveKernel) else stacked.prod(0)
     if type(kernel) is ScaleKernel:
+        dims = outer_dims(kernel)
+        if dims is not None:
+            x1 = x1.index_select(-1, dims)
+            x2 = x1 if same else x2.index_select(-1, dims)
         return kernel.outputscale[..., None, None] * gram(kernel.base_kernel, x1, x1 if same else x2)
     batch = kernel.batch_shape
     x1 = x1.expand(*batch, *x1.shape[-2:]) if x1.dim() == 2 else x1
@@ -142,6 +149,18 @@ def mean_rows(mean: Mean, x: Tensor, num_outputs: int) -> Tensor:
     return value.double().expand(num_outputs, x.shape[-2])
 
 
+def outer_dims(kernel: ScaleKernel) -> Tensor | None:
+    """The columns that a scaled kernel selects for a base that selects none by itself; None for all.
+
+    gpytorch copies `active_dims` from the base to the scaled kernel, never the other way.
+
+    Examples:
+        >>> outer_dims(ScaleKernel(RBFKernel(), active_dims=[1])), outer_dims(ScaleKernel(RBFKernel(active_dims=[1])))
+        (tensor([1]), None)
+    """
+    return kernel.active_dims if kernel.base_kernel.active_dims is None else None  # type: ignore[return-value]
+
+
 def _parts(kernel: Kernel) -> list[Kernel] | None:
     """The terms of a sum or the factors of a product of kernels; None for all others."""
     if type(kernel) in (AdditiveKernel, ProductKernel) and kernel.active_dims is None:
@@ -163,6 +182,19 @@ def _stationary(kernel: Kernel) -> tuple[Tensor, Tensor | None, float] | None:
     return None
 
 
+def _largest(values: Tensor) -> float:
+    return float(values.max()) if values.numel() else 0.0
+
+
+def _by_differences(weight: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients in a and b for dK/dr^2 times the incoming gradient, one feature at a time and without cancellation."""
+    grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
+    for j in range(a.shape[-1]):
+        pull = (a[..., j].unsqueeze(-1) - b[..., j].unsqueeze(-2)).mul_(weight).mul_(2)  # (*b, n1, n2)
+        grad_a[..., j], grad_b[..., j] = pull.sum(-1), -pull.sum(-2)
+    return grad_a, grad_b
+
+
 class _Stationary(torch.autograd.Function):
     """s phi(|a - b|^2) and its gradients in a, b and s; see the equations at the top of the file."""
 
@@ -170,8 +202,12 @@ class _Stationary(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool]) -> Tensor:
         """K of shape (*b, n1, n2); `law` is the smoothness and whether a and b are the same inputs."""
         smoothness, same = law
-        squared = (a @ b.mT).mul_(-2).add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
-        squared.clamp_(min=0)
+        a_squared, b_squared = a.square().sum(-1), b.square().sum(-1)
+        ctx.apart = torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION
+        if ctx.apart:
+            squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        else:
+            squared = (a @ b.mT).mul_(-2).add_(a_squared.unsqueeze(-1)).add_(b_squared.unsqueeze(-2)).clamp_(min=0)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
         s = scale[..., None, None]
@@ -201,9 +237,11 @@ class _Stationary(torch.autograd.Function):
         grad_a = grad_b = grad_scale = None
         if need_a or need_b:
             weight = grad * slope
-            if need_a:
+            if ctx.apart:
+                grad_a, grad_b = _by_differences(weight, a, b)
+            elif need_a:
                 grad_a = (weight.sum(-1).unsqueeze(-1) * a - weight @ b).mul_(2)
-            if need_b:
+            if need_b and not ctx.apart:
                 grad_b = (weight.sum(-2).unsqueeze(-1) * b - weight.mT @ a).mul_(2)
         if need_scale:
             grad_scale = torch.linalg.vecdot(grad, matrix).sum(-1) / scale

@@ -18,7 +18,7 @@ from torch import Tensor
 from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
-from bayeskit.gp.gram import gram
+from bayeskit.gp.gram import gram, outer_dims
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -65,8 +65,10 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     if isinstance(kernel, Conditioned | IterativelyConditioned):
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
-    if type(kernel) is ScaleKernel and kernel.active_dims is None:
+    if type(kernel) is ScaleKernel:
         base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
+        dims = outer_dims(kernel)
+        base = base if dims is None else _Columns(base, dims)
         return _Scaled(base, kernel.outputscale.detach().to(like).sqrt())
     if type(kernel) is AdditiveKernel and kernel.active_dims is None:
         parts = [
@@ -150,6 +152,16 @@ class _Scaled:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.base(x) * self.factor.unsqueeze(-1)
+
+
+class _Columns:
+    """f of some columns of x."""
+
+    def __init__(self, base: Draws, dims: Tensor):
+        self.base, self.dims = base, dims
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.base(x.index_select(-1, self.dims))
 
 
 class _Sum:

@@ -22,6 +22,7 @@ from bayeskit.core.operators import KernelOperator
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
 from bayeskit.gp import pathwise
+from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, ConditionedMean
 from bayeskit.gp.gram import Evaluated, mean_rows
 from bayeskit.gp.inducing import spread
@@ -52,6 +53,14 @@ class GaussianProcess(Posterior):
     num_outputs: int = 1
 
     def __post_init__(self) -> None:
+        point = torch.zeros(1, 1)
+        for part in self.kernel.modules():
+            if isinstance(part, Kernel) and part.num_outputs_per_input(point, point) > 1:
+                raise ValueError(
+                    f"`kernel` must give one number for a pair of inputs, but {type(part).__name__} gives a matrix "
+                    "over outputs; outputs are independent here: use a kernel of batch shape () for all of them or "
+                    "(k,) with one for each, and `num_outputs=k`"
+                )
         if self.kernel.batch_shape not in (torch.Size(), torch.Size([self.num_outputs])):
             raise ValueError(
                 f"`kernel` must have batch shape () (one kernel for all outputs) or ({self.num_outputs},) (one for "
@@ -63,15 +72,18 @@ class GaussianProcess(Posterior):
         x = x[:].double()
         process = self.frozen()
         kernel = process.kernel if isinstance(process.kernel, Conditioned) else Evaluated(process.kernel)
+        before: Kernel | None = None
+        if isinstance(process.kernel, Conditioned | IterativelyConditioned):
+            before = process.kernel.base
         covariance: LinearOperator
         if self.num_outputs == 1 and not self.kernel.batch_shape:
-            covariance = KernelOperator(x, x, kernel=kernel)
+            covariance = KernelOperator(x, x, kernel=kernel, before=before)
         elif self.kernel.batch_shape:
             x_each = x.expand(self.num_outputs, *x.shape)
-            covariance = BlockInterleavedLinearOperator(KernelOperator(x_each, x_each, kernel=kernel))
+            covariance = BlockInterleavedLinearOperator(KernelOperator(x_each, x_each, kernel=kernel, before=before))
         else:
             identity = IdentityLinearOperator(self.num_outputs, dtype=x.dtype, device=x.device)
-            covariance = KroneckerProductLinearOperator(KernelOperator(x, x, kernel=kernel), identity)
+            covariance = KroneckerProductLinearOperator(KernelOperator(x, x, kernel=kernel, before=before), identity)
         return GaussianValues(process.mean_rows(x).mT.contiguous(), covariance)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import ContinuousPredictive
+from bayeskit.core.predictive.views import AffinePredictive, SqueezedPredictive
 from bayeskit.metrics import arrays
 
 Binning = Literal["width", "mass"]
@@ -113,15 +115,19 @@ def pit(predictive: ContinuousPredictive, y: Any) -> np.ndarray:
     u_i = F_i(y_i). If the predictive laws are right the u_i are uniform on [0, 1]; a hump in the middle says the laws
     are too wide, heaps at the ends say they are too narrow, a slope says they are biased.
 
+    Counts have steps in F, so u_i = F_i(y_i) - p_i(y_i) / 2 there (the mid-PIT): its mean is 1/2 if the laws are
+    right, and it is nearly uniform where no single count is probable.
+
     Args:
-        predictive: Continuous law of y.
+        predictive: Law of a number or a count.
         y: Observations (n,) or (n, k).
 
     Returns:
         (n,) or (n, k) numbers between 0 and 1.
 
     References:
-        Gneiting, Balabdaoui and Raftery (2007), Probabilistic forecasts, calibration and sharpness, section 3.1.
+        Gneiting, Balabdaoui and Raftery (2007), Probabilistic forecasts, calibration and sharpness, section 3.1;
+        counts: Czado, Gneiting and Held (2009), Predictive model assessment for count data, section 2.1.
 
     >>> import torch
     >>> from bayeskit.core.predictive import MixturePredictive
@@ -129,7 +135,10 @@ def pit(predictive: ContinuousPredictive, y: Any) -> np.ndarray:
     >>> pit(law, [-1.0, 0.0, 1.0]).round(3).ravel().tolist()
     [0.159, 0.5, 0.841]
     """
-    u = predictive.cdf(arrays.like_predictive(y, predictive))
+    y = arrays.like_predictive(y, predictive)
+    u = predictive.cdf(y)
+    if predictive.discrete:
+        u = (u + _cdf_below(predictive, y)) / 2
     return np.clip(arrays.numbers(u, name="predictive.cdf(y)"), 0.0, 1.0)
 
 
@@ -137,10 +146,11 @@ def coverage(predictive: ContinuousPredictive, y: Any, level: float = 0.9) -> fl
     """The fraction of observations inside their central predictive intervals.
 
     For a continuous law, y lies in the central interval of probability a exactly when |F(y) - 1/2| <= a / 2, so no
-    quantile is needed. A calibrated method has coverage equal to `level`.
+    quantile is needed. A calibrated method has coverage equal to `level`. The interval of a count holds both its ends
+    and hence at least the probability `level`, so a calibrated method may cover more.
 
     Args:
-        predictive: Continuous law of y.
+        predictive: Law of a number or a count.
         y: Observations (n,) or (n, k); outputs are counted apart.
         level: Probability of the interval.
 
@@ -154,4 +164,17 @@ def coverage(predictive: ContinuousPredictive, y: Any, level: float = 0.9) -> fl
     0.5
     """
     checks.fraction(level, name="level")
+    if predictive.discrete:
+        y = arrays.like_predictive(y, predictive)
+        low, high = predictive.interval(level)
+        return float(((low <= y) & (y <= high)).double().mean())
     return float((np.abs(pit(predictive, y) - 0.5) <= level / 2).mean())
+
+
+def _cdf_below(predictive: ContinuousPredictive, y: Tensor) -> Tensor:
+    """P(Y < y) of a count: its cdf one count lower, in whatever units it is told."""
+    if isinstance(predictive, SqueezedPredictive):
+        return _cdf_below(predictive.base, y.unsqueeze(-1)).squeeze(-1)
+    if isinstance(predictive, AffinePredictive):
+        return predictive.cdf(y - predictive.scale.to(y))
+    return predictive.cdf(y - 1)

@@ -12,6 +12,7 @@ from bayeskit.core.predictive import (
     GaussianPredictive,
     IntegralPredictive,
     MixturePredictive,
+    NoisyStudentTPredictive,
     StudentTPredictive,
 )
 
@@ -287,3 +288,18 @@ def test_categorical_names_unknown_labels():
     codes = CategoricalPredictive(torch.full((2, 2), 0.5).log(), torch.zeros(2))
     with pytest.raises(ValueError, match="codes 0 to 1"):
         codes.log_prob([0, 2])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "noisy_student_t"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_cdf_reads_targets_like_the_density(name, n):
+    noisy = NoisyStudentTPredictive(gaussian_values(n), torch.tensor(0.5), 4.0)
+    law = (laws(n) | {"noisy_student_t": noisy})[name]
+    y = torch.linspace(-1, 1, n, dtype=torch.float64)
+    expected = law.cdf(y.unsqueeze(-1))
+    assert expected.shape == (n, 1)
+    torch.testing.assert_close(law.cdf(y), expected)
+    torch.testing.assert_close(law.squeeze().cdf(y), expected.squeeze(-1))
+    torch.testing.assert_close(law.affine(0.0, 1.0).cdf(y), expected)
+    assert law.cdf(0.0).shape == (n, 1)
+    assert law.cdf(y.expand(5, n)).shape == (5, n, 1)

@@ -102,3 +102,13 @@ def test_a_tolerance_out_of_reach_is_warned_of():
 def test_noise_of_its_own_for_each_output_is_refused():
     with pytest.raises(ValueError, match=r"gp\.SGPR"):
         fit(regression(20, k=2), "cg", noise([0.05, 0.1]))
+
+
+def test_the_refusal_comes_before_anything_is_learnt(monkeypatch):
+    def never(*_):
+        raise AssertionError("learnt before the check")
+
+    monkeypatch.setattr(Exact, "_learn", never)
+    data = regression(20, k=2)
+    with pytest.raises(ValueError, match=r"gp\.SGPR"):
+        Exact(solver="cg").infer(process(k=2), noise([0.05, 0.1]), data, generator=generator())

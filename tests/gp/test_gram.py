@@ -69,3 +69,52 @@ def test_a_sum_with_a_low_rank_kernel_has_no_jitter():
 def test_far_from_the_origin_nothing_cancels():
     kernel, x = RBFKernel().double(), test_inputs(5)
     close(gram(kernel, x + 1e6, x + 1e6), gram(kernel, x, x), 1e-8)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda: ScaleKernel(RBFKernel(), active_dims=[1]),
+        lambda: ScaleKernel(RBFKernel() + LinearKernel(), active_dims=[1]),
+        lambda: ScaleKernel(ScaleKernel(RBFKernel(), active_dims=[1])),
+        lambda: ScaleKernel(ScaleKernel(RBFKernel()), active_dims=[1]),
+    ],
+)
+def test_columns_of_a_scaled_kernel_are_selected(outer):
+    """gpytorch copies `active_dims` from the base to the scaled kernel, so the outer kernel may be alone with them."""
+    kernel, x, z = outer().double().requires_grad_(False), test_inputs(5), test_inputs(3, seed=2)
+    close(gram(kernel, x, x), kernel(x, x).to_dense(), 1e-12)
+    close(gram(kernel, x, z), kernel(x, z).to_dense(), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["scaled_rbf", "matern32", "matern52"])
+def test_clusters_far_apart_do_not_cancel(name):
+    """Two clusters 2^25 lengthscales apart are two problems that know nothing of each other; the shift is exact."""
+    kernel, g = KERNELS[name]().double(), generator()
+    near = torch.randint(-64, 64, (6, 2), generator=g).double() / 32
+    far = torch.randint(-64, 64, (5, 2), generator=g).double() / 32
+    weight = torch.randn(11, 11, dtype=torch.float64, generator=g)
+    apart = torch.cat([near, far + 2.0**25])
+    alone = torch.block_diag(gram(kernel, near, near), gram(kernel, far, far))
+    leaves = list(kernel.parameters())
+    expected = torch.autograd.grad((weight * alone).sum(), leaves)
+    for other in (apart, apart.clone()):
+        matrix = gram(kernel, apart, other)
+        close(matrix, alone, 1e-7)  # coordinates over lengthscales are rounded to 2^26 eps = 1e-8
+        for one, two in zip(torch.autograd.grad((weight * matrix).sum(), leaves), expected, strict=True):
+            close(one, two, 1e-6)
+    assert int(torch.linalg.cholesky_ex(matrix.detach() + 1e-6 * torch.eye(11, dtype=torch.float64))[1]) == 0
+
+
+def test_gradients_in_inputs_far_apart():
+    """Against the kernel written out with differences of coordinates."""
+    x1, x2 = test_inputs(4).requires_grad_(True), test_inputs(3, seed=2).requires_grad_(True)
+    shift = torch.zeros(4, 2, dtype=torch.float64)
+    shift[3] = 3e7
+    kernel = KERNELS["rbf"]().double().requires_grad_(False)
+    ours = gram(kernel, x1 + shift, x2)
+    difference = ((x1 + shift).unsqueeze(1) - x2.unsqueeze(0)) / kernel.lengthscale
+    theirs = (-0.5 * difference.square().sum(-1)).exp()
+    weight = torch.randn(4, 3, dtype=torch.float64, generator=generator(3))
+    for one, two in zip(*(torch.autograd.grad((weight * k).sum(), (x1, x2)) for k in (ours, theirs)), strict=True):
+        close(one, two, 1e-7)

@@ -3,14 +3,23 @@ import pickle
 
 import pytest
 import torch
-from gpytorch.kernels import AdditiveKernel, LinearKernel, MaternKernel, PeriodicKernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import (
+    AdditiveKernel,
+    LinearKernel,
+    MaternKernel,
+    MultitaskKernel,
+    PeriodicKernel,
+    RBFKernel,
+    ScaleKernel,
+)
 from gpytorch.means import ZeroMean
 
 from bayeskit.core import operators
-from bayeskit.gp import SGPR, Conditioned, ConditionedMean, Exact, GaussianProcess, default_prior, pathwise
+from bayeskit.core.types import Data
+from bayeskit.gp import SGPR, SVGP, Conditioned, ConditionedMean, Exact, GaussianProcess, default_prior, pathwise
 from bayeskit.gp.gram import gram_diagonal
 
-from .problems import close, constant, generator, noise, process, rbf, regression, same_law, test_inputs
+from .problems import close, constant, generator, noise, process, rbf, regression, same_law, scaled, test_inputs
 
 EXACT, SPARSE = Exact(learn=False), SGPR(num_inducing=8, learn=False, learn_inducing=False)
 
@@ -203,3 +212,41 @@ def test_gradients_reach_the_inputs():
     moved[0, 0] += step
     values = [law(at).mean.sum() + law(at).variance.sum() for at in (x.detach(), moved)]
     close(gradient[0, 0], (values[1] - values[0]) / step, 1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("method", [EXACT, SGPR(learn=False), SVGP(learn=False)], ids=["exact", "sgpr", "svgp"])
+def test_values_can_be_drawn_where_the_data_leave_no_variance(method, k):
+    """Rounding of k - A'A is in proportion to the variance before the data, 1e8 times that after them."""
+    x = torch.linspace(0, 1, 100, dtype=torch.float64).unsqueeze(-1)
+    dense = torch.linspace(0, 1, 300, dtype=torch.float64).unsqueeze(-1)
+    prior = process(scaled(MaternKernel(nu=2.5), 3.0, 5000.0), k)
+    law = method.infer(prior, noise(1e-8), Data(x, (6 * x).sin().repeat(1, k)), generator=generator()).posterior(dense)
+    smallest = torch.linalg.eigvalsh(law.covariance.to_dense())[0]
+    assert smallest < -1e-4 * law.variance.mean()  # what the diagonal alone would not excuse
+    draws = law.sample(200, generator=generator())
+    # the mean of 200 squares has a relative standard error of sqrt(2 / 200) = 0.1; the 600 values are correlated
+    assert 0.5 < float((draws - law.mean).square().mean() / law.variance.mean()) < 2
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        ScaleKernel(RBFKernel(active_dims=[0])),
+        ScaleKernel(RBFKernel(), active_dims=[0]),
+        ScaleKernel(ScaleKernel(RBFKernel(active_dims=[0]))),
+    ],
+    ids=["base", "outer", "nested"],
+)
+def test_functions_of_some_columns_keep_their_variance_everywhere(kernel):
+    law = process(kernel)
+    x = torch.tensor([[6.0, 0.0], [-6.0, 3.0], [6.0, 9.0]], dtype=torch.float64)
+    values = law.sample_functions(2000, generator=generator())(x).squeeze(-1)
+    expected = law(x).variance.squeeze(-1)
+    assert (values.square().mean(0) / expected - 1).abs().max() < 4 * (2 / 2000) ** 0.5  # four standard errors
+    close(values[:, 0], values[:, 2], 1e-9)
+
+
+def test_a_kernel_over_outputs_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"MultitaskKernel gives a matrix over outputs.*batch shape"):
+        GaussianProcess(ZeroMean(), MultitaskKernel(RBFKernel(), num_tasks=2, rank=1), 2)

@@ -81,3 +81,26 @@ def test_shapes_are_checked():
         metrics.pit(standard_normal(3), [0.0, 1.0])
     with pytest.raises(ValueError, match="`binning` must be one of"):
         metrics.reliability([[1.0, 0.0]], [0], binning="widht")
+
+
+@pytest.mark.parametrize("view", ["plain", "squeezed", "affine"])
+def test_counts_use_the_middle_of_the_step_and_the_interval_itself(view):
+    n, rate = 20_000, 2.5
+    y = np.random.default_rng(5).poisson(rate, n)
+    law = MixturePredictive(
+        torch.distributions.Poisson(torch.full((1, n, 1), rate, dtype=torch.float64)), discrete=True
+    )
+    if view == "squeezed":
+        law = law.squeeze()
+    if view == "affine":
+        law, y = law.affine(1.0, 3.0), 1 + 3 * y
+    u = metrics.pit(law, y).ravel()
+    counts = (y - 1) // 3 if view == "affine" else y
+    by_hand = stats.poisson.cdf(counts, rate) - stats.poisson.pmf(counts, rate) / 2
+    np.testing.assert_allclose(u, by_hand, atol=1e-12)
+    assert abs(u.mean() - 0.5) < 4 * (1 / 12 / n) ** 0.5  # the variance of a mid-PIT is below that of a uniform
+    low, high = stats.poisson.ppf([0.05, 0.95], rate)
+    inside = stats.poisson.cdf(high, rate) - stats.poisson.cdf(low - 1, rate)
+    error = (inside * (1 - inside) / n) ** 0.5
+    assert inside >= 0.9
+    assert abs(metrics.coverage(law, y, 0.9) - inside) < 4 * error

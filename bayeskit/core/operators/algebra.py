@@ -164,7 +164,7 @@ def logdet_rule(op: LinearOperator) -> Tensor:
 @singledispatch
 def draw_rule(op: LinearOperator, num_samples: int, generator: torch.Generator) -> Tensor:
     """How an operator of this type draws (s, *b, N)."""
-    root = semidefinite_root(op.to_dense(), name=describe(op)).to(op.dtype)
+    root = root_rule(op).to(op.dtype)
     noise = random.normal((num_samples, *op.shape[:-1]), like=root, generator=generator)  # (s, *b, N)
     return (root @ noise.movedim(0, -1)).movedim(-1, 0)
 
@@ -187,7 +187,13 @@ def block_rule(op: LinearOperator, k: int) -> Tensor:
 @singledispatch
 def half_rule(op: LinearOperator, rhs: Tensor) -> Tensor:
     """How an operator of this type forms `R' rhs`."""
-    return semidefinite_root(op.to_dense(), name=describe(op)).to(rhs.dtype).mT @ rhs
+    return root_rule(op).to(rhs.dtype).mT @ rhs
+
+
+@singledispatch
+def root_rule(op: LinearOperator) -> Tensor:
+    """The dense root R with `R R' = op` of an operator of this type, float64, for rules that have no closed form."""
+    return semidefinite_root(op.to_dense(), name=describe(op))
 
 
 def dense_blocks(matrix: Tensor, k: int) -> Tensor:
@@ -201,7 +207,7 @@ def rooted(op: LinearOperator) -> LinearOperator:
     """The same operator with a root at hand, for types whose every draw or half product would factorize it anew."""
     if half_rule.dispatch(type(op)) is not half_rule.dispatch(LinearOperator):
         return op
-    return RootLinearOperator(semidefinite_root(op.to_dense(), name=describe(op)).to(op.dtype))
+    return RootLinearOperator(root_rule(op).to(op.dtype))
 
 
 def product(op: LinearOperator, rhs: Tensor) -> Tensor:

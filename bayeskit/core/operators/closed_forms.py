@@ -21,13 +21,13 @@ from bayeskit.core import random
 from bayeskit.core.operators.algebra import (
     block_rule,
     dense_factor,
-    describe,
     draw_rule,
     half_rule,
     logdet_rule,
+    root_rule,
     solve_rule,
 )
-from bayeskit.core.operators.factor import LinAlgError, semidefinite_root
+from bayeskit.core.operators.factor import LinAlgError
 from bayeskit.core.operators.scaled import Scaled
 
 # --- diagonal: D = diag(d) ---
@@ -211,7 +211,7 @@ def _(op: KroneckerProductLinearOperator, num_samples: int, generator: torch.Gen
     columns = draws.unflatten(0, (num_samples, size)).movedim(1, -1)  # (s, *b, n, size)
     for position, part in enumerate(others):
         right = prod(other.shape[-1] for other in others[position + 1 :])
-        root = semidefinite_root(part.to_dense(), name=describe(part)).to(op.dtype)
+        root = root_rule(part).to(op.dtype)
         split = columns.unflatten(-1, (-1, root.shape[-1], right))  # (s, *b, n, left, k, right)
         columns = (root[..., None, None, :, :] @ split).flatten(-3)
     return columns.flatten(-2)

@@ -90,16 +90,18 @@ def factorize(matrix: Tensor, *, name: str) -> Factor:
     )
 
 
-def semidefinite_root(matrix: Tensor, *, name: str) -> Tensor:
+def semidefinite_root(matrix: Tensor, *, name: str, rounding: Tensor | float = 0.0) -> Tensor:
     """A square root `R R' = matrix` of a positive *semi*-definite matrix, in float64 and without jitter.
 
     The Cholesky factor where there is one, else `V sqrt(D)` of the eigendecomposition. Eigenvalues below zero down to
-    -1e-4 of the mean diagonal (the largest jitter of `factorize`) are rounding: they are set to zero and noted as
-    "negative eigenvalues of <name> floored".
+    -1e-4 of the mean diagonal (the largest jitter of `factorize`), or to -`rounding`, are rounding: they are set to
+    zero and noted as "negative eigenvalues of <name> floored".
 
     Args:
         matrix: Symmetric positive semi-definite, (*b, n, n), any floating type.
         name: What the matrix is, for notes and errors.
+        rounding: Size (*b,) of the rounding errors in `matrix` where they are not in proportion to its own diagonal,
+            as in a small difference of large matrices.
 
     Returns:
         R, (*b, n, n), float64. The eigendecomposition has no gradient where eigenvalues coincide.
@@ -120,7 +122,8 @@ def semidefinite_root(matrix: Tensor, *, name: str) -> Tensor:
         return tril
     values, vectors = torch.linalg.eigh(matrix)
     scale = matrix.detach().diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(0)  # (*b, 1)
-    if (values < -JITTERS[-1] * scale).any():
+    allowed = torch.maximum(JITTERS[-1] * scale, torch.as_tensor(rounding).to(scale).unsqueeze(-1))
+    if (values < -allowed).any():
         raise LinAlgError(
             f"{name} ({_size(matrix)}) is not a covariance: its smallest eigenvalue is {float(values.min()):.3g} "
             f"at a mean diagonal of {float(scale.mean()):.3g}. Check that it is symmetric and positive semi-definite."

@@ -7,10 +7,18 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DenseLinearOperator
 from torch import Tensor
 
+from bayeskit.core.operators.algebra import describe, root_rule
 from bayeskit.core.operators.budget import chunks
+from bayeskit.core.operators.factor import JITTERS, semidefinite_root
 
 if TYPE_CHECKING:
     from gpytorch.kernels import Kernel
+
+ROUNDING = torch.finfo(torch.float64).eps / JITTERS[1] ** 0.5
+"""Rounding of a covariance after data, as a share of the variance before them, for each row of the matrix.
+
+It grows with the condition of the Cholesky factor solved with, 1e5 where the smallest jitter was needed.
+"""
 
 DIAGONAL_ROWS = 2048
 """Rows of the diagonal evaluated at a time: a kernel conditioned on data holds rows x data numbers meanwhile."""
@@ -26,6 +34,8 @@ class KernelOperator(LinearOperator):
         x1: Row inputs, (*b, n, d).
         x2: Column inputs, (*b, m, d).
         kernel: Covariance function; its `batch_shape` broadcasts with *b.
+        before: Where `kernel` is a small difference of large numbers, as after data, the covariance function before
+            them: rounding errors of the matrix are in proportion to its variances. None where nothing cancels.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
@@ -34,10 +44,10 @@ class KernelOperator(LinearOperator):
         [[3.0], [3.0], [3.0]]
     """
 
-    def __init__(self, x1: Tensor, x2: Tensor, *, kernel: "Kernel"):
+    def __init__(self, x1: Tensor, x2: Tensor, *, kernel: "Kernel", before: "Kernel | None" = None):
         x1, x2 = x1.double(), x2.double()
-        super().__init__(x1, x2, kernel=kernel)
-        self.x1, self.x2, self.kernel = x1, x2, kernel
+        super().__init__(x1, x2, kernel=kernel, before=before)
+        self.x1, self.x2, self.kernel, self.before = x1, x2, kernel, before
 
     def _size(self) -> torch.Size:
         batch = torch.broadcast_shapes(self.x1.shape[:-2], self.x2.shape[:-2], self.kernel.batch_shape)
@@ -54,7 +64,7 @@ class KernelOperator(LinearOperator):
         return matrix.expand(*self.batch_shape, *matrix.shape[-2:])
 
     def _transpose_nonbatch(self) -> "KernelOperator":
-        return KernelOperator(self.x2, self.x1, kernel=self.kernel)
+        return KernelOperator(self.x2, self.x1, kernel=self.kernel, before=self.before)
 
     def _diagonal(self) -> Tensor:
         starts = range(0, self.shape[-1], DIAGONAL_ROWS)
@@ -87,7 +97,8 @@ class KernelOperator(LinearOperator):
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
         if any(index != slice(None) if isinstance(index, slice) else True for index in batch_indices):
             return self.evaluate_kernel()._getitem(row_index, col_index, *batch_indices)
-        return KernelOperator(self.x1[..., row_index, :], self.x2[..., col_index, :], kernel=self.kernel)
+        x1, x2 = self.x1[..., row_index, :], self.x2[..., col_index, :]
+        return KernelOperator(x1, x2, kernel=self.kernel, before=self.before)
 
     def _get_indices(self, row_index: Any, col_index: Any, *batch_indices: Any) -> Tensor:
         if batch_indices:
@@ -96,4 +107,14 @@ class KernelOperator(LinearOperator):
         return self._pairs(self.x1[rows.flatten()], self.x2[cols.flatten()]).reshape(rows.shape)
 
     def _expand_batch(self, batch_shape: torch.Size | list[int]) -> "KernelOperator":
-        return KernelOperator(self.x1.expand(*batch_shape, *self.x1.shape[-2:]), self.x2, kernel=self.kernel)
+        x1 = self.x1.expand(*batch_shape, *self.x1.shape[-2:])
+        return KernelOperator(x1, self.x2, kernel=self.kernel, before=self.before)
+
+
+@root_rule.register
+def _(op: KernelOperator) -> Tensor:
+    rounding: Tensor | float = 0.0
+    if op.before is not None and op.shape[-1]:
+        variance = KernelOperator(op.x1, op.x2, kernel=op.before).diagonal(dim1=-1, dim2=-2)
+        rounding = ROUNDING * op.shape[-1] * variance.detach().amax(-1)
+    return semidefinite_root(op.to_dense(), name=describe(op), rounding=rounding)

@@ -81,7 +81,7 @@ class ContinuousPredictive(Predictive):
 
     @abstractmethod
     def cdf(self, y: Any) -> Tensor:
-        """P(Y <= y) of each output by itself, (*b, n, k); `y` broadcasts against (*b, n, k)."""
+        """P(Y <= y) of each output by itself, (*b, n, k); `y` as in `log_prob`, or broadcast against (*b, n, k)."""
 
     @abstractmethod
     def quantile(self, q: Any) -> Tensor:
@@ -128,13 +128,25 @@ def targets(y: Any, *, like: Tensor) -> Tensor:
     Raises:
         ValueError: The last two axes are not (n, k).
     """
-    values = checks.tensor(y, name="y", like=like)
+    values = _columns(y, like=like)
     n, k = like.shape[-2:]
-    if k == 1 and values.ndim and values.shape[-1] == n and values.shape[-2:] != (n, 1):
-        values = values.unsqueeze(-1)
     if values.shape[-2:] != (n, k):
         raise ValueError(f"`y` must have shape (n, k) = ({n}, {k}) like the predictions; got {tuple(values.shape)}")
     return values
+
+
+def thresholds(y: Any, *, like: Tensor) -> Tensor:
+    """Where a cdf is asked for: read like `targets` or broadcast against `like`, (*s, n, k)."""
+    values = _columns(y, like=like)
+    return values.expand(torch.broadcast_shapes(values.shape, like.shape))
+
+
+def _columns(y: Any, *, like: Tensor) -> Tensor:
+    """Numbers with the type and device of `like` (*b, n, k); with one output, (*s, n) becomes (*s, n, 1)."""
+    values = checks.tensor(y, name="y", like=like)
+    n, k = like.shape[-2:]
+    short = k == 1 and values.ndim and values.shape[-1] == n and values.shape[-2:] != (n, 1)
+    return values.unsqueeze(-1) if short else values
 
 
 def levels(q: Any, *, like: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core import checks, operators, random
+from bayeskit.core import operators, random
 from bayeskit.core.posterior import FunctionValues
-from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets
+from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets, thresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class GaussianPredictive(ContinuousPredictive):
 
     def cdf(self, y: Any) -> Tensor:
         """Phi((y - m) / std), (*b, n, k)."""
-        return torch.special.ndtr((checks.tensor(y, name="y", like=self.mean) - self.mean) / self.std)
+        return torch.special.ndtr((thresholds(y, like=self.mean) - self.mean) / self.std)
 
     def quantile(self, q: Any) -> Tensor:
         """M + std Phi^-1(q), (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from bayeskit.core import checks, operators, random
+from bayeskit.core import operators, random
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import laws, panels, quantiles
-from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets
+from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets, thresholds
 from bayeskit.core.predictive.quadrature import hermite_nodes
 
 
@@ -76,8 +76,7 @@ class IntegralPredictive(ContinuousPredictive):
 
     def cdf(self, y: Any) -> Tensor:
         """P(Y <= y), (*b, n, k)."""
-        y = checks.tensor(y, name="y", like=self.values.mean)
-        return self._by_rows(_cumulative, y.expand(torch.broadcast_shapes(y.shape, self.values.mean.shape)))
+        return self._by_rows(_cumulative, thresholds(y, like=self.values.mean))
 
     def quantile(self, q: Any) -> Tensor:
         """Roots of the cdf, (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""

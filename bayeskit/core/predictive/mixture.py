@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from bayeskit.core import checks, random
+from bayeskit.core import random
 from bayeskit.core.predictive import laws, quantiles
-from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets
+from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets, thresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +84,7 @@ class MixturePredictive(ContinuousPredictive):
 
     def cdf(self, y: Any) -> Tensor:
         """sum_s w_s P_s(Y <= y), (*b, n, k)."""
-        y = checks.tensor(y, name="y", like=self._like)
-        y = y.expand(torch.broadcast_shapes(y.shape, self._like.shape))
+        y = thresholds(y, like=self._like)
         parts = laws.cdf(laws.marginals(self.components), y.unsqueeze(self._axis))  # (*j, s, *b, n, k)
         return (self._output_weights * parts).sum(self._axis)
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core import checks, random
+from bayeskit.core import random
 from bayeskit.core.predictive import laws
-from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets
+from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets, thresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class StudentTPredictive(ContinuousPredictive):
 
     def cdf(self, y: Any) -> Tensor:
         """Student-t cdf, (*b, n, k)."""
-        return laws.cdf(self._law, checks.tensor(y, name="y", like=self.loc))
+        return laws.cdf(self._law, thresholds(y, like=self.loc))
 
     def quantile(self, q: Any) -> Tensor:
         """Student-t quantiles, (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""

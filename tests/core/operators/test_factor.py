@@ -100,3 +100,11 @@ def test_negative_eigenvalues_at_rounding_level_are_floored_and_noted():
 def test_a_matrix_that_is_no_covariance_is_refused():
     with pytest.raises(operators.LinAlgError, match="K .2 x 2. is not a covariance: its smallest eigenvalue is -1"):
         operators.semidefinite_root(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), name="K")
+
+
+def test_rounding_may_be_given_where_the_diagonal_does_not_tell_it():
+    matrix = torch.diag(torch.tensor([1e-9, -1e-11], dtype=torch.float64))
+    with pytest.raises(operators.LinAlgError, match="not a covariance"):
+        operators.semidefinite_root(matrix, name="K", rounding=1e-12)
+    root = operators.semidefinite_root(matrix, name="K", rounding=1e-10)
+    torch.testing.assert_close(root @ root.mT, matrix.clamp_min(0), rtol=0, atol=1e-20)
