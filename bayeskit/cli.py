@@ -1,6 +1,7 @@
 """The command line: `bayeskit compare` and `bayeskit methods`.
 
-Exit codes: 0 done, 1 nothing finished, 2 an argument is not what it should be (said in one sentence on stderr).
+Exit codes: 0 done, 1 nothing finished, 2 an argument is not what it should be (said in one sentence on stderr), 130
+stopped by Ctrl-C.
 """
 
 import sys
@@ -24,15 +25,20 @@ def _about() -> None:
     """Gaussian processes and Bayesian deep learning behind one posterior interface."""
 
 
+_METHODS = "Names separated by commas, 'all', or 'fast': all but those that run a Markov chain (nuts, sgld)."
+
+
 @app.command()
 def compare(  # noqa: PLR0917  # typer reads options off the signature
     data: Annotated[str, typer.Option(help="A name (diabetes, digits-0-4, openml:NAME ...) or a file.")] = "diabetes",
     target: Annotated[str | None, typer.Option(help="Column to predict; the last one if not given.")] = None,
     task: Annotated[str | None, typer.Option(help="regression or classification; guessed if not given.")] = None,
-    methods: Annotated[str, typer.Option(help="Names separated by commas, 'all', or 'fast'.")] = "all",
+    methods: Annotated[str, typer.Option(help=_METHODS)] = "all",
     seeds: Annotated[int, typer.Option(help="Number of seeds, each with its own split.")] = 3,
     ood: Annotated[str | None, typer.Option(help="Name or file whose inputs are out of distribution.")] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds for one fit with its predictions.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for each fit with its predictions; none if not given.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Folder for results and report; compare-NAME if not given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; as many as processors if not given.")] = None,
 ) -> None:
@@ -56,6 +62,9 @@ def compare(  # noqa: PLR0917  # typer reads options off the signature
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"bayeskit compare: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; run the same command to continue", file=sys.stderr)
+        raise typer.Exit(130) from None
     _show(comparison)
     if not comparison.summary:
         raise typer.Exit(1)
@@ -76,9 +85,19 @@ def methods(
         print(f"bayeskit methods: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     for name in registry.names(task):  # type: ignore[arg-type]
-        kind = registry.inference_class(name)
-        summary = (kind.__doc__ or "").strip().split("\n")[0]
-        print(f"{name:<16} {', '.join(sorted(registry.tasks(name))):<28} {summary}")
+        print(f"{name:<16} {', '.join(sorted(registry.tasks(name))):<28} {_about_method(name)}")
+
+
+def _about_method(name: str) -> str:
+    """The first sentence about a method, and that about its kernel where methods differ by their kernels."""
+    from bayeskit import mcmc, registry
+
+    method = registry.get(name)()
+    described: list[object] = [method]
+    settings = method.get_params(deep=False)
+    if "kernel" in settings:
+        described.append(settings["kernel"] or mcmc.NUTS())  # what `bnn.MCMC` takes for None
+    return " ".join((type(thing).__doc__ or "").strip().split("\n")[0] for thing in described)
 
 
 def _show(comparison: "Comparison") -> None:

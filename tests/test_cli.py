@@ -41,6 +41,22 @@ def test_a_wrong_argument_is_one_sentence_and_exit_code_2(arguments, message, tm
     assert not list(tmp_path.iterdir())
 
 
+def test_methods_that_differ_by_their_kernel_are_told_apart():
+    lines = COMMANDS.invoke(app, ["methods"]).output.splitlines()
+    nuts, sgld = (next(line for line in lines if line.startswith(name)) for name in ("nuts", "sgld"))
+    assert nuts.split()[1:] != sgld.split()[1:]
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayeskit.benchmark.compare", stopped)
+    result = COMMANDS.invoke(app, ["compare"])
+    assert result.exit_code == 130
+    assert result.stderr == "stopped; run the same command to continue\n"
+
+
 def test_an_unknown_option_is_exit_code_2():
     assert COMMANDS.invoke(app, ["compare", "--dataset", "iris"]).exit_code == 2
 

@@ -46,6 +46,7 @@ class Comparison:
         store: The folder with the rows and arrays.
         ood: Name of the out-of-distribution partner, or None.
         notes: Sentences on how the data were read and prepared.
+        baseline: By seed, the NLL of a prediction that ignores the inputs; see `bayeskit.benchmark.baseline`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Comparison:
     store: Store = field(repr=False)
     ood: str | None = None
     notes: Sequence[str] = field(default=(), repr=False)
+    baseline: Sequence[float] = field(default=(), repr=False)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

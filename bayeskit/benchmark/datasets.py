@@ -118,12 +118,14 @@ def load_inputs(name: str, like: Dataset) -> "np.ndarray | pd.DataFrame":
         ValueError: The columns do not fit.
     """
     if not isinstance(like.X, np.ndarray):
-        frame = sources.frame(name)
+        frame = sources.inputs(name)
+        if isinstance(frame, np.ndarray):
+            return _named(name, frame, like)
         missing = [str(c) for c in like.X.columns if c not in frame.columns]
         if missing:
             raise ValueError(f"`ood` must have the columns of {like.name}; {name} lacks {missing[:5]}")
         return frame.reindex(columns=like.X.columns)
-    X = sources.read(name, None).X
+    X = sources.read(name, None, argument="ood").X
     if not isinstance(X, np.ndarray):
         raise ValueError(f"`ood` must be numbers like {like.name}; {name} has columns with names")
     if X.shape[1] != like.X.shape[1]:
@@ -153,6 +155,20 @@ def guess_task(y: np.ndarray) -> tuple[Task, str]:
     return "regression", "the target holds real numbers"
 
 
+def _named(name: str, X: np.ndarray, like: Dataset) -> "pd.DataFrame":
+    """Numbers without names under the names of a table's columns, which must be numbers too and as many."""
+    import pandas as pd
+
+    assert isinstance(like.X, pd.DataFrame)
+    numeric = all(pd.api.types.is_numeric_dtype(kind) for kind in like.X.dtypes)
+    if not numeric or X.shape[1] != like.X.shape[1]:
+        kinds = f"{like.X.shape[1]} columns{'' if numeric else ', not all of them numbers'}"
+        raise ValueError(
+            f"`ood` must have the columns of {like.name} ({kinds}); {name} has {X.shape[1]} columns of numbers"
+        )
+    return pd.DataFrame(X, columns=like.X.columns)
+
+
 def _finish(name: str, raw: sources.Raw, task: Task | None) -> Dataset:
     if raw.y is None:
         raise ValueError(f"{name} has no target; pass `target`, the name of the column or array to predict")
@@ -169,6 +185,11 @@ def _finish(name: str, raw: sources.Raw, task: Task | None) -> Dataset:
     if task == "classification":
         if y.ndim == 2:
             raise ValueError(f"`task` cannot be classification: {name} has {y.shape[1]} targets")
+        if y.dtype.kind == "f" and (y[keep] % 1 != 0).any():
+            raise ValueError(
+                f"`task` cannot be classification: the target of {name} holds real numbers, with as many as "
+                f"{len(np.unique(y[keep]))} different values; leave `task` out for regression, or give another `target`"
+            )
         y, classes, keep = _encode(y, keep, notes)
     else:
         y = _real(name, y)

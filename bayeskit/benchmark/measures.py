@@ -77,7 +77,7 @@ _OOD = (
     Measure("ood_fpr95", "OOD FPR95", "share of test inputs flagged when 95 % of the out-of-distribution inputs are"),
 )
 COST = (
-    Measure("fit_seconds", "fit s", "wall-clock seconds of `fit` on one thread", digits=2, quality=False),
+    Measure("fit_seconds", "fit s", "wall-clock seconds to fit, on one thread", digits=2, quality=False),
     Measure("predict_seconds", "predict s", "wall-clock seconds to predict all test points", digits=3, quality=False),
     Measure(
         "peak_memory_mb",
@@ -90,10 +90,11 @@ COST = (
 
 
 def measures(task: Task, *, ood: bool) -> tuple[Measure, ...]:
-    """The columns of the table for a task, quality first, then cost.
+    """The columns of the table for a task: the first score, the seconds, the other scores, and memory last.
 
-    >>> [m.key for m in measures("classification", ood=False)][:2]
-    ['nll', 'accuracy']
+    >>> [m.key for m in measures("classification", ood=False)][:4]
+    ['nll', 'fit_seconds', 'predict_seconds', 'accuracy']
     """
-    quality = _REGRESSION if task == "regression" else _CLASSIFICATION
-    return (*quality, *(_OOD if ood else ()), *COST)
+    first, *others = _REGRESSION if task == "regression" else _CLASSIFICATION
+    *seconds, memory = COST
+    return (first, *seconds, *others, *(_OOD if ood else ()), memory)

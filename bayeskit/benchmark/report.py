@@ -43,17 +43,22 @@ def _facts(comparison: Comparison) -> str:
     rows = [row for row in comparison.rows if row["status"] == "ok"]
     sentences = []
     if rows:
-        first, seeds = rows[0], len(comparison.seeds)
+        first = rows[0]
         sentences.append(
             f"{comparison.task.capitalize()} with {first['num_train']} training and {first['num_test']} test rows; "
-            f"{len(comparison.methods)} methods, {seeds} seed{'s' if seeds > 1 else ''}."
+            f"{tables.count(comparison.methods, 'method')}, {tables.count(comparison.seeds, 'seed')}."
         )
         held = [row["start_memory_mb"] for row in rows if row.get("start_memory_mb")]
         if held:
             sentences.append(
-                f"Peak memory is that of the whole worker process, which held {min(held):.0f} MB when idle; seconds "
-                f"are on one thread ({platform.machine()}, {os.cpu_count()} processors)."
+                f"Peak memory is that of the whole worker process, which held {min(held):.0f} MB when idle."
             )
+        jobs = max((row.get("jobs", 0) for row in rows), default=0)
+        side = f", including up to {jobs} fits side by side," if jobs > 1 else ""
+        sentences.append(
+            f"Seconds are on one thread ({platform.machine()}, {os.cpu_count()} processors) and depend on what else "
+            f"ran at the time{side or ','} so small differences mean little."
+        )
     ood = comparison.ood
     sentences.append(f"Out-of-distribution inputs: {ood}." if ood else "No out-of-distribution partner was given.")
     return _list([*sentences, *comparison.notes])
@@ -79,7 +84,8 @@ def _picture(comparison: Comparison, picture: figures.Picture) -> str:
 
 
 def _definitions(comparison: Comparison) -> str:
-    items = [f"<dt>{html.escape(m.title)}</dt><dd>{html.escape(m.meaning)}.</dd>" for m in comparison.measures]
+    meanings = [(m.title, m.meaning) for m in comparison.measures] + [*tables.OTHERS.items()]
+    items = [f"<dt>{html.escape(title)}</dt><dd>{html.escape(meaning)}.</dd>" for title, meaning in meanings]
     return f"<dl>{''.join(items)}</dl>"
 
 

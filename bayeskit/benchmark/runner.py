@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bayeskit import __version__, registry
-from bayeskit.benchmark import cells, datasets, table
+from bayeskit.benchmark import baseline, cells, datasets, table
 from bayeskit.benchmark.cells import Problem, Result
 from bayeskit.benchmark.comparison import Comparison
 from bayeskit.benchmark.datasets import Dataset, Task
@@ -90,7 +90,8 @@ def compare(
             bar.update(1, **{k: result.row[k] for k in ("nll",) if k in result.row})
             if verbose and not sys.stderr.isatty():
                 print(f"[{count}/{len(calls)}] {_line(result.row)}", file=sys.stderr, flush=True)
-    comparison = Comparison(dataset.name, dataset.task, list(estimators), range(seeds), store, ood, notes)
+    trivial = [_trivial(dataset, seed) for seed in range(seeds)]
+    comparison = Comparison(dataset.name, dataset.task, list(estimators), range(seeds), store, ood, notes, trivial)
     from bayeskit.benchmark import report
 
     report.write(comparison)
@@ -140,14 +141,16 @@ def _problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int
     else:
         notes.append(f"Each seed holds out {100 * datasets.TEST_FRACTION:.0f} % of the rows at random.")
     encoders: dict[int, tuple[np.ndarray, np.ndarray, table.Encoder]] = {}
+    said: dict[str, list[int]] = {}
     for seed in range(seeds):
-        train, test = dataset.split(seed)
+        train, test = _rows(dataset, seed)
         encoder = table.learn(_take(dataset.X, train))
-        new = [sentence for sentence in encoder.sentences if sentence not in notes]
-        notes += new if seed == 0 else [f"In split {seed}: {sentence}" for sentence in new]
-        if dataset.task == "classification":
-            test = test[np.isin(dataset.y[test], dataset.y[train])]
+        for sentence in encoder.sentences:
+            said.setdefault(sentence, []).append(seed)
         encoders[seed] = train, test, encoder
+    for sentence, where in said.items():
+        splits = f"In split{'s' if len(where) > 1 else ''} {', '.join(map(str, where))}: "
+        notes.append(sentence if len(where) == seeds else splits + sentence)
     if outside is not None and len(outside) > MAX_OOD:
         notes.append(f"{MAX_OOD} of the {len(outside)} out-of-distribution inputs were drawn for each seed.")
 
@@ -160,6 +163,19 @@ def _problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int
         return Problem(dataset.task, x_train, dataset.y[train], x_test, dataset.y[test], len(dataset.classes), far)
 
     return problem, notes
+
+
+def _rows(dataset: Dataset, seed: int) -> datasets.Split:
+    """The rows of a split; test rows of a class that training has none of are left out."""
+    train, test = dataset.split(seed)
+    if dataset.task == "classification":
+        test = test[np.isin(dataset.y[test], dataset.y[train])]
+    return train, test
+
+
+def _trivial(dataset: Dataset, seed: int) -> float:
+    train, test = _rows(dataset, seed)
+    return baseline.nll(dataset.task, dataset.y[train], dataset.y[test])
 
 
 def _take(X: Any, rows: np.ndarray) -> Any:
@@ -226,7 +242,7 @@ def _results(
             ready[key[1]] = problems(key[1])
         settings, make = pending[key]
         identity = {"method": key[0], "seed": key[1], "settings": settings, "time_limit": time_limit}
-        identity["version"] = __version__
+        identity |= {"version": __version__, "jobs": jobs}
         return delayed(cells.run)(make, ready[key[1]], identity=identity, time_limit=time_limit)
 
     try:
@@ -239,6 +255,7 @@ def _results(
         pass
     for key in list(pending):
         try:
+            jobs = 1
             alone: Any = Parallel(n_jobs=2)([job(key)])  # two jobs: joblib keeps a single one in this process
             yield from alone
         except BrokenProcessPool:

@@ -9,43 +9,54 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeskit.benchmark import files
 from bayeskit.core import checks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHIPPED = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
-_TABLES = (".csv", ".tsv", ".parquet", ".pq")
+_HELD_OUT = "some classes of one such as digits-0-4, with digits-5-9 held out"
 
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """Data as they came: inputs, perhaps a target, the splits that came along, and what there is to say."""
+    """Data as they came: inputs, perhaps a target, splits that came along, what there is to say, columns' names."""
 
     X: "np.ndarray | pd.DataFrame"
     y: Any = None
     splits: Sequence[tuple[np.ndarray, np.ndarray]] = ()
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
-def read(name: str, target: str | None) -> Raw:
-    """Data by name or file, not yet checked; see `bayeskit.benchmark.datasets.load`."""
+def read(name: str, target: str | None, *, argument: str = "data") -> Raw:
+    """Data by name or file, not yet checked; see `bayeskit.benchmark.datasets.load`.
+
+    Args:
+        name: A name or a file.
+        target: The target's column or array, or None for the usual one.
+        argument: What a message about the name calls it.
+    """
     if name.startswith("openml:"):
         return _table(_openml(name), target, name)
     path = Path(name).expanduser()
-    if path.suffix.lower() in (*_TABLES, ".npz"):
+    if path.suffix.lower() == ".npz":
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {name}")
-        return _npz(path, target) if path.suffix.lower() == ".npz" else _table(frame(name), target, name)
+        return _npz(path, target)
+    if path.suffix.lower() in files.TABLES:
+        found, notes = files.table(path)
+        return _table(found, target, name, notes)
     if name in SHIPPED:
         return _shipped(name)
     part = re.fullmatch(r"(\w+)-(\d+)-(\d+)", name)
     if part and part[1] in SHIPPED:
-        return _some_classes(part[1], int(part[2]), int(part[3]))
+        return _some_classes(part[1], int(part[2]), int(part[3]), argument)
     known = folder()
     if name in known:
         return _npz(known[name], target)
-    raise ValueError(_unknown(name, known))
+    raise ValueError(_unknown(name, known, argument))
 
 
 def folder() -> dict[str, Path]:
@@ -53,51 +64,33 @@ def folder() -> dict[str, Path]:
     root = os.environ.get("BAYESKIT_DATA")
     if not root:
         return {}
-    files = sorted(Path(root).expanduser().rglob("*.npz"))
-    return {f.relative_to(Path(root).expanduser()).with_suffix("").as_posix(): f for f in files} | {
-        f.stem: f for f in files
+    found = sorted(Path(root).expanduser().rglob("*.npz"))
+    return {f.relative_to(Path(root).expanduser()).with_suffix("").as_posix(): f for f in found} | {
+        f.stem: f for f in found
     }
 
 
-def frame(name: str) -> "pd.DataFrame":
-    """A whole table as a DataFrame, from a CSV or Parquet file or from OpenML (its target included)."""
-    import pandas as pd
-
+def inputs(name: str) -> "np.ndarray | pd.DataFrame":
+    """Inputs to go with a table: a table too, its target perhaps included, or numbers without names."""
     if name.startswith("openml:"):
         return _openml(name)
     path = Path(name).expanduser()
-    if path.suffix.lower() not in _TABLES:
-        raise ValueError(f"{name} must be a CSV or Parquet file, or `openml:NAME`: columns are matched by name")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {name}")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        return _with_dates(pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True))
-    except ImportError:
-        raise ValueError(f"reading {name} needs pyarrow; install it with `pip install 'bayeskit[parquet]'`") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} could not be read as a table: {str(error).splitlines()[0]}") from None
-
-
-def _with_dates(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Columns of text that are dates throughout (as in 2024-05-31), read as dates."""
+    if path.suffix.lower() in files.TABLES:
+        return files.table(path)[0]
+    raw = read(name, None, argument="ood")
+    if not raw.columns:
+        return raw.X
     import pandas as pd
 
-    for name in table.columns:
-        column: Any = table[name]
-        if not pd.api.types.is_numeric_dtype(column) and column.notna().any():
-            dates: Any = pd.to_datetime(column, format="ISO8601", errors="coerce")
-            table[name] = dates if dates.notna().equals(column.notna()) else column
-    return table
+    return pd.DataFrame(np.asarray(raw.X), columns=list(raw.columns))
 
 
-def _unknown(name: str, known: dict[str, Path]) -> str:
-    hint = checks.suggest(name, [*SHIPPED, *known])
+def _unknown(name: str, known: dict[str, Path], argument: str) -> str:
+    hint = checks.suggest(name, [*SHIPPED, *known, "digits-0-4", "digits-5-9"])
     where = "" if known else "; set BAYESKIT_DATA to a folder of .npz files for more names"
     return (
-        f"`data` must be a file (CSV, Parquet, npz), `openml:NAME`, or one of "
-        f"{sorted({*SHIPPED, *(k for k in known if '/' not in k)})}; got {name!r}{hint}{where}"
+        f"`{argument}` must be a file (CSV, Parquet, npz), `openml:NAME`, one of "
+        f"{sorted({*SHIPPED, *(k for k in known if '/' not in k)})}, or {_HELD_OUT}; got {name!r}{hint}{where}"
     )
 
 
@@ -110,17 +103,19 @@ def _shipped(name: str) -> Raw:
     y = bunch.target
     if name in ("breast_cancer", "iris", "wine"):
         y = np.asarray(bunch.target_names)[y]
-    return Raw(np.asarray(bunch.data, dtype=float), y, notes=notes)
+    columns = tuple(map(str, bunch.feature_names))
+    return Raw(np.asarray(bunch.data, dtype=float), y, notes=notes, columns=columns)
 
 
-def _some_classes(name: str, first: int, last: int) -> Raw:
+def _some_classes(name: str, first: int, last: int, argument: str) -> Raw:
     raw = _shipped(name)
     values = np.unique(raw.y)
     if len(values) > 20 or not 0 <= first <= last < len(values):
         limit = f"classes 0 to {len(values) - 1}" if len(values) <= 20 else "no classes"
-        raise ValueError(f"`data` {name}-{first}-{last} must pick classes that exist; {name} has {limit}")
+        raise ValueError(f"`{argument}` {name}-{first}-{last} must pick classes that exist; {name} has {limit}")
     keep, X = np.isin(raw.y, values[first : last + 1]), np.asarray(raw.X)
-    return Raw(X[keep], raw.y[keep], notes=(f"Classes {first} to {last} of {name} alone.",))
+    notes = (f"Classes {first} to {last} of {name} alone.",)
+    return Raw(X[keep], raw.y[keep], notes=notes, columns=raw.columns)
 
 
 def _openml(name: str) -> "pd.DataFrame":
@@ -137,7 +132,7 @@ def _openml(name: str) -> "pd.DataFrame":
     return bunch.frame[[c for c in bunch.frame.columns if c not in wanted] + wanted]  # the target comes last
 
 
-def _table(table: "pd.DataFrame", target: str | None, name: str) -> Raw:
+def _table(table: "pd.DataFrame", target: str | None, name: str, notes: tuple[str, ...] = ()) -> Raw:
     columns = [str(c) for c in table.columns]
     table = table.set_axis(columns, axis="columns")
     if target is not None and target not in columns:
@@ -147,7 +142,7 @@ def _table(table: "pd.DataFrame", target: str | None, name: str) -> Raw:
         )
     if len(columns) < 2:
         raise ValueError(f"{name} must have at least two columns, inputs and a target; got {columns}")
-    notes = () if target else (f"The target was taken to be the last column, {columns[-1]}.",)
+    notes += () if target else (f"The target was taken to be the last column, {columns[-1]}.",)
     target = target or columns[-1]
     y = table[target]
     plain = y.dtype.kind in "biuf" if isinstance(y.dtype, np.dtype) else False
@@ -156,11 +151,7 @@ def _table(table: "pd.DataFrame", target: str | None, name: str) -> Raw:
 
 
 def _npz(path: Path, target: str | None) -> Raw:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            stored = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} could not be read: {str(error).splitlines()[0]}") from None
+    stored = files.arrays(path)
     if target is not None and target not in stored:
         hint = checks.suggest(target, stored)
         raise ValueError(f"`target` must be an array of {path.name} ({', '.join(stored)}); got {target!r}{hint}")

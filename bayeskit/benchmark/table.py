@@ -83,6 +83,9 @@ def learn(X: "np.ndarray | pd.DataFrame") -> Encoder:
         if wide:
             what = f"categorical column kept its {MAX_CATEGORIES - 1} commonest categories, the others sharing one"
             sentences.append(_sentence(what, wide))
+    dates = [name for name, column in zip(names, kept, strict=True) if not plain and X[column].dtype.kind == "M"]
+    if dates:
+        sentences.append(_sentence("date column was converted to days since 1970", dates))
     values = table if plain else table.iloc[:, numeric].to_numpy(dtype=float)
     missing = np.isnan(values).any(0)
     if missing.any():

@@ -3,6 +3,7 @@
 import html as escaping
 import math
 import re
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from bayeskit.benchmark.comparison import Comparison, Summary
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TIED = "≈"
+
+OTHERS = {
+    "log evidence (kind)": "log marginal likelihood of the training targets in nats, averaged over seeds, and how it "
+    "was computed; a dash where the method states none",
+    "seeds": "seeds that finished, of those asked",
+}
+"""What the columns mean that are not measures."""
 
 
 def number(value: float, digits: int) -> str:
@@ -58,6 +66,15 @@ def heading(measure: Measure) -> str:
     return f"{measure.title} {arrow}"
 
 
+def count(things: Sized, name: str) -> str:
+    """A number of things in words.
+
+    >>> count([1, 2], "method"), count([1], "seed")
+    ('2 methods', '1 seed')
+    """
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
 def finished(comparison: Comparison, method: str) -> str:
     """How many seeds a method finished."""
     return f"{len(comparison.done(method))} of {len(comparison.seeds)}"
@@ -67,7 +84,7 @@ def legend(comparison: Comparison) -> list[str]:
     """Sentences on what the table's marks mean."""
     seeds = len(comparison.seeds)
     if seeds == 1:
-        first = "One seed: no standard error and no ties can be stated; ask for more with `seeds`."
+        first = "One seed: no standard error and no ties can be stated; ask for more seeds."
     else:
         first = (
             f"Mean ± standard error over {seeds} seeds (each its own split and initialization). Best mean in bold; "
@@ -95,13 +112,13 @@ def markdown(comparison: Comparison) -> str:
 def html(comparison: Comparison) -> str:
     """The table as an HTML `<table>` with a caption and scoped headings."""
     columns = comparison.measures
-    head = "".join(f'<th scope="col">{escaping.escape(heading(m))}</th>' for m in columns)
+    head = "".join(f'<th scope="col">{_one_arrow(heading(m))}</th>' for m in columns)
     body = []
     for method, values in comparison.summary.items():
         cells = "".join(_html_cell(cell(values[m.key], m), values[m.key]) for m in columns)
         last = f"<td>{escaping.escape(evidence(comparison, method))}</td><td>{finished(comparison, method)}</td>"
         body.append(f'<tr><th scope="row">{escaping.escape(method)}</th>{cells}{last}</tr>')
-    caption = f"{escaping.escape(comparison.name)}: {len(comparison.summary)} methods"
+    caption = f"{escaping.escape(comparison.name)}: {count(comparison.summary, 'method')}"
     return (
         f'<table><caption>{caption}</caption><thead><tr><th scope="col">method</th>{head}'
         f'<th scope="col">log evidence (kind)</th><th scope="col">seeds</th></tr></thead>'
@@ -133,12 +150,16 @@ def _marked(text: str, summary: Summary) -> str:
     return f"**{text}**" if summary.best else f"{text} {TIED}" if summary.tied else text
 
 
+def _one_arrow(text: str) -> str:
+    """A heading that never breaks before its arrow."""
+    return re.sub(r" (?=[↓↑→])", "&nbsp;", escaping.escape(text))
+
+
 def _html_cell(text: str, summary: Summary) -> str:
-    text = re.sub(r" (± \S+)", r' <span class="error">\1</span>', text)
+    """The mean with its mark, and its standard error on a line below."""
+    mean, _, error = text.partition(" ")
+    mark = f' <span title="not told apart from the best">{TIED}</span>' if summary.tied else ""
+    below = f' <span class="error">{error}</span>' if error else ""
     if summary.best:
-        return f'<td class="best"><strong>{text}</strong></td>'
-    return (
-        f'<td class="tied">{text} <span title="not told apart from the best">{TIED}</span></td>'
-        if summary.tied
-        else f"<td>{text}</td>"
-    )
+        return f'<td class="best"><strong>{mean}</strong>{below}</td>'
+    return f'<td class="tied">{mean}{mark}{below}</td>' if summary.tied else f"<td>{mean}{below}</td>"

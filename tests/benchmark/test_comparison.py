@@ -1,10 +1,12 @@
 """What a comparison concludes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from bayeskit.benchmark import verdict
+from bayeskit.benchmark import baseline, verdict
 from bayeskit.benchmark.cells import Result
 from bayeskit.benchmark.comparison import Comparison, told_apart
 from bayeskit.benchmark.store import Store
@@ -64,21 +66,24 @@ def test_the_answer_names_the_method_how_sure_and_what_it_cost(made):
     assert "held 90 %" in first
     assert "ahead of every other method by more than chance" in sure
     assert "the nearest, b, is 1 nats behind" in sure
-    assert cost.startswith("Cost: 1.0 s to fit")
+    assert cost.startswith("Cost of a: 1.0 s to fit")
 
 
 def test_ties_are_said_and_the_cheapest_of_them(made):
     scores = {"a": [3.0, 3.1, 3.0], "b": [3.05, 3.0, 3.06], "c": [9.0, 9.1, 9.0]}
-    result = made(scores, b={"fit_seconds": 0.1})
-    _, sure, cost = verdict.verdict(result)
-    assert "cannot be told from b" in sure
-    assert "b fits fastest (100 ms)" in cost
+    result = made(scores, b={"fit_seconds": 0.1, "coverage_90": 0.7})
+    first, chosen, sure, cost = verdict.verdict(result)
+    assert first == "On d no method clearly wins: b cannot be told from a, the best by 0.0033 nats."
+    assert chosen.startswith("Recommended among them is a")
+    assert "chance may have decided" in sure
+    assert "b fits fastest (100 ms); but its intervals are too narrow: those of 90 % held only 70 %" in cost
     assert "3.037 ± 0.019 ≈" in result.to_markdown()
 
 
 def test_intervals_too_narrow_are_part_of_the_answer(made):
     result = made({"a": [3.0], "b": [4.0]}, a={"coverage_90": 0.6})
     first, sure, _ = verdict.verdict(result)
+    assert first.startswith("One seed only: on d a comes first of 2 methods")
     assert "too narrow: those of 90 % held only 60 %" in first
     assert "one seed says nothing about chance" in sure
 
@@ -88,6 +93,21 @@ def test_evidence_of_different_kinds_is_shown_and_never_ranked(made):
     table = made({"a": [3.0, 3.1], "b": [4.0, 4.0]}, a=a, b=b).to_markdown()
     assert "| -10.0 (exact) |" in table
     assert "| -1.0 (Laplace) |" in table
+
+
+def test_a_method_no_better_than_ignoring_the_inputs_is_warned_of(made):
+    result = made({"a": [3.0, 3.1, 3.0], "b": [4.0, 4.1, 4.0]})
+    warned = verdict.verdict(dataclasses.replace(result, baseline=[3.5, 3.5, 3.5]))[-1]
+    assert warned.startswith("Warning: b scores no better than predicting a Gaussian with the mean and spread")
+    assert "no better" not in " ".join(verdict.verdict(dataclasses.replace(result, baseline=[5.0, 5.0, 5.0])))
+
+
+def test_the_baseline_is_the_law_of_the_training_targets():
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(3.0, 2.0, (50, 2)), rng.normal(size=(20, 2))
+    expected = -stats.norm(train.mean(0), train.std(0)).logpdf(test).sum(1).mean()
+    assert baseline.nll("regression", train, test) == pytest.approx(expected)
+    assert np.isnan(baseline.nll("regression", np.ones(5), np.ones(5)))
 
 
 def test_nothing_finished(made):

@@ -190,3 +190,62 @@ def test_openml_puts_the_target_last(monkeypatch):
     data = datasets.load("openml:titanic")
     assert data.classes == ("n", "y")
     assert data.X.columns.tolist() == ["age"]
+
+
+def test_text_and_real_dates_in_parquet_are_those_of_csv(tmp_path):
+    text = ["2024-01-01", "2024-02-01"] * 10
+    table = pd.DataFrame({"text": text, "real": pd.to_datetime(text), "day": pd.to_datetime(text).date, "y": range(20)})
+    table.to_parquet(tmp_path / "t.parquet")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    for kind in ("parquet", "csv"):
+        data = datasets.load(str(tmp_path / f"t.{kind}"))
+        assert [dtype.kind for dtype in data.X.dtypes] == ["M", "M", "M"]
+
+
+def test_a_name_is_a_partner_of_a_file_when_its_columns_match(tmp_path):
+    from sklearn.datasets import load_iris
+
+    load_iris(as_frame=True).frame.to_csv(tmp_path / "flowers.csv", index=False)
+    data = datasets.load(str(tmp_path / "flowers.csv"))
+    assert datasets.load_inputs("iris-0-1", data).columns.tolist() == data.X.columns.tolist()
+    np.savez(tmp_path / "far.npz", X=np.ones((12, 4)))
+    assert datasets.load_inputs(str(tmp_path / "far.npz"), data).shape == (12, 4)
+    with pytest.raises(ValueError, match="`ood` must have the columns of flowers; wine lacks"):
+        datasets.load_inputs("wine", data)
+    for like in (data, datasets.load("iris")):
+        with pytest.raises(ValueError, match="`ood` must be a file .* did you mean 'iris'"):
+            datasets.load_inputs("irs", like)
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_other_separators_are_found_and_said(tmp_path, decimal):
+    table = pd.DataFrame({"a": np.arange(20) / 8, "b": np.arange(20) / 3, "y": np.arange(20) / 7})
+    table.to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=decimal)
+    data = datasets.load(str(tmp_path / "t.csv"))
+    assert data.task == "regression"
+    np.testing.assert_allclose(data.X, table[["a", "b"]])
+    assert data.notes[0].startswith("Columns were taken to be separated by semicolons")
+    assert ("decimals by commas" in data.notes[0]) == (decimal == ",")
+
+
+def test_files_that_cannot_be_used_are_answered_in_a_sentence(tmp_path):
+    (tmp_path / "head.csv").write_text("a,b,y\n")
+    with pytest.raises(ValueError, match="has no rows, only the names of 3 columns"):
+        datasets.load(str(tmp_path / "head.csv"))
+    np.save(tmp_path / "one.npy", np.ones(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04 junk")
+    (tmp_path / "text.npz").write_text("junk")
+    np.savez(tmp_path / "objects.npz", X=np.array([{}, {}]), y=np.ones(2))
+    for name in ("one", "junk", "text", "objects"):
+        with pytest.raises(ValueError, match=f"^{name}.npz must be an archive of number arrays") as caught:
+            datasets.load(str(tmp_path / f"{name}.npz"))
+        assert "pickle" not in str(caught.value)
+    with pytest.raises(ValueError, match="digits-0-4, .*got 'diabets'"):
+        datasets.load("diabets")
+
+
+def test_real_numbers_are_not_classes(tmp_path):
+    pd.DataFrame({"x": range(20), "y": np.arange(20) / 7}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="`task` cannot be classification: .* real numbers"):
+        datasets.load(str(tmp_path / "t.csv"), task="classification")

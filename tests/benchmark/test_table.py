@@ -33,6 +33,7 @@ def test_everything_done_is_said():
     text = " ".join(table.learn(TRAIN).sentences)
     assert "2 columns without information in the training rows were dropped: fixed, empty." in text
     assert "A text column was dropped, being different in every row: key." in text
+    assert "A date column was converted to days since 1970: built." in text
     assert "A categorical column was one-hot encoded: city." in text
     assert (
         "A column had missing values, filled with the training median and marked in a column of its own: size." in text
