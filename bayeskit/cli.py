@@ -90,13 +90,13 @@ def methods(
 
 def _about_method(name: str) -> str:
     """The first sentence about a method, and that about its kernel where methods differ by their kernels."""
-    from bayeskit import mcmc, registry
+    from bayeskit import registry
 
     method = registry.get(name)()
     described: list[object] = [method]
     settings = method.get_params(deep=False)
     if "kernel" in settings:
-        described.append(settings["kernel"] or mcmc.NUTS())  # what `bnn.MCMC` takes for None
+        described.append(settings["kernel"] or registry.load("bayeskit.mcmc:NUTS")())  # what `bnn.MCMC` takes for None
     return " ".join((type(thing).__doc__ or "").strip().split("\n")[0] for thing in described)
 
 

@@ -37,7 +37,9 @@ _FUNCTIONS = {
     "log": torch.log,
 }
 
-_NODES = frozenset("tensor array torch list tuple set dict operator dataclass estimator function module user".split())
+_NODES = frozenset(
+    "tensor array torch list tuple set dict operator dataclass estimator function module same user".split()
+)
 
 
 def save(estimator: BaseEstimator, path: str | Path) -> None:
@@ -109,6 +111,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._written: dict[int, tuple[Any, Any]] = {}  # what was written under which name, by identity
         self._arguments: list[int] | None = None
 
     def encode(self, value: Any, where: str) -> Any:  # noqa: PLR0911 (a line a kind of value)
@@ -133,6 +136,8 @@ class _Writer:
         return self._object(value, where)
 
     def _tensor(self, value: Tensor) -> dict[str, Any]:
+        if id(value) in self._written:  # weights shared by two modules stay shared
+            return self._written[id(value)][1]
         # The axes keep their order in memory (Cholesky factors are column-major), so that products repeat to the bit.
         axes = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
         key = f"t{len(self.tensors)}"
@@ -142,6 +147,7 @@ class _Writer:
             node["axes"] = axes
         if isinstance(value, nn.Parameter):
             node["parameter"] = value.requires_grad
+        self._written[id(value)] = (value, node)
         return node
 
     def _array(self, value: np.ndarray) -> dict[str, Any]:
@@ -181,13 +187,17 @@ class _Writer:
             role = "likelihood" if isinstance(value, Likelihood) else role
             state = {name: tensor for name, tensor in value.state_dict().items()}
             return {"user": role, "class": path, "weights": self.encode(state, where), "arguments": self._arguments}
+        if id(value) in self._written:  # a module used twice is one module
+            return {"same": self._written[id(value)][1]}
+        self._written[id(value)] = (value, len(self._written))
         blank = set(vars(_blank(type(value))))
         skip = {"_priors"} | {key for key in blank if "hook" in key}
         state = {key: item for key, item in vars(value).items() if key not in skip}
         # Priors over hyperparameters matter while they are learnt, which is over.
         inner = value._modules.items()
         state["_modules"] = {name: module for name, module in inner if not isinstance(module, gpytorch.priors.Prior)}
-        return {"module": path, "state": self.encode(state, f"{where}.{type(value).__name__}")}
+        label = self._written[id(value)][1]
+        return {"module": path, "state": self.encode(state, f"{where}.{type(value).__name__}"), "label": label}
 
     def _state(self, estimator: BaseEstimator) -> dict[str, Any]:
         state = dict(vars(estimator))
@@ -203,6 +213,8 @@ class _Reader:
 
     def __init__(self, tensors: dict[str, Tensor], factories: dict[str, Any]) -> None:
         self.tensors, self.factories = tensors, factories
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._modules: dict[int, nn.Module] = {}
 
     def decode(self, node: Any) -> Any:
         if not isinstance(node, dict):
@@ -219,7 +231,10 @@ class _Reader:
         if "axes" in node:
             value = value.permute([node["axes"].index(axis) for axis in range(value.ndim)])
         value = value.to(_available(node["device"]))
-        return nn.Parameter(value, requires_grad=node["parameter"]) if "parameter" in node else value
+        if "parameter" not in node:
+            return value
+        made = nn.Parameter(value, requires_grad=node["parameter"])
+        return self._parameters.setdefault(node["tensor"], made)
 
     def _array(self, node: dict[str, Any]) -> np.ndarray:
         inner = node["array"]
@@ -272,9 +287,12 @@ class _Reader:
         hidden = sorted(key for key in state if "hook" in key or callable(getattr(cls, key, None)))
         if hidden:  # an attribute that would stand in for a method
             raise ValueError(f"the file replaces {', '.join(hidden)} of {node['module']}, which bayeskit does not load")
-        module = _blank(cls)
+        module = self._modules[node.get("label", -1)] = _blank(cls)
         module.__dict__.update(state)
         return module
+
+    def _same(self, node: dict[str, Any]) -> nn.Module:
+        return self._modules[node["same"]]
 
     def _user(self, node: dict[str, Any]) -> Any:
         role = node["user"]

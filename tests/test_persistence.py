@@ -77,6 +77,16 @@ def test_networks_of_torch_layers_need_no_factory(tmp_path):
     round_trip(BNNRegressor(network=network, inference=registry.quick("map"), random_state=0).fit(X, Y), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["laplace", "deep_ensemble"])
+@pytest.mark.parametrize("shared", ["module", "weight"])
+def test_parts_used_twice_are_one_part_again(shared, name, tmp_path):
+    first = nn.Linear(2, 2)
+    second = first if shared == "module" else nn.Linear(2, 2)
+    second.weight = first.weight
+    network = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(2, 1))
+    round_trip(BNNRegressor(network=network, inference=registry.quick(name), random_state=0).fit(X, Y), tmp_path)
+
+
 def test_labels_names_and_settings(tmp_path):
     import pandas as pd
 

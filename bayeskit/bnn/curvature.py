@@ -132,7 +132,7 @@ class KroneckerCurvature(Curvature):
 
 def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> FullCurvature:
     """H itself; of an `nn.Linear` by weighted products of its inputs, without Jacobians."""
-    if isinstance(function.network, nn.Linear) and len(data.x.shape) == 2:
+    if isinstance(function.network, nn.Linear) and len(data.x.shape) == 2 and "weight" in function.like:
         return FullCurvature(_linear_layer(function, weights, data, likelihood))
     matrix = torch.zeros(len(weights), len(weights), dtype=torch.float64, device=weights.device)
     for rows in _weighted_jacobians(function, weights, data, likelihood):

@@ -15,7 +15,7 @@ from bayeskit.bnn.network import (
     call,
     flatten,
     frozen,
-    has_dropout,
+    is_random,
     parameters,
     reinitialize,
     unflatten,
@@ -93,7 +93,7 @@ class DeepEnsemble(Inference):
         check_precision(self.prior_precision, "validation")
         weights, network, data = prepare(prior, data)
         with operators.recording() as notes:
-            members = _Members(network, list(weights.mean), self.num_members, generator)
+            members = _Members(network, list(weights.mean), data.x[:2], self.num_members, generator)
             together = self.together and members.joinable(data.x[:2])
             if isinstance(self.prior_precision, str) and not weights.scale_known:
                 training = holding_out(training, DEFAULT_TRAINING)
@@ -136,7 +136,7 @@ class DeepEnsemble(Inference):
 class _Members:
     """The weights of M networks side by side, and their outputs."""
 
-    def __init__(self, network: nn.Module, names: list[str], num_members: int, generator: torch.Generator):
+    def __init__(self, network: nn.Module, names: list[str], x: Tensor, num_members: int, generator: torch.Generator):
         starts = [reinitialize(network, generator=random.spawn(generator)) for _ in range(num_members)]
         self.network = network
         self.like = parameters(network, names)
@@ -147,7 +147,7 @@ class _Members:
             for name, _ in network.named_buffers()
             if stateful
         }
-        self._seed_dropout, self._generator = has_dropout(network), generator
+        self._draws, self._generator = is_random(network, x), generator
 
     def joinable(self, x: Tensor) -> bool:
         """Whether one pass can run all the members."""
@@ -163,7 +163,7 @@ class _Members:
     def outputs(self, x: Tensor, *, together: bool) -> Tensor:
         """Outputs while training, (M, b, k)."""
         self.network.train(not self.buffers or len(x) > 1)  # BatchNorm cannot see the spread of one row
-        with seeded_if(self._seed_dropout, self._generator):
+        with seeded_if(self._draws, self._generator):
             if together:
                 run = vmap(lambda w: call(self.network, unflatten(w, self.like), x), randomness="different")
                 return run(self.flat)

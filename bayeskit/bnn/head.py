@@ -5,6 +5,7 @@ the layer as a function of its weights and the features is all that has to be di
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +59,13 @@ class Head:
 def find_head(network: nn.Module, x: Inputs) -> Head | None:
     """The layer whose output is what the network returns at `x`, found by running it, or None if there is none."""
     seen: list[tuple[Head, Tensor, int]] = []
+    runs: Counter[nn.Module] = Counter()
     handles = []
     for name, module in network.named_modules():
         if any(True for _ in module.parameters(recurse=False)):
 
             def remember(layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+                runs[layer] += 1
                 if isinstance(output, Tensor) and len(inputs) == 1:
                     seen.append((Head(name, layer, network), output, output._version))
 
@@ -76,8 +79,18 @@ def find_head(network: nn.Module, x: Inputs) -> Head | None:
     for found, output, version in reversed(seen):
         squeezed = result.ndim == 1 and output.ndim == 2 and output.data_ptr() == result.data_ptr()
         if (output is result or squeezed) and output._version == version:  # an in-place activation changes the version
-            return found
+            whole = output.numel() == result.numel()  # a slice starts where the output does
+            return found if whole and runs[found.layer] == 1 and _alone(found) else None
     return None
+
+
+def _alone(head: Head) -> bool:
+    """Whether no parameter of the layer is at work elsewhere too: what reaches the layer would depend on it."""
+    inside = set(head.layer.modules())
+    others = {
+        value for module in head.network.modules() if module not in inside for value in module._parameters.values()
+    }
+    return others.isdisjoint(head.layer.parameters())
 
 
 def head_of(network: nn.Module, names: Iterable[str], x: Inputs) -> Head | None:
@@ -98,8 +111,9 @@ def last_layer(network: nn.Module, x: Inputs) -> list[str]:
     found = find_head(network, x)
     if found is None:
         raise ValueError(
-            f"What {type(network).__name__} returns is not the output of a layer with parameters, so it has no last "
-            "layer. Name the parameters yourself (`subset=['head.weight', 'head.bias']`), or use `subset='all'`."
+            f"What {type(network).__name__} returns is not the output of a layer with parameters that runs once and "
+            "shares none, so it has no last layer. Name the parameters yourself (`subset=['head.weight', "
+            "'head.bias']`), or use `subset='all'`."
         )
     return found.names
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
 from bayeskit.bnn.curvature import KroneckerCurvature, kronecker_order, likelihood_root, pieces, with_one
-from bayeskit.bnn.network import NetworkFunction, call, unflatten
+from bayeskit.bnn.network import NetworkFunction, aliases, call, unflatten
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 
@@ -53,7 +53,7 @@ def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood
 def _layers(function: NetworkFunction) -> dict[str, nn.Module]:
     """The layers that own the weights, by name."""
     layers: dict[str, nn.Module] = {}
-    modules = dict(function.network.named_modules())
+    modules, shared = dict(function.network.named_modules()), aliases(function.network)
     for name in function.like:
         owner, _, own = name.rpartition(".")
         layer = modules[owner]
@@ -65,6 +65,11 @@ def _layers(function: NetworkFunction) -> dict[str, nn.Module]:
                 f"`structure='kronecker'` handles the weights of nn.Linear, nn.Conv1d and nn.Conv2d (one group); "
                 f"{name!r} belongs to {type(layer).__name__}. Leave it out by `subset=[...]`, or use "
                 "structure='diagonal'."
+            )
+        if name in shared:
+            raise ValueError(
+                f"`structure='kronecker'` handles weights of one layer each; {name!r} is also {shared[name][0]!r}. "
+                "Leave it out by `subset=[...]`, or use structure='diagonal'."
             )
         layers[owner] = layer
     return layers

@@ -41,7 +41,8 @@ class Laplace(Inference):
             structure "full"); before that, while the network trains, held-out rows choose it as in `MAP`. A prior that
             is the posterior of earlier data is taken as it is.
         training: Settings of the training loop; None for Adam with early stopping.
-        pretrained: Leave the weights outside `subset` where they are: no training.
+        pretrained: No training, and the weights stay; only a linear last layer is refitted. Beyond that
+            layer, structures "diagonal" and "kronecker" then set a Gaussian noise to the mean squared residual.
 
     References:
         MacKay. A practical Bayesian framework for backpropagation networks. Neural Computation 1992.
@@ -80,7 +81,7 @@ class Laplace(Inference):
                 training = DEFAULT_TRAINING if self.training is None else self.training
                 factor = "validation" if self.prior_precision == "evidence" else self.prior_precision
                 trained = train(prior, likelihood, data, training, precision=factor, generator=generator)
-            problem = Problem.build(trained, weights, names, data, self.structure)
+            problem = Problem.build(trained, weights, names, data, self.structure, movable=not self.pretrained)
             result = refit(problem, self.prior_precision)
             posterior = _posterior(problem, result, trained.network)
         diagnostics = {
@@ -100,7 +101,8 @@ class Laplace(Inference):
         """The parameters that get a law, in the network's order, refused if they are too many for a full matrix."""
         if isinstance(self.subset, str):
             checks.choice(self.subset, name="subset", options=("all", "last_layer"))
-            chosen = list(weights.mean) if self.subset == "all" else last_layer(network, data.x)
+            own = weights.mean if self.subset == "all" else last_layer(network, data.x)
+            chosen = [name for name in own if name in weights.mean]  # a last layer may be frozen in part
         else:
             chosen = list(self.subset)
         unknown = [name for name in chosen if name not in weights.mean]

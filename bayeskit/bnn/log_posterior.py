@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from bayeskit.bnn.network import flatten, parameters, unflatten
+from bayeskit.bnn.network import flatten, parameters, substituted, unflatten
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import random
 from bayeskit.core.likelihood import Likelihood
@@ -55,12 +55,12 @@ class Model:
 
     def log_density(self, position: Position, data: Data) -> Tensor:
         """Log joint density of c positions and the data, up to a constant, (c,)."""
-        data = replace(data, x=data.x[:])
+        x = data.x[:]
 
         def one(weights: Tensor, own: Tensor | None = None) -> Tensor:
             values = {f"network.{name}": value for name, value in self.params(weights).items()}
             values |= {f"likelihood.{name}": value for name, value in self._own_params(own).items()}
-            return data.total(functional_call(self._joint, values, (data.x, data.y)))
+            return data.total(substituted(self._joint, values, x, data.y))
 
         leaves = tuple(position.values())
         prior = self.prior.log_density(self.mean + self.scale * position["weights"])

@@ -157,13 +157,21 @@ class MCMC(Inference):
 def _fixed(network: nn.Module, data: Data) -> nn.Module:
     """The network as a function of its inputs alone: no dropout, and BatchNorm with statistics that stay.
 
-    Where a BatchNorm layer has not seen any data, one pass over (at most `WHOLE` rows of) it sets all statistics.
+    A BatchNorm layer that has not seen any data gets the statistics of one pass over (at most `WHOLE` rows of) it.
     """
     check_frozen(network)
-    if any(getattr(layer, "num_batches_tracked", None) == 0 for layer in batch_norms(network).values()):
-        network.train()
+    fresh = [layer for layer in batch_norms(network).values() if getattr(layer, "num_batches_tracked", None) == 0]
+    if fresh:
+        network.eval()  # layers that are trained keep what they know, and nothing is dropped
+        momenta = [layer.momentum for layer in fresh]
+        for layer in fresh:
+            layer.train()
+            layer.momentum = None  # the average of what is seen, not a tenth of it
         with torch.no_grad():
             network(data.x[:WHOLE])
+        for layer, momentum in zip(fresh, momenta, strict=True):
+            layer.eval()
+            layer.momentum = momentum
     return frozen(network)
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from bayeskit.core import random
 from bayeskit.core.types import Inputs, Params
@@ -190,7 +189,7 @@ def call(network: nn.Module, params: Params, x: Tensor) -> Tensor:
     dtype = next(iter(params.values())).dtype
     if x.is_floating_point() and dtype.is_floating_point:
         x = x.to(dtype)
-    outputs = functional_call(network, params, (x,))
+    outputs = substituted(network, params, x)
     if outputs.ndim == 1:
         outputs = outputs.unsqueeze(-1)
     if outputs.ndim != 2 or len(outputs) != len(x):
@@ -199,6 +198,23 @@ def call(network: nn.Module, params: Params, x: Tensor) -> Tensor:
             "Flatten its output."
         )
     return outputs
+
+
+def substituted(module: nn.Module, params: Params, *inputs: Tensor) -> Any:
+    """What a module returns with these tensors in place of its own, wherever a shared one is used."""
+    # Torch's own tying exchanges the tensors of a module that occurs twice two times, and then leaves them in it.
+    shared = {alias: params[name] for name, others in aliases(module).items() if name in params for alias in others}
+    return functional_call(module, {**params, **shared}, inputs, tie_weights=False)
+
+
+def aliases(network: nn.Module) -> dict[str, list[str]]:
+    """Further names of the parameters that distinct modules share, by the name that `named_parameters` gives."""
+    names: dict[Tensor, list[str]] = {}
+    for prefix, module in network.named_modules():
+        for key, value in module._parameters.items():
+            if value is not None:
+                names.setdefault(value, []).append(f"{prefix}.{key}" if prefix else key)
+    return {first: others for first, *others in names.values() if others}
 
 
 def chunks(x: Inputs, row_elements: int) -> Iterator[Tensor]:
@@ -248,14 +264,25 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
     """The BatchNorm layers, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
 
 
-def has_dropout(network: nn.Module) -> bool:
-    """Whether any layer drops units while training."""
-    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules())
+def is_random(network: nn.Module, x: Tensor) -> bool:
+    """Whether the network draws from the global generator while training (dropout of any form), found by running it."""
+    trial = copy.deepcopy(network).train()
+    for layer in batch_norms(trial).values():
+        layer.eval()  # one row alone has no spread to be normalized by
+    with random.seeded(torch.Generator()), torch.no_grad():
+        before = _global_state(x)
+        call(trial, parameters(trial), x)
+        return not torch.equal(before, _global_state(x))
+
+
+def _global_state(x: Tensor) -> Tensor:
+    state = torch.get_rng_state()
+    return torch.cat([state, torch.cuda.get_rng_state(x.device)]) if x.is_cuda else state
 
 
 def check_frozen(network: nn.Module) -> None:

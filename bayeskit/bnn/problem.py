@@ -39,6 +39,7 @@ class Problem:
         like: The weights by their names in the network.
         structure: Of the curvature.
         linear: Whether f is linear in the weights.
+        movable: Whether weights may be refitted in which f is not linear.
     """
 
     function: NetworkFunction
@@ -51,9 +52,19 @@ class Problem:
     like: Params
     structure: str
     linear: bool
+    movable: bool = True
 
     @classmethod
-    def build(cls, trained: Trained, prior: GaussianWeights, names: list[str], data: Data, structure: str) -> Self:
+    def build(
+        cls,
+        trained: Trained,
+        prior: GaussianWeights,
+        names: list[str],
+        data: Data,
+        structure: str,
+        *,
+        movable: bool = True,
+    ) -> Self:
         """The last layer becomes a function of features, in float64; other subsets keep the network and its dtype."""
         like = {name: trained.params[name] for name in names}
         closing = head_of(trained.network, names, data.x)
@@ -74,6 +85,7 @@ class Problem:
             like=like,
             structure=structure,
             linear=closing is not None and isinstance(closing.layer, nn.Linear),
+            movable=movable,
         )
 
     @property

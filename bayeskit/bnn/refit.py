@@ -84,14 +84,20 @@ def refit(problem: Problem, prior_precision: float | str) -> Refit:
     """
     likelihood = copy.deepcopy(problem.likelihood)
     gaussian = isinstance(likelihood, Gaussian)
+    faithful = problem.structure == "full" or (problem.structure == "kronecker" and problem.linear and gaussian)
+    learnable = gaussian and likelihood.raw_noise.requires_grad
+    # Of weights that stay, a curvature that drops terms counts more as determined than there are: noise would swell.
     settings = _Learning(
         precision=prior_precision == "evidence" and not problem.scale_known,
-        noise=gaussian and likelihood.raw_noise.requires_grad,
+        noise=learnable and (faithful or problem.linear),
     )
+    if learnable and not settings.noise and not problem.movable:  # no training has left a noise of held-out rows
+        assert isinstance(likelihood, Gaussian)
+        variances = problem.squared_residuals(problem.start) / problem.count
+        _set_noise(likelihood, variances.mean() if len(likelihood.noise) == 1 else variances)
     log_precision = problem.start.new_zeros(int(problem.layers.max()) + 1)
     if not isinstance(prior_precision, str) and not problem.scale_known:
         log_precision += torch.tensor(prior_precision, dtype=torch.float64).log()
-    faithful = problem.structure == "full" or (problem.structure == "kronecker" and problem.linear and gaussian)
     rule = _by_expansion if faithful else _by_alternation
     return rule(problem, likelihood, log_precision, settings)
 
@@ -109,6 +115,10 @@ def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tenso
     weights, outcome, steps = problem.start, "moved", 0
     limit = ROUNDS_LINEAR if problem.linear else ROUNDS_NETWORK
     model, curvature = _expand(problem, weights, likelihood, learning)
+    if not (problem.movable or problem.linear):
+        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
+        occam = model.occam(log_precision, log_noise)
+        return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, 1)
     while True:
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=True)
         target = model.mode(log_precision, log_noise)

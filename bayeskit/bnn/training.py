@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from bayeskit.bnn.network import (
     call,
     evaluate,
     flatten,
-    has_dropout,
+    is_random,
     parameters,
     unflatten,
     with_parameters,
@@ -98,7 +98,7 @@ def train(
     training = holding_out(training, DEFAULT_TRAINING) if search else training
     rows, held_out = split(data, training, generator=generator) if enough else (data, None)
     own = [value for value in likelihood.parameters() if value.requires_grad] if enough else []
-    normalizes, drops = bool(batch_norms(network)), has_dropout(network)
+    normalizes, drops = bool(batch_norms(network)), is_random(network, data.x[:2])
 
     def score() -> Tensor:
         assert held_out is not None
@@ -250,9 +250,21 @@ def average(values: Tensor, data: Data) -> Tensor:
     return data.total(values) / data.total(torch.ones_like(values))
 
 
-def seeded_if(needed: bool, generator: torch.Generator) -> AbstractContextManager[None]:
+@contextmanager
+def seeded_if(needed: bool, generator: torch.Generator) -> Iterator[None]:
     """Lend the global generator for a while, if the network draws from it."""
-    return random.seeded(generator) if needed else nullcontext()
+    if not needed:
+        yield
+    elif torch.cuda.is_initialized():
+        with random.seeded(generator):
+            yield
+    else:  # the same numbers; `torch.manual_seed` would format a stack trace for the devices that it has yet to seed
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(random.seed(generator))
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
 
 
 def one_draw(params: Params) -> Params:

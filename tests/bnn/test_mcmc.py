@@ -5,7 +5,7 @@ from torch import nn
 
 from bayeskit import bnn, mcmc
 from bayeskit.bnn.log_posterior import NOISE_SPREAD, LogPosterior, MiniBatches, Model
-from bayeskit.bnn.mcmc import MCMC
+from bayeskit.bnn.mcmc import MCMC, _fixed
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 from bayeskit.core.types import Data
 
@@ -214,3 +214,16 @@ def test_it_is_a_scikit_learn_object():
     method = clone(MCMC(mcmc.SGLD(lr=0.1), num_chains=3))
     assert method.kernel.lr == 0.1 and method.num_chains == 3 and method.get_params()["thin"] is None
     assert MCMC.quickly().num_chains == 1
+
+
+def test_statistics_of_fresh_layers_are_those_of_the_data_and_trained_ones_stay(generator):
+    x = 50 + torch.randn(200, 3, generator=generator)
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 4), nn.BatchNorm1d(4))
+    trained = net[3]
+    trained.num_batches_tracked += 1
+    state = torch.get_rng_state()
+    fixed = _fixed(net, Data(x, x[:, :1]))
+    assert torch.allclose(fixed[0].running_mean, x.mean(0)) and torch.allclose(fixed[0].running_var, x.var(0))
+    assert torch.equal(fixed[3].running_mean, torch.zeros(4)) and trained.num_batches_tracked == 1
+    assert fixed[0].momentum == 0.1 and not any(layer.training for layer in fixed.modules())
+    assert torch.equal(torch.get_rng_state(), state)

@@ -143,3 +143,27 @@ def test_parameters_that_need_no_gradient_stay(generator):
         fit = METHODS[name].infer(prior, Gaussian(), Data(x, x[:, :1]), generator=generator)
         assert torch.equal(fit.posterior.network[1].weight, network[1].weight)
         assert "1.weight" not in fit.posterior.weights.mean
+
+
+class Dropping(nn.Module):
+    """Dropout that no layer tells of."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(2, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(nn.functional.dropout(self.body(x).tanh(), 0.3, self.training))
+
+
+@pytest.mark.parametrize("name", ["map", "ensemble"])
+def test_dropout_of_any_form_draws_from_the_generator_given(name, generator):
+    x = torch.randn(40, 2, generator=generator)
+    prior, data = bnn.gaussian_prior(seeded(Dropping)), Data(x, x[:, :1])
+    state = torch.get_rng_state()
+    means = []
+    for _ in range(2):
+        fit = METHODS[name].infer(prior, Gaussian(), data, generator=torch.Generator().manual_seed(3))
+        means.append(fit.posterior(x).mean)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*means)
