@@ -59,6 +59,14 @@ class Model:
         """Targets minus mean function, one row an output: (k, n)."""
         return y.mT - mean_rows(self.mean, x, self.num_outputs)
 
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """E log p(y_i | f_i), (n,), for independent latents f_ij ~ N(mean_ij, variance_ij), each (n, k)."""
+        return self.likelihood.expected_log_prob(mean, variance, y)
+
+    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """First and negated second derivatives of `expected_log_prob` in the means of the latents, each (n, k)."""
+        return self.likelihood.site_gradients(mean, variance, y)
+
     def log_prior(self) -> Tensor:
         """Log density of what is learnt: priors registered on mean and kernel, and a log-normal one on the noise."""
         total = torch.zeros((), dtype=torch.float64, device=_device(self))

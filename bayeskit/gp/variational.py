@@ -11,6 +11,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
 from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.marginals import marginals, projected
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs
 
@@ -63,8 +64,11 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
         data: All rows or a mini-batch of them.
     """
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-    mean, variance = _Block.build(model, tril, z, data).marginals(variational)
-    expected = model.likelihood.expected_log_prob(mean, variance, data.y)
+    x = inputs(data)
+    cross, before = gram(model.kernel, z, x), gram_diagonal(model.kernel, x)
+    shift, variance = marginals(tril, cross, before, variational.mean, variational.root)
+    mean = mean_rows(model.mean, x, model.num_outputs) + shift
+    expected = model.expected_log_prob(mean.mT, variance.mT, data.y)
     return data.total(expected) - variational.divergence()
 
 
@@ -158,9 +162,7 @@ class _Block:
 
     def shift(self, variational: Variational) -> Tensor:
         """A' q, (k, n)."""
-        if self.projection.dim() == 2:
-            return variational.mean @ self.projection
-        return (variational.mean.unsqueeze(-2) @ self.projection).squeeze(-2)
+        return projected(self.projection, variational.mean)
 
     def marginals(self, variational: Variational) -> tuple[Tensor, Tensor]:
         """Mean and variance of f(x_i), each (n, k)."""
@@ -184,7 +186,7 @@ class _Blocks:
         total = -variational.divergence()
         for block in self.blocks:
             mean, variance = block.marginals(variational)
-            total = total + block.data.total(self.model.likelihood.expected_log_prob(mean, variance, block.data.y))
+            total = total + block.data.total(self.model.expected_log_prob(mean, variance, block.data.y))
         return float(total)
 
     def sites(self, variational: Variational) -> tuple[Tensor, Tensor]:
@@ -194,7 +196,7 @@ class _Blocks:
         shift = torch.zeros_like(variational.mean)
         for block in self.blocks:
             mean, variance = block.marginals(variational)
-            alpha, beta = self.model.likelihood.site_gradients(mean, variance, block.data.y)  # (n, k) each
+            alpha, beta = self.model.site_gradients(mean, variance, block.data.y)  # (n, k) each
             alpha, beta = alpha.mT, beta.mT
             if block.data.weights is not None:
                 alpha, beta = alpha * block.data.weights, beta * block.data.weights
