@@ -67,40 +67,32 @@ def test_exact_is_a_problem_for_each_output(weighted, levels):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradients_of_the_evidence_are_those_of_separate_problems(weighted):
-    data = with_gaps(weighted=weighted)
+def test_evidence_bound_and_gradients_equal_the_textbook(weighted):
+    data, z = with_gaps(weighted=weighted), test_inputs(6)
     prior, likelihood = process(k=3, mean=constant([0.1, -0.2, 0.3], 3)), noise(LEVELS, learn=True)
-    z = test_inputs(6)
-    for evaluate in (log_evidence, lambda model, rows: collapsed(model, z, rows).bound):
-        model = learnable(prior, likelihood, learn=True)
-        value = evaluate(model, training_set(prior, likelihood, data))
-        total = torch.zeros((), dtype=torch.float64)
-        one = learnable(prior, likelihood, learn=True)
-        for j in range(3):
-            part = column(data, j)
-            padded = Data(part.x, part.y.expand(-1, 3), part.weights)  # output j of three equal columns
-            alone = learnable(process(k=3), likelihood, learn=True)
-            alone.kernel, alone.mean = one.kernel, one.mean
-            alone.likelihood = one.likelihood
-            total = total + _marginal(alone, padded, j, evaluate, z)
+    for sparse in (False, True):
+        model, plain = (learnable(prior, likelihood, learn=True) for _ in range(2))
+        rows = training_set(prior, likelihood, data)
+        value = collapsed(model, z, rows).bound if sparse else log_evidence(model, rows)
+        total = torch.stack([textbook(plain, column(data, j), j, z if sparse else None) for j in range(3)]).sum()
         close(value, total)
-        for a, b in zip(*(torch.autograd.grad(v, m.parameters) for v, m in ((value, model), (total, one))), strict=True):
-            close(a, b)
+        slopes = (torch.autograd.grad(v, m.parameters) for v, m in ((value, model), (total, plain)))
+        for one, two in zip(*slopes, strict=True):
+            close(one, two)
 
 
-def _marginal(model, data, j, evaluate, z):
-    """The textbook value for output j, by automatic differentiation."""
-    level, n = model.likelihood.noise[j], len(data)
-    weights = torch.ones(n, dtype=torch.float64) if data.weights is None else data.weights
-    if evaluate is log_evidence:
-        covariance, lost = model.kernel(data.x).to_dense(), 0.0
-    else:
+def textbook(model, data, j, z):
+    """Evidence of output j, or its collapsed bound at z, by automatic differentiation."""
+    level = model.likelihood.noise[j]
+    weights = torch.ones(len(data), dtype=torch.float64) if data.weights is None else data.weights
+    covariance, lost = model.kernel(data.x).to_dense(), 0.0
+    if z is not None:
         cross = model.kernel(z, data.x).to_dense()
         covariance = cross.mT @ torch.linalg.solve(model.kernel(z).to_dense(), cross)
         lost = 0.5 * (weights * (model.kernel(data.x, diag=True) - covariance.diagonal())).sum() / level
     law = torch.distributions.MultivariateNormal(model.mean(data.x)[j], covariance + torch.diag(level / weights))
     correction = 0.5 * ((weights - 1) * (2 * torch.pi * level).log() + weights.log()).sum()
-    return law.log_prob(data.y[:, j]) - lost - correction
+    return law.log_prob(data.y[:, 0]) - lost - correction
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -287,3 +279,41 @@ def test_hyperparameters_are_learnt_without_a_nan(likelihood):
         assert values.mean.isfinite().all() and (values.variance > 0).all()
         seen = ~data.y.isnan()
         assert (values.mean[:, :3] - data.y)[seen].square().mean() < 0.5 * data.y[seen].var()
+
+
+@pytest.mark.parametrize("c", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_dirichlet_is_solved_alike_by_all_three(c, weighted):
+    data, x = regression(30), test_inputs()
+    codes = (data.y[:, 0] * c / 2 + c / 2).long().clamp(0, c - 1)
+    data = Data(data.x, codes, torch.linspace(0.5, 2, 30, dtype=torch.float64) if weighted else None)
+    likelihood, prior = Dirichlet(c, concentration=0.1), process(k=c, mean=constant(-1.0, c))
+    exact = fit(data, prior, likelihood, Exact(learn=False))
+    sparse = fit(data, prior, likelihood, SGPR(learn=False))
+    same_law(exact.posterior, sparse.posterior, x)
+    assert abs(float(exact.log_evidence) - float(sparse.log_evidence)) < 1e-8
+    one, two = (fit(data, prior, likelihood, FIXED[name]) for name in ("sgpr", "svgp"))
+    same_law(one.posterior, two.posterior, x)
+    assert abs(float(one.log_evidence) - float(two.log_evidence)) < 1e-8
+    rows, model, z = training_set(prior, likelihood, data), learnable(prior, likelihood, learn=False), test_inputs(8)
+    reached, value = ascend(model, z, Variational.prior(c, z), rows, max_steps=1)
+    best = collapsed(model, z, rows)
+    assert abs(value - best.bound.item()) < 1e-8
+    same_law(reached.posterior(model, z), best.posterior(model.process(), z), x)
+
+
+def test_dirichlet_is_regression_with_noise_by_entry():
+    data, x = regression(25), test_inputs()
+    codes = (data.y[:, 0] > 0).long()
+    likelihood = Dirichlet(2)
+    result = fit(Data(data.x, codes), process(k=2), likelihood, Exact(learn=False))
+    values, noise_rows = likelihood.observations(codes)
+    kernel, law = process().kernel, result.posterior(x)
+    cross, total = kernel(x, data.x).to_dense(), 0.0
+    for j in range(2):
+        covariance = kernel(data.x).to_dense() + torch.diag(noise_rows[:, j])
+        close(law.mean[:, j], cross @ torch.linalg.solve(covariance, values[:, j]))
+        close(law.variance[:, j], 1.7 - (cross * torch.linalg.solve(covariance, cross.mT).mT).sum(-1))
+        zero = torch.zeros(25, dtype=torch.float64)
+        total += torch.distributions.MultivariateNormal(zero, covariance).log_prob(values[:, j]).item()
+    assert abs(float(result.log_evidence) - total) < 1e-8

@@ -153,8 +153,9 @@ class Likelihood(nn.Module, ABC):
         """
         law = self.distribution(f)
         y = fit_targets(law, f, y)
-        each = isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1
-        return law.base_dist.log_prob(y) if each else law.log_prob(y)
+        if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1:
+            law = law.base_dist
+        return law.log_prob(y)
 
     def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """E[log p] of each output: a place for a closed form.

@@ -64,8 +64,9 @@ class Categorical(Likelihood):
 class _ExpectedLogSumExp(torch.autograd.Function):
     """E log sum_j exp f_j at fixed Sobol draws of f, with its derivatives by hand.
 
-    With p = softmax(f), f = mean + std z: the derivative in mean_j is E p_j, that in variance_j is E[p_j z_j] / (2 std),
-    whose limit p_j (1 - p_j) / 2 stands for it where there is no variance. Nothing of the size of the draws is kept.
+    With p = softmax(f) and f = mean + std z, the derivative in mean_j is E p_j, and that in variance_j is
+    E[p_j z_j] / (2 std_j), or its limit p_j (1 - p_j) / 2 where there is no variance. Nothing of the size of the draws
+    is kept.
     """
 
     @staticmethod

@@ -51,8 +51,8 @@ class Observed:
         factors = outputs == 1 or laws.per_output(given, torch.Size((f.shape[-2], outputs))) is not None
         if not factors or latents % outputs:
             raise ValueError(
-                f"{owner} has one joint law for all {outputs} outputs of a row, so `y` may not have single missing (NaN) "
-                "entries; drop or impute those rows, or use a likelihood with a law for each output"
+                f"{owner} has one joint law for all {outputs} outputs of a row, so `y` may not have single missing "
+                "(NaN) entries; drop or impute those rows, or use a likelihood with a law for each output"
             )
         filling = laws.allowed(given).to(y).reshape(y.shape[-2:] if y.ndim > 1 else y.shape)
         return cls(torch.where(gaps, filling, y), mask)
@@ -69,8 +69,8 @@ class Observed:
             return each.sum(-1)
         if each.shape[-1] != self.mask.shape[-1]:
             raise ValueError(
-                f"`y` has missing (NaN) entries, which needs one term for each of its {self.mask.shape[-1]} outputs; got "
-                f"{each.shape[-1]}: let `log_prob_terms` and `expected_log_prob_terms` not sum over outputs"
+                f"`y` has missing (NaN) entries, which needs one term for each of its {self.mask.shape[-1]} outputs; "
+                f"got {each.shape[-1]}: let `log_prob_terms` and `expected_log_prob_terms` not sum over outputs"
             )
         return torch.where(self.mask, each, 0.0).sum(-1)
 
