@@ -121,7 +121,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         target = torch.tensor(np.asarray(y, dtype=np.float64)).reshape(len(y), -1)
         checks.finite(target if target.shape[1] == 1 else target.masked_fill(target.isnan(), 0), name="y")
-        if reset:
+        if reset or bool(target.isnan().all()):
             checks.observed(target, name="y")
         if not reset and target.shape[1] != len(self.target_scaler_.scale):
             raise ValueError(f"`y` must have {len(self.target_scaler_.scale)} outputs as before; got {target.shape[1]}")

@@ -317,3 +317,15 @@ def test_dirichlet_is_regression_with_noise_by_entry():
         zero = torch.zeros(25, dtype=torch.float64)
         total += torch.distributions.MultivariateNormal(zero, covariance).log_prob(values[:, j]).item()
     assert abs(float(result.log_evidence) - total) < 1e-8
+
+
+def test_duplicates_without_noise_and_float32_give_an_answer():
+    data = with_gaps(30)
+    x = torch.cat([data.x, data.x, data.x[:5] + 1e-9])
+    y = torch.cat([data.y, data.y.flip(-1), data.y[:5]])
+    for level in (1e-12, 1e-4):
+        for method in (Exact(learn=False), Exact(max_iter=5), SGPR(num_inducing=12, max_iter=5)):
+            for dtype in (torch.float64, torch.float32):
+                likelihood = Gaussian([level] * 3, learn=False)
+                values = fit(Data(x.to(dtype), y.to(dtype)), default_prior(x, 3), likelihood, method).posterior(x)
+                assert values.mean.isfinite().all() and (values.variance >= 0).all()

@@ -23,6 +23,7 @@ class Gaussian(Conjugate):
             a noise that is not learnt may be any positive number.
 
     Examples:
+        >>> import torch
         >>> likelihood = Gaussian(noise=0.25, learn=False)
         >>> likelihood.distribution(torch.zeros(3, 1)).stddev.squeeze(-1)
         tensor([0.5000, 0.5000, 0.5000])
