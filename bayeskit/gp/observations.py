@@ -54,11 +54,14 @@ class Observations:
         by_entry = variance.dim() > 1
         variance = variance.double().mT if by_entry else variance.double()
         counts = torch.ones_like(residual[0]) if rows.weights is None else rows.weights
+        weights = counts / variance if by_entry else rows.weights
+        if weights is not None and len(residual) == 1:
+            weights = weights.reshape(-1)  # rows of a single output have one system however their noise differs
         logs = counts * (2 * torch.pi * (variance if by_entry else variance.unsqueeze(-1))).log().expand_as(residual)
         return cls(
             residual=residual if seen is None else torch.where(seen, residual, 0.0),
             scale=torch.ones_like(residual[0, :1]) if by_entry else variance,
-            weights=counts / variance if by_entry else rows.weights,
+            weights=weights,
             seen=seen,
             normalizer=logs.sum() if seen is None else torch.where(seen, logs, 0.0).sum(),
         )

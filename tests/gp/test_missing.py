@@ -5,7 +5,7 @@ import torch
 from gpytorch.kernels import MaternKernel
 from gpytorch.means import ZeroMean
 
-from bayeskit.core.likelihood import Dirichlet, Gaussian, Heteroscedastic, Poisson, StudentT
+from bayeskit.core.likelihood import Conjugate, Dirichlet, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, SVGP, Exact, GaussianProcess, default_prior
@@ -329,3 +329,41 @@ def test_duplicates_without_noise_and_float32_give_an_answer():
                 likelihood = Gaussian([level] * 3, learn=False)
                 values = fit(Data(x.to(dtype), y.to(dtype)), default_prior(x, 3), likelihood, method).posterior(x)
                 assert values.mean.isfinite().all() and (values.variance >= 0).all()
+
+
+class KnownNoise(Conjugate):
+    """A noise variance of its own for every entry, and one factor on all of them to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_factor = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def distribution(self, f):
+        return torch.distributions.Independent(torch.distributions.Normal(f, 0.1), 1)
+
+    def observations(self, y):
+        return y, self.log_factor.exp() * (0.01 + 0.1 * y.nan_to_num().square())
+
+
+def test_noise_by_entry_is_learnt_alike_and_solved_by_conjugate_gradients():
+    data, x, z = with_gaps(30, k=2), test_inputs(), test_inputs(6)
+    for targets in (data, column(data, 0)):
+        k, likelihood = targets.y.shape[-1], KnownNoise()
+        prior = process(k=k)
+        rows, model = training_set(prior, likelihood, targets), learnable(prior, likelihood, learn=True)
+        value = log_evidence(model, rows)
+        plain = learnable(prior, likelihood, learn=True)
+        total = torch.zeros((), dtype=torch.float64)
+        for j in range(k):
+            part = column(targets, j)
+            covariance = plain.kernel(part.x).to_dense() + torch.diag(plain.likelihood.observations(part.y)[1][:, 0])
+            law = torch.distributions.MultivariateNormal(torch.zeros(len(part), dtype=torch.float64), covariance)
+            total = total + law.log_prob(part.y[:, 0])
+        close(value, total)
+        slopes = (torch.autograd.grad(v, m.parameters) for v, m in ((value, model), (total, plain)))
+        for one, two in zip(*slopes, strict=True):
+            close(one, two)
+        sparse = collapsed(model, z, rows).bound
+        assert all(slope.isfinite().all() for slope in torch.autograd.grad(sparse, model.parameters))
+    direct, iterative = (fit(targets, prior, likelihood, Exact(learn=False, solver=s)) for s in ("cholesky", "cg"))
+    same_law(direct.posterior, iterative.posterior, x, 1e-6)
