@@ -28,6 +28,7 @@ from bayeskit.core.operators.algebra import (
     solve_rule,
 )
 from bayeskit.core.operators.factor import LinAlgError
+from bayeskit.core.operators.mixed import Mixed
 from bayeskit.core.operators.scaled import Scaled
 
 # --- diagonal: D = diag(d) ---
@@ -157,6 +158,8 @@ def evidently_semidefinite(op: LinearOperator) -> bool:
         return evidently_semidefinite(op.base_linear_op)
     if isinstance(op, Scaled):
         return evidently_semidefinite(op.inner)
+    if isinstance(op, Mixed):
+        return evidently_semidefinite(op.independent)
     return isinstance(op, RootLinearOperator) or getattr(op, "semidefinite", False)
 
 
