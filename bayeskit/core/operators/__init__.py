@@ -3,7 +3,8 @@
 `factorize` is the one owner of Cholesky factors and jitter. `solve`, `logdet`, `quadratic`, `draw`, `block_diagonal`
 and `half_product` work on any `linear_operator.LinearOperator`, by closed form where its type has one. The operators:
 `Linearized` (J S J'), `Inverse` (of a precision), `KroneckerInverse`, `KernelOperator`,
-`Scaled` (a change of units), `Mixed` (outputs W g of independent functions g), `masked_diagonal`, `low_rank_plus_diagonal`, `from_samples`.
+`Scaled` (a change of units), `Mixed` (outputs W g of independent functions g), `masked_diagonal`,
+`low_rank_plus_diagonal`, `from_samples`.
 """
 
 from bayeskit.core.operators import closed_forms as closed_forms  # registers the closed forms

@@ -156,10 +156,8 @@ def evidently_semidefinite(op: LinearOperator) -> bool:
         return all(evidently_semidefinite(part) for part in op.linear_ops)
     if isinstance(op, BlockLinearOperator):
         return evidently_semidefinite(op.base_linear_op)
-    if isinstance(op, Scaled):
+    if isinstance(op, Scaled | Mixed):
         return evidently_semidefinite(op.inner)
-    if isinstance(op, Mixed):
-        return evidently_semidefinite(op.independent)
     return isinstance(op, RootLinearOperator) or getattr(op, "semidefinite", False)
 
 

@@ -16,7 +16,7 @@ class Mixed(LinearOperator):
 
     Args:
         mixing: W, (k, q).
-        independent: S, (n*q, n*q); a tensor or an operator.
+        inner: S, (n*q, n*q); a tensor or an operator.
 
     Examples:
         >>> op = Mixed(torch.tensor([[1.0], [2.0]]), torch.eye(2))  # two outputs of one function, at two inputs
@@ -24,37 +24,37 @@ class Mixed(LinearOperator):
         [1.0, 4.0, 1.0, 4.0]
     """
 
-    def __init__(self, mixing: Tensor, independent: LinearOperator | Tensor):
-        independent = to_linear_operator(independent)
-        super().__init__(mixing, independent)
-        self.mixing, self.independent = mixing, independent
+    def __init__(self, mixing: Tensor, inner: LinearOperator | Tensor):
+        inner = to_linear_operator(inner)
+        super().__init__(mixing, inner)
+        self.mixing, self.inner = mixing, inner
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         if rhs.dim() == 1:
             return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
-        return _apart(self.mixing, product(self.independent, _together(self.mixing, rhs)))
+        return _apart(self.mixing, product(self.inner, _together(self.mixing, rhs)))
 
     def _size(self) -> torch.Size:
         k, q = self.mixing.shape[-2:]
-        size = self.independent.shape[-1] // q * k
-        return torch.Size((*torch.broadcast_shapes(self.mixing.shape[:-2], self.independent.shape[:-2]), size, size))
+        size = self.inner.shape[-1] // q * k
+        return torch.Size((*torch.broadcast_shapes(self.mixing.shape[:-2], self.inner.shape[:-2]), size, size))
 
     def _transpose_nonbatch(self) -> "Mixed":
-        return Mixed(self.mixing, self.independent.mT)
+        return Mixed(self.mixing, self.inner.mT)
 
     def _diagonal(self) -> Tensor:
-        variances = self.independent.diagonal(dim1=-1, dim2=-2)  # (*b, n*q)
+        variances = self.inner.diagonal(dim1=-1, dim2=-2)  # (*b, n*q)
         variances = variances.unflatten(-1, (-1, self.mixing.shape[-1]))
         return (variances @ self.mixing.square().mT).flatten(-2)
 
     def to_dense(self) -> Tensor:
         """The matrix, by mixing rows and columns of S."""
-        return _apart(self.mixing, _apart(self.mixing, self.independent.to_dense()).mT).mT
+        return _apart(self.mixing, _apart(self.mixing, self.inner.to_dense()).mT).mT
 
 
 @draw_rule.register
 def _(op: Mixed, num_samples: int, generator: torch.Generator) -> Tensor:
-    draws = draw_rule(op.independent, num_samples, generator)  # (s, *b, n*q)
+    draws = draw_rule(op.inner, num_samples, generator)  # (s, *b, n*q)
     return (draws.unflatten(-1, (-1, op.mixing.shape[-1])) @ op.mixing.mT).flatten(-2)
 
 
@@ -63,14 +63,14 @@ def _(op: Mixed, k: int) -> Tensor:
     outputs, q = op.mixing.shape[-2:]
     if k != outputs:
         return block_rule.dispatch(LinearOperator)(op, k)
-    variances = op.independent.diagonal(dim1=-1, dim2=-2).unflatten(-1, (-1, q))  # (*b, n, q)
+    variances = op.inner.diagonal(dim1=-1, dim2=-2).unflatten(-1, (-1, q))  # (*b, n, q)
     mixing = op.mixing.unsqueeze(-3)
     return (mixing * variances.unsqueeze(-2)) @ mixing.mT
 
 
 @half_rule.register
 def _(op: Mixed, rhs: Tensor) -> Tensor:
-    return half_rule(op.independent, _together(op.mixing, rhs))
+    return half_rule(op.inner, _together(op.mixing, rhs))
 
 
 def _apart(mixing: Tensor, rows: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class TestMixed(Hooks):
 
     def evaluate_linear_op(self, linear_op):
         rows = torch.block_diag(*[linear_op.mixing] * 3)
-        return rows @ linear_op.independent.to_dense() @ rows.mT
+        return rows @ linear_op.inner.to_dense() @ rows.mT
 
 
 class TestKernelOperator(Hooks):

@@ -1,0 +1,105 @@
+"""Correlated outputs: f(x) = W g(x) with g a vector of q independent functions, and what the data say of g.
+
+With g_ip ~ N(m_ip, v_ip) independent, output j at input i has mean (W m_i)_j and variance sum_p W_jp^2 v_ip. Where
+every output has a law of its own given f, nothing else of g matters, and the derivatives of E log p(y_i | W g_i) in
+the moments of g are those in the moments of f, carried back:
+
+    alpha_g = W' alpha_f,        beta_g = (W * W)' beta_f.
+
+Where a target depends on several outputs at once (softmax, a varying noise), their correlations matter, and the
+expectation is one over g itself, by the fixed Sobol draws of `Likelihood`.
+
+References:
+    Alvarez, Rosasco and Lawrence (2012), "Kernels for Vector-Valued Functions: a Review", section 4.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.predictive import laws
+
+MIXING_SPREAD = 1.0
+"""Standard deviation of the normal prior, around zero, on every entry of a W that is learnt."""
+
+
+def starting_mixing(num_outputs: int, num_latents: int) -> Tensor:
+    """A first W whose outputs have unit variance and of which no two columns are alike.
+
+    The first column is what all outputs share; the others are cosines of rising frequency over the outputs, contrasts
+    between them. For q = k the outputs are uncorrelated before learning.
+
+    Args:
+        num_outputs: k.
+        num_latents: q.
+
+    Returns:
+        (k, q), rows of unit length, float64.
+
+    Examples:
+        >>> starting_mixing(2, 1).tolist()
+        [[1.0], [1.0]]
+        >>> w = starting_mixing(3, 3)
+        >>> (w @ w.mT).round(decimals=6).abs().tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    size = max(num_outputs, num_latents)
+    position = torch.arange(num_outputs, dtype=torch.float64).unsqueeze(-1) + 0.5
+    waves = torch.cos(math.pi / size * position * torch.arange(num_latents, dtype=torch.float64))
+    waves[:, 0] *= math.sqrt(0.5)
+    return waves / waves.norm(dim=-1, keepdim=True)
+
+
+def expected_log_prob(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+    """E log p(y_i | W g_i), (n,), for independent g_ip ~ N(mean_ip, variance_ip), each (n, q).
+
+    Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
+        >>> w, m, v = torch.ones(2, 1), torch.zeros(1, 1), torch.ones(1, 1)
+        >>> expected_log_prob(Gaussian(1.0), w, m, v, torch.zeros(1, 2)).round(decimals=2)
+        tensor([-2.8400], grad_fn=<RoundBackward1>)
+    """
+    outputs = mean @ mixing.mT
+    if _factorizes(likelihood, outputs):
+        return likelihood.expected_log_prob(outputs, variance @ mixing.square().mT, y)
+    return _OfLatents(likelihood, mixing).expected_log_prob(mean, variance, y)
+
+
+def site_gradients(
+    likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of `expected_log_prob` in the means of g, and -2 times those in its variances, each (n, q)."""
+    mixing = mixing.detach()
+    outputs = mean @ mixing.mT
+    if _factorizes(likelihood, outputs):
+        alpha, beta = likelihood.site_gradients(outputs, variance @ mixing.square().mT, y)
+        return alpha @ mixing, beta @ mixing.square()
+    return _OfLatents(likelihood, mixing).site_gradients(mean, variance, y)
+
+
+def _factorizes(likelihood: Likelihood, f: Tensor) -> bool:
+    """Whether each output has its own law, so that marginals of f are all that matters."""
+    with laws.unvalidated():
+        return laws.per_output(likelihood.distribution(f), f.shape) is not None
+
+
+class _OfLatents(Likelihood):
+    """The law of y given g, for f = W g; all but the law itself is derived by the base class."""
+
+    def __init__(self, likelihood: Likelihood, mixing: Tensor):
+        super().__init__()
+        self.likelihood, self.mixing = likelihood, mixing
+
+    def distribution(self, f: Tensor) -> td.Distribution:
+        """The law of y given g."""
+        return self.likelihood.distribution(f @ self.mixing.mT)
+
+    def log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """Log p(y | W g)."""
+        return self.likelihood.log_prob(f @ self.mixing.mT, y)
+
+    def _factorizes(self, f: Tensor) -> bool:
+        return False
