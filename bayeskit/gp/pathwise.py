@@ -18,6 +18,7 @@ from torch import Tensor
 from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
+from bayeskit.gp.coregionalized import Coregionalized, apart
 from bayeskit.gp.gram import gram, outer_dims
 
 NUM_WAVES = 512
@@ -37,6 +38,7 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       covariance over draws are those of the kernel exactly; each draw is a sum of `NUM_WAVES` waves, hence Gaussian
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
+    - A coregionalized kernel: draws of the latent functions, mixed.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -65,6 +67,10 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     if isinstance(kernel, Conditioned | IterativelyConditioned):
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
+    if isinstance(kernel, Coregionalized):
+        q = kernel.mixing.shape[-1]
+        latents = draws(kernel.base, num_samples * num_outputs, q, like=like, generator=generator)
+        return _Mixtures(latents, kernel.mixing.detach(), num_outputs)
     if type(kernel) is ScaleKernel:
         base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
         dims = outer_dims(kernel)
@@ -162,6 +168,17 @@ class _Columns:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.base(x.index_select(-1, self.dims))
+
+
+class _Mixtures:
+    """W_j g(x) at inputs [x, j]."""
+
+    def __init__(self, latents: Draws, mixing: Tensor, num_outputs: int):
+        self.latents, self.mixing, self.num_outputs = latents, mixing, num_outputs
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inputs, weights = apart(x, self.mixing)
+        return torch.einsum("spn,np->sn", self.latents(inputs), weights).unflatten(0, (-1, self.num_outputs))
 
 
 class _Sum:
