@@ -39,7 +39,7 @@ class Coregionalized(Kernel):
         self.base = base
         self.mixing = mixing if isinstance(mixing, nn.Parameter) else nn.Parameter(mixing, requires_grad=False)
         zero = torch.zeros((), dtype=torch.float64, device=mixing.device)
-        self.register_prior("mixing_prior", NormalPrior(zero, zero + MIXING_SPREAD), "mixing")
+        self.register_prior("mixing_prior", NormalPrior(zero, zero + MIXING_SPREAD), _mixing_of)
 
     @property
     def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -90,3 +90,8 @@ class CoregionalizedMean(Mean):
 def apart(x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs (n, d) and the rows of W of their outputs (n, q), in float64, from inputs [x, j] of shape (n, d + 1)."""
     return x[..., :-1].double(), mixing.double()[x[..., -1].round().long()]
+
+
+def _mixing_of(kernel: Coregionalized) -> Tensor:
+    """W; a function of this module, because a kernel is pickled with what its priors are evaluated by."""
+    return kernel.mixing
