@@ -87,6 +87,11 @@ class Model:
             return mixing.site_gradients(self.likelihood, self.mixing, mean, variance, y)
         return self.likelihood.site_gradients(mean, variance, y)
 
+    def couplings(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """Negative second derivatives of log p(y_i | W g) among the latents that a mixing couples, (n, q, q)."""
+        assert self.mixing is not None
+        return mixing.couplings(self.likelihood, self.mixing, mean, variance, y)
+
     def log_prior(self) -> Tensor:
         """Log density of what is learnt: priors registered on mean and kernel, a log-normal one on the noise.
 

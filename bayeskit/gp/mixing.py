@@ -80,6 +80,19 @@ def site_gradients(
     return _OfLatents(likelihood, mixing).site_gradients(mean, variance, y)
 
 
+def couplings(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+    """Negative second derivatives of log p(y_i | W g) among the q latent functions, W' B W, (n, q, q).
+
+    B is the diagonal of site precisions where every output has its own law, else the curvature at the mean of f.
+    """
+    mixing = mixing.detach()
+    outputs = mean @ mixing.mT
+    if _factorizes(likelihood, outputs):
+        _, beta = likelihood.site_gradients(outputs, variance @ mixing.square().mT, y)
+        return (mixing.mT * beta.unsqueeze(-2)) @ mixing
+    return mixing.mT @ likelihood.curvature(outputs, y) @ mixing
+
+
 def _factorizes(likelihood: Likelihood, f: Tensor) -> bool:
     """Whether each output has its own law, so that marginals of f are all that matters."""
     with laws.unvalidated():

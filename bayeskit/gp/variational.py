@@ -9,6 +9,7 @@ from bayeskit.core import operators
 from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
+from bayeskit.gp.coupled import coupled_shift
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import marginals, projected
@@ -102,6 +103,8 @@ def ascend(
     precision, shift = _natural(variational)
     while taken < max_steps and length > 1e-3:
         target_precision, target_shift = blocks.sites(variational)
+        if model.mixing is not None:
+            target_shift = coupled_shift(model, blocks.blocks, variational, target_precision, target_shift)
         while length > 1e-3:
             mixed = torch.lerp(precision, target_precision, length), torch.lerp(shift, target_shift, length)
             proposal = _from_natural(*mixed)
