@@ -10,41 +10,45 @@ q(v) stays a product over the latent functions; only where its means go is found
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayeskit.core.operators import factorize
-from bayeskit.gp.hyperparameters import Model
 
 
-def coupled_shift(model: Model, blocks: Iterable[Any], variational: Any, precision: Tensor, shift: Tensor) -> Tensor:
+def coupled_shift(rows: Iterable[tuple[Tensor, Tensor]], mean: Tensor, precision: Tensor, shift: Tensor) -> Tensor:
     """The natural parameter S^-1 m, at the target precision, of the means that a Newton step leads to.
 
     It costs a factorization of size q m. For Gaussian noise it gives the best means at once.
 
     Args:
-        model: A model with a mixing.
-        blocks: Rows in blocks, each with `data`, `projection` (m, n) or (q, m, n), and `marginals(variational)`.
-        variational: The present q(v), with a mean (q, m).
+        rows: Blocks of rows: A, (m, n) or (q, m, n), and w_i B_i, (n, q, q), whose diagonal is in `precision` already.
+        mean: The present m, (q, m).
         precision: What a full step makes of S^-1, (q, m, m).
         shift: What a full step for each latent function by itself makes of S^-1 m, (q, m).
 
     Returns:
         (q, m).
+
+    Examples:
+        >>> a, b = torch.ones(1, 1).double(), torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]).double()
+        >>> one = torch.ones(2, 1).double()
+        >>> shift = coupled_shift([(a, b)], 0 * one, 2 * one.unsqueeze(-1), one)
+        >>> (shift / 2).flatten().round(decimals=6).tolist()  # solves 2 m_1 + m_2 / 2 = 1 = m_1 / 2 + 2 m_2
+        [0.4, 0.4]
     """
     q, m = shift.shape
-    joint = torch.eye(q * m, dtype=shift.dtype, device=shift.device).reshape(q, m, q, m)
-    for block in blocks:
-        mean, variance = block.marginals(variational)
-        couplings = model.couplings(mean, variance, block.data.y)  # (n, q, q)
-        if block.data.weights is not None:
-            couplings = couplings * block.data.weights[:, None, None]
-        a = block.projection.expand(q, *block.projection.shape[-2:])
+    joint = torch.zeros(q, m, q, m, dtype=shift.dtype, device=shift.device)
+    for projection, couplings in rows:
+        a = projection.expand(q, *projection.shape[-2:])
         for p in range(q):
-            for r in range(q):
+            for r in range(p):
                 joint[p, :, r] += (a[p] * couplings[:, p, r]) @ a[r].mT
-    gradient = shift - (precision @ variational.mean.unsqueeze(-1)).squeeze(-1)
-    step = factorize(joint.reshape(q * m, q * m), name="precision of all latent functions").solve(gradient.reshape(-1, 1))
-    return (precision @ (variational.mean + step.reshape(q, m)).unsqueeze(-1)).squeeze(-1)
+    joint = joint + joint.permute(2, 3, 0, 1)
+    for p in range(q):
+        joint[p, :, p] = precision[p]
+    gradient = shift - (precision @ mean.unsqueeze(-1)).squeeze(-1)
+    factor = factorize(joint.reshape(q * m, q * m), name="precision of all latent functions")
+    best = mean + factor.solve(gradient.reshape(-1, 1)).reshape(q, m)
+    return (precision @ best.unsqueeze(-1)).squeeze(-1)

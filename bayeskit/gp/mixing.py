@@ -81,16 +81,22 @@ def site_gradients(
 
 
 def couplings(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-    """Negative second derivatives of log p(y_i | W g) among the q latent functions, W' B W, (n, q, q).
+    """Expected negative second derivatives of log p(y_i | W g) among the q latent functions, (n, q, q).
 
-    B is the diagonal of site precisions where every output has its own law, else the curvature at the mean of f.
+    The diagonal is beta_g. Where every output has its own law the matrix is W' diag(beta_f) W; elsewhere it has the
+    correlations of W' C W, C the curvature at the mean of f.
     """
     mixing = mixing.detach()
     outputs = mean @ mixing.mT
     if _factorizes(likelihood, outputs):
         _, beta = likelihood.site_gradients(outputs, variance @ mixing.square().mT, y)
         return (mixing.mT * beta.unsqueeze(-2)) @ mixing
-    return mixing.mT @ likelihood.curvature(outputs, y) @ mixing
+    _, beta = _OfLatents(likelihood, mixing).site_gradients(mean, variance, y)
+    curvature = mixing.mT @ likelihood.curvature(outputs, y) @ mixing
+    scale = curvature.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(curvature.dtype).tiny).rsqrt() * beta.sqrt()
+    matrix = scale.unsqueeze(-1) * curvature * scale.unsqueeze(-2)
+    matrix.diagonal(dim1=-2, dim2=-1).copy_(beta)
+    return matrix
 
 
 def _factorizes(likelihood: Likelihood, f: Tensor) -> bool:

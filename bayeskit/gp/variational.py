@@ -1,5 +1,6 @@
 """A Gaussian over whitened inducing values, its bound, and natural-gradient ascent to the best one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,7 @@ def ascend(
         S^-1 q <-  (1 - t) S^-1 q + t sum_i w_i (a_i + b_i A_i' q) A_i,         A_i = L^-1 k(Z, x_i).
 
     At t = 1 this is the optimum at once for a Gaussian likelihood; elsewhere a step that lowers the bound is halved.
+    With a mixing the means of all latent functions move together, as in `coupled.py`.
 
     Args:
         model: Mean, kernel and likelihood, which stay.
@@ -104,7 +106,8 @@ def ascend(
     while taken < max_steps and length > 1e-3:
         target_precision, target_shift = blocks.sites(variational)
         if model.mixing is not None:
-            target_shift = coupled_shift(model, blocks.blocks, variational, target_precision, target_shift)
+            couplings = blocks.couplings(variational)
+            target_shift = coupled_shift(couplings, variational.mean, target_precision, target_shift)
         while length > 1e-3:
             mixed = torch.lerp(precision, target_precision, length), torch.lerp(shift, target_shift, length)
             proposal = _from_natural(*mixed)
@@ -208,3 +211,10 @@ class _Blocks:
             pull = alpha + beta * block.shift(variational)
             shift = shift + (a @ pull.unsqueeze(-1)).squeeze(-1)
         return precision, shift
+
+    def couplings(self, variational: Variational) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each block A, and what couples the latents that a mixing mixes, (n, q, q)."""
+        for block in self.blocks:
+            matrices = self.model.couplings(*block.marginals(variational), block.data.y)
+            weights = block.data.weights
+            yield block.projection, matrices if weights is None else matrices * weights[:, None, None]
