@@ -119,8 +119,8 @@ class Model:
             constant: Any = self.mean.raw_constant
             with torch.no_grad():
                 if self.mixing is not None:  # the constants c of the latents with W c nearest to it
-                    mixing = self.mixing if constant.numel() > 1 else self.mixing.sum(-1, keepdim=True)
-                    average = torch.linalg.pinv(mixing) @ average
+                    weight = self.mixing if constant.numel() > 1 else self.mixing.sum(-1, keepdim=True)
+                    average = torch.linalg.pinv(weight) @ average
                 constant.copy_(average.reshape(constant.shape) if constant.numel() == len(average) else average.mean())
 
     def values(self) -> list[Tensor]:

@@ -7,7 +7,7 @@ the moments of g are those in the moments of f, carried back:
     alpha_g = W' alpha_f,        beta_g = (W * W)' beta_f.
 
 Where a target depends on several outputs at once (softmax, a varying noise), their correlations matter, and the
-expectation is one over g itself, by the fixed Sobol draws of `Likelihood`.
+expectation is one over g itself, by fixed Sobol draws.
 
 References:
     Alvarez, Rosasco and Lawrence (2012), "Kernels for Vector-Valued Functions: a Review", section 4.
@@ -17,9 +17,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch import distributions as td
 
-from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood import Likelihood, expectations
+from bayeskit.core.likelihood.base import SMALLEST_PRECISION
 from bayeskit.core.predictive import laws
 
 MIXING_SPREAD = 1.0
@@ -65,7 +65,7 @@ def expected_log_prob(likelihood: Likelihood, mixing: Tensor, mean: Tensor, vari
     outputs = mean @ mixing.mT
     if _factorizes(likelihood, outputs):
         return likelihood.expected_log_prob(outputs, variance @ mixing.square().mT, y)
-    return _OfLatents(likelihood, mixing).expected_log_prob(mean, variance, y)
+    return _expected_over_latents(likelihood, mixing, mean, variance, y)
 
 
 def site_gradients(
@@ -77,7 +77,7 @@ def site_gradients(
     if _factorizes(likelihood, outputs):
         alpha, beta = likelihood.site_gradients(outputs, variance @ mixing.square().mT, y)
         return alpha @ mixing, beta @ mixing.square()
-    return _OfLatents(likelihood, mixing).site_gradients(mean, variance, y)
+    return _sites_over_latents(likelihood, mixing, mean, variance, y)
 
 
 def couplings(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def couplings(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Te
     if _factorizes(likelihood, outputs):
         _, beta = likelihood.site_gradients(outputs, variance @ mixing.square().mT, y)
         return (mixing.mT * beta.unsqueeze(-2)) @ mixing
-    _, beta = _OfLatents(likelihood, mixing).site_gradients(mean, variance, y)
+    _, beta = _sites_over_latents(likelihood, mixing, mean, variance, y)
     curvature = mixing.mT @ likelihood.curvature(outputs, y) @ mixing
     scale = curvature.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(curvature.dtype).tiny).rsqrt() * beta.sqrt()
     matrix = scale.unsqueeze(-1) * curvature * scale.unsqueeze(-2)
@@ -105,20 +105,27 @@ def _factorizes(likelihood: Likelihood, f: Tensor) -> bool:
         return laws.per_output(likelihood.distribution(f), f.shape) is not None
 
 
-class _OfLatents(Likelihood):
-    """The law of y given g, for f = W g; all but the law itself is derived by the base class."""
+def _points(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws of g (s, n, q) at fixed Sobol points, the points, and the standard deviations."""
+    points, _ = expectations.points(mean, shared=False)  # (s, 1, q)
+    std = variance.clamp(min=1e-10).sqrt()
+    return mean + std * points, points, std
 
-    def __init__(self, likelihood: Likelihood, mixing: Tensor):
-        super().__init__()
-        self.likelihood, self.mixing = likelihood, mixing
 
-    def distribution(self, f: Tensor) -> td.Distribution:
-        """The law of y given g."""
-        return self.likelihood.distribution(f @ self.mixing.mT)
+def _expected_over_latents(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+    """E log p(y_i | W g_i) by draws of g, (n,)."""
+    draws, _, _ = _points(mean, variance)
+    with laws.unvalidated():
+        return likelihood.log_prob(draws @ mixing.mT, y).mean(0)
 
-    def log_prob(self, f: Tensor, y: Tensor) -> Tensor:
-        """Log p(y | W g)."""
-        return self.likelihood.log_prob(f @ self.mixing.mT, y)
 
-    def _factorizes(self, f: Tensor) -> bool:
-        return False
+def _sites_over_latents(
+    likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """E l'(g) and -E z l'(m + std z) / std (Stein's identity) for l = log p(y | W g), by draws of g, each (n, q)."""
+    draws, points, std = _points(mean.detach(), variance.detach())
+    with torch.enable_grad(), laws.unvalidated():
+        g = draws.requires_grad_()
+        (slope,) = torch.autograd.grad(likelihood.log_prob(g @ mixing.mT, y).sum(), g)
+    beta = -(slope * points).mean(0) / std
+    return slope.mean(0), beta.clamp(min=SMALLEST_PRECISION)

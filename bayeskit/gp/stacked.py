@@ -89,7 +89,11 @@ def infer_stacked(
         )
     if y.shape[-1] != prior.num_outputs:
         raise ValueError(f"the prior has `num_outputs={prior.num_outputs}`; got targets of {y.shape[-1]} outputs")
-    assert isinstance(likelihood, Gaussian)
+    if not isinstance(likelihood, Gaussian):
+        raise TypeError(
+            "exact inference for correlated outputs handles Gaussian noise; got "
+            f"{type(likelihood).__name__}: use `gp.SVGP`"
+        )
     if likelihood.noise.numel() > 1:
         raise ValueError(
             "exact inference for correlated outputs takes one noise variance for all of them; use `Gaussian()` with a "

@@ -215,6 +215,7 @@ class _Blocks:
     def couplings(self, variational: Variational) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each block A, and what couples the latents that a mixing mixes, (n, q, q)."""
         for block in self.blocks:
-            matrices = self.model.couplings(*block.marginals(variational), block.data.y)
+            mean, variance = block.marginals(variational)
+            matrices = self.model.couplings(mean, variance, block.data.y)
             weights = block.data.weights
             yield block.projection, matrices if weights is None else matrices * weights[:, None, None]
