@@ -18,8 +18,8 @@ from torch import Tensor
 from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
-from bayeskit.gp.coregionalized import Coregionalized, apart
 from bayeskit.gp.gram import gram, outer_dims
+from bayeskit.gp.output_kernel import OutputKernel, apart
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -38,7 +38,7 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       covariance over draws are those of the kernel exactly; each draw is a sum of `NUM_WAVES` waves, hence Gaussian
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
-    - A coregionalized kernel: draws of the latent functions, mixed.
+    - A kernel over inputs and outputs: draws of the latent functions, mixed.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -67,7 +67,7 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     if isinstance(kernel, Conditioned | IterativelyConditioned):
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
-    if isinstance(kernel, Coregionalized):
+    if isinstance(kernel, OutputKernel):
         q = kernel.mixing.shape[-1]
         latents = draws(kernel.base, num_samples * num_outputs, q, like=like, generator=generator)
         return _Mixtures(latents, kernel.mixing.detach(), num_outputs)

@@ -10,8 +10,8 @@ from bayeskit.core.inference import Fit, Inference
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Data, Inputs
-from bayeskit.gp.coregionalized import Coregionalized, CoregionalizedMean
 from bayeskit.gp.hyperparameters import learnable
+from bayeskit.gp.output_kernel import OutputKernel, OutputMean
 from bayeskit.gp.process import GaussianProcess
 
 
@@ -29,7 +29,7 @@ class StackedProcess(Posterior):
     Examples:
         >>> from gpytorch.kernels import RBFKernel
         >>> from gpytorch.means import ZeroMean
-        >>> kernel = Coregionalized(RBFKernel(), torch.tensor([[1.0], [2.0]]))
+        >>> kernel = OutputKernel(RBFKernel(), torch.tensor([[1.0], [2.0]]))
         >>> values = StackedProcess(GaussianProcess(ZeroMean(), kernel), num_outputs=2)(torch.zeros(1, 1))
         >>> values.output_covariance().tolist()
         [[[1.0, 2.0], [2.0, 4.0]]]
@@ -117,8 +117,8 @@ def _single(prior: GaussianProcess, likelihood: Likelihood, data: Data, *, learn
     if model.parameters and len(data):
         averages = data.y.double().nanmean(0).nan_to_num()  # of what is observed of each output
         model.center(torch.where(data.y.isnan(), averages, data.y.double()), data.weights)
-    kernel = Coregionalized(model.kernel, model.mixing)
-    return GaussianProcess(CoregionalizedMean(model.mean, kernel.mixing), kernel)
+    kernel = OutputKernel(model.kernel, model.mixing)
+    return GaussianProcess(OutputMean(model.mean, kernel.mixing), kernel)
 
 
 class _Unstacked:

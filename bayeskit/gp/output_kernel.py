@@ -17,7 +17,7 @@ from bayeskit.gp.gram import gram, gram_pairs, mean_rows
 from bayeskit.gp.mixing import MIXING_SPREAD
 
 
-class Coregionalized(Kernel):
+class OutputKernel(Kernel):
     """The covariance `sum_p W_ip W_jp k_p(x, x')` of outputs i at x and j at x', for inputs [x, i] and [x', j].
 
     Args:
@@ -29,7 +29,7 @@ class Coregionalized(Kernel):
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
-        >>> kernel = Coregionalized(RBFKernel(), torch.tensor([[1.0], [2.0]])).requires_grad_(False)
+        >>> kernel = OutputKernel(RBFKernel(), torch.tensor([[1.0], [2.0]])).requires_grad_(False)
         >>> gram(kernel, torch.tensor([[0.3, 0.0], [0.3, 1.0]]), torch.tensor([[0.3, 1.0]])).tolist()
         [[2.0], [4.0]]
     """
@@ -51,7 +51,7 @@ class Coregionalized(Kernel):
     ) -> Tensor:
         """Covariances (n1, n2), or of pairs (n,) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("a Coregionalized kernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("an OutputKernel has no meaning with `last_dim_is_batch=True`")
         same = x1 is x2
         first, w1 = apart(x1, self.mixing)
         second, w2 = (first, w1) if same else apart(x2, self.mixing)
@@ -62,7 +62,7 @@ class Coregionalized(Kernel):
         return w1 @ w2.mT * values if values.dim() == 2 else torch.einsum("ip,pij,jp->ij", w1, values, w2)
 
 
-class CoregionalizedMean(Mean):
+class OutputMean(Mean):
     """The mean `sum_p W_jp m_p(x)` of output j at x, for inputs [x, j].
 
     Args:
@@ -71,7 +71,7 @@ class CoregionalizedMean(Mean):
 
     Examples:
         >>> from gpytorch.means import ConstantMean
-        >>> mean = CoregionalizedMean(ConstantMean(), torch.tensor([[1.0], [2.0]]))
+        >>> mean = OutputMean(ConstantMean(), torch.tensor([[1.0], [2.0]]))
         >>> mean(torch.tensor([[0.3, 1.0]])).tolist()
         [0.0]
     """
@@ -92,6 +92,6 @@ def apart(x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :-1].double(), mixing.double()[x[..., -1].round().long()]
 
 
-def _mixing_of(kernel: Coregionalized) -> Tensor:
+def _mixing_of(kernel: OutputKernel) -> Tensor:
     """W; a function of this module, because a kernel is pickled with what its priors are evaluated by."""
     return kernel.mixing
