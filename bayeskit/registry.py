@@ -80,16 +80,19 @@ def quick(name: str) -> Inference:
     return get(name, **inference_class(name).quick)()
 
 
-def default(family: Family, task: Task, num_rows: int) -> str:
+def default(family: Family, task: Task, num_rows: int, *, num_correlated: int = 1) -> str:
     """The method used when none is named, by task and size.
 
-    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. A
-    network gets a last-layer Laplace approximation: one training run, one pass for the curvature, an evidence.
+    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. With
+    correlated outputs every one of them is a row of the exact method. A network gets a last-layer Laplace
+    approximation: one training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
     if task == "classification":
         return "svgp"
+    if num_correlated > 1:
+        return "exact" if num_rows * num_correlated <= 3_000 else "svgp"
     return "exact" if num_rows <= 3_000 else "sgpr" if num_rows <= 100_000 else "svgp"
 
 

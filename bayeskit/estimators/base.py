@@ -121,10 +121,13 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         structure = self._structure()
         given = copy.deepcopy(self.likelihood)
         likelihood = given if given is not None else self._default_likelihood(_outputs_of(structure, data.x))
-        self.num_latents_ = likelihood.num_latents(data.y)
+        self.num_outputs_ = likelihood.num_latents(data.y)
+        return self._prior(data.x, generator), likelihood.to(self.device_)
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        """The prior of as many outputs of the function as the likelihood needs."""
         build = registry.prior(self._family)
-        prior = build(structure, data.x, self.num_latents_, dtype=self.dtype, generator=generator)
-        return prior, likelihood.to(self.device_)
+        return build(self._structure(), x, self.num_outputs_, dtype=self.dtype, generator=generator)
 
     def _store(self, fit: Fit, data: Data) -> None:
         self.posterior_, self.likelihood_ = fit.posterior, fit.likelihood
@@ -139,13 +142,17 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         if isinstance(self.inference, Inference):
             return cast(Inference, clone(self.inference))
         if self.inference is None or isinstance(self.inference, str):
-            name = self.inference or registry.default(self._family, self._task, num_rows)
+            name = self.inference or self._default_inference(num_rows)
             self._check_family(name)
             return registry.get(name)()
         raise TypeError(
             "`inference` must be an Inference such as `gp.SVGP(num_inducing=512)`, one of the names "
             f"{registry.names(self._task, family=self._family)}, or None; got {self.inference!r}"
         )
+
+    def _default_inference(self, num_rows: int) -> str:
+        """The registered name used when none is given."""
+        return registry.default(self._family, self._task, num_rows)
 
     def _check_family(self, name: str) -> None:
         """Refuse a method of the other family by naming the estimator to use, an unknown name by listing the known."""
@@ -220,9 +227,9 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     def _latent_units(self) -> tuple[Tensor, Tensor]:
         """Shift and scale (k,) of the latents between standardized units and the target's."""
         shift, scale = self.likelihood_.latent_units(self.target_scaler_.shift, self.target_scaler_.scale)
-        if len(scale) != self.num_latents_:
+        if len(scale) != self.num_outputs_:
             raise ValueError(
-                f"{type(self.likelihood_).__name__} has {self.num_latents_} latents for {len(scale)} outputs and does "
+                f"{type(self.likelihood_).__name__} has {self.num_outputs_} latents for {len(scale)} outputs and does "
                 "not say how they change with the units of the target: override its `latent_units`"
             )
         return shift, scale

@@ -104,7 +104,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
     def _mean_and_covariance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         predictive = self.predictive(X)
         n, k = len(predictive.mean), len(self.target_scaler_.scale)
-        latent = self.latent(X).covariance.to_dense().double().cpu() if self.num_latents_ == k else None
+        latent = self.latent(X).covariance.to_dense().double().cpu() if self.num_outputs_ == k else None
         if latent is not None:
             joint = latent.reshape(n, k, n, k).diagonal(dim1=1, dim2=3).clone()  # (n, n, k)
             joint.diagonal(dim1=0, dim2=1).add_(predictive.aleatoric.reshape(n, k).cpu().mT)

@@ -21,6 +21,7 @@ from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.observations import Observations
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.stacked import StackedProcess, infer_stacked
 from bayeskit.gp.training_set import inputs, training_set
 
 MEMORY_BUDGET = 4 * 2**30
@@ -69,7 +70,7 @@ class Exact(Inference):
     """
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Dirichlet, Conjugate)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
+    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess, StackedProcess)
     kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"max_iter": 15}
 
@@ -84,6 +85,8 @@ class Exact(Inference):
         """The posterior process given `data`, at learnt hyperparameters."""
         self.check(prior, likelihood, data)
         self._validate()
+        if isinstance(prior, StackedProcess) or (isinstance(prior, GaussianProcess) and prior.mixing is not None):
+            return infer_stacked(self, prior, likelihood, data, learn=self.learn, generator=generator)
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)

@@ -20,6 +20,7 @@ from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
 from bayeskit.gp.gram import gram, outer_dims
 from bayeskit.gp.neighbors import Nearest
+from bayeskit.gp.output_kernel import OutputKernel, apart
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -39,6 +40,7 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
     - `Nearest`: inducing values, and the rest from a draw of its base, exact.
+    - A kernel over inputs and outputs: draws of the latent functions, mixed.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -71,6 +73,10 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         noise = random.normal((*shape, len(kernel.z)), like=like, generator=generator)
         return _Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
+    if isinstance(kernel, OutputKernel):
+        q = kernel.mixing.shape[-1]
+        latents = draws(kernel.base, num_samples * num_outputs, q, like=like, generator=generator)
+        return _Mixtures(latents, kernel.mixing.detach(), num_outputs)
     if type(kernel) is ScaleKernel:
         base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
         dims = outer_dims(kernel)
@@ -168,6 +174,17 @@ class _Columns:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.base(x.index_select(-1, self.dims))
+
+
+class _Mixtures:
+    """W_j g(x) at inputs [x, j]."""
+
+    def __init__(self, latents: Draws, mixing: Tensor, num_outputs: int):
+        self.latents, self.mixing, self.num_outputs = latents, mixing, num_outputs
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inputs, weights = apart(x, self.mixing)
+        return torch.einsum("spn,np->sn", self.latents(inputs), weights).unflatten(0, (-1, self.num_outputs))
 
 
 class _Sum:

@@ -276,7 +276,7 @@ def _posterior(model: Model, z: Tensor, mean: Tensor, variance: Tensor, num_neig
     shared = model.num_outputs == 1 and not prior.kernel.batch_shape
     kernel = Nearest(prior.kernel, z, variance[0] if shared else variance, num_neighbors=num_neighbors)
     process_mean = NearestMean(prior.mean, prior.kernel, z, mean, num_neighbors=num_neighbors)
-    return GaussianProcess(process_mean, kernel, model.num_outputs)
+    return GaussianProcess(process_mean, kernel, prior.num_outputs, prior.mixing)
 
 
 def _default_training(n: int) -> Training:
