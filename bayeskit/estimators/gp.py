@@ -2,6 +2,12 @@
 
 from typing import Any
 
+from sklearn.utils.validation import check_is_fitted
+
+from bayeskit import registry
+from bayeskit.core.inference import Fit
+from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
+from bayeskit.estimators.base import BayesEstimator
 from bayeskit.estimators.tasks import ClassificationEstimator, RegressionEstimator
 
 
@@ -63,6 +69,19 @@ class GPRegressor(RegressionEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> ContinuousPredictive:
+        """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.
+
+        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a row with a very low
+        `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
+
+        Args:
+            X: (n, d) inputs, as given to `fit`.
+            y: (n,) or (n, k) targets as given to `fit`.
+            sample_weight: (n,) as given to `fit`.
+        """
+        return self._deliver(_leave_one_out(self, X, y, sample_weight))
+
     def _structure(self) -> Any:
         return self.kernel
 
@@ -123,5 +142,25 @@ class GPClassifier(ClassificationEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> CategoricalPredictive:
+        """The law of the label at each training row given all other rows, in closed form at fixed hyperparameters.
+
+        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a row with a very low
+        `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
+
+        Args:
+            X: (n, d) inputs, as given to `fit`.
+            y: (n,) labels as given to `fit`.
+            sample_weight: (n,) as given to `fit`.
+        """
+        return self._deliver(_leave_one_out(self, X, y, sample_weight))
+
     def _structure(self) -> Any:
         return self.kernel
+
+
+def _leave_one_out(estimator: BayesEstimator, X: Any, y: Any, sample_weight: Any) -> Predictive:
+    """In standardized units."""
+    check_is_fitted(estimator)
+    leave_one_out = registry.load("bayeskit.gp:leave_one_out")
+    return leave_one_out(Fit(estimator.posterior_, estimator.likelihood_), estimator._data(X, y, sample_weight))

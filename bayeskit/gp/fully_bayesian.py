@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
+from gpytorch.kernels import Kernel
 from sklearn.base import clone
 from torch import Tensor
 
@@ -175,7 +176,7 @@ class _Conditioning:
         return cls(model, rows, process.kernel.z[-process.kernel.blocks[-1] :] if sparse else None)  # type: ignore
 
     def evidence(self) -> Tensor:
-        """log p(y | theta), or the bound on it; zero without data."""
+        """The number log p(y | theta), or the bound on it; zero without data."""
         if not len(self.rows):
             return torch.zeros((), dtype=torch.float64, device=self.rows.y.device)
         if self.z is None:
@@ -203,7 +204,7 @@ def _adopt(model: Model, prior: GaussianProcess, start: Fit) -> None:
     if isinstance(prior.kernel, conditioned) or not isinstance(process.kernel, conditioned):
         return
     assert isinstance(process.mean, ConditionedMean)
-    model.kernel.load_state_dict(process.kernel.base.state_dict())
+    model.kernel.load_state_dict(cast(Kernel, process.kernel.base).state_dict())
     model.mean.load_state_dict(process.mean.base_mean.state_dict())
 
 
@@ -250,7 +251,9 @@ def _continued(
         raise ValueError(f"the likelihood has {len(members)} draws and the prior {size} components: they go in pairs")
     settings: dict[str, Any] = {"learn": False} | ({"learn_inducing": False} if isinstance(inner, SGPR) else {})
     condition: Callable[..., Fit] = replace(inner, **settings).infer
-    fits = [condition(f, member, data, generator=generator) for f, member in zip(prior.components, members, strict=True)]
+    fits = [
+        condition(f, member, data, generator=generator) for f, member in zip(prior.components, members, strict=True)
+    ]
     evidence = torch.tensor([float(fit.log_evidence) for fit in fits], dtype=torch.float64)  # type: ignore[arg-type]
     weights = (prior.weights.log() + evidence.to(prior.weights)).softmax(0)
     posterior = ProcessMixture(tuple(cast(GaussianProcess, fit.posterior) for fit in fits), weights)

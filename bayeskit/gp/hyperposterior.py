@@ -120,7 +120,7 @@ class _Prior:
     closure: Callable[[nn.Module], Tensor]
 
     def coordinate(self) -> Tensor:
-        """u."""
+        """The number u that the prior is a density of."""
         return self.prior.transform(self.closure(self.owner))
 
 

@@ -33,7 +33,7 @@ class ProcessMixture(Posterior):
 
     @property
     def num_outputs(self) -> int:
-        """k."""
+        """The number of outputs, k."""
         return self.components[0].num_outputs
 
     def __call__(self, x: Inputs) -> MixtureValues:

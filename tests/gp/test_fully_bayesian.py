@@ -108,7 +108,9 @@ def test_a_prior_on_something_derived_is_refused_by_name():
 
 
 def test_what_cannot_be_factorized_has_no_density():
-    law = density(default_prior(torch.ones(3, 1)), Gaussian(), Data(torch.ones(3, 1).double(), torch.ones(3, 1).double()))
+    law = density(
+        default_prior(torch.ones(3, 1)), Gaussian(), Data(torch.ones(3, 1).double(), torch.ones(3, 1).double())
+    )
     raw = torch.full((1, len(law.raw())), 800.0, dtype=torch.float64, requires_grad=True)
     value = law({"raw": raw})
     assert value.item() == -torch.inf
@@ -130,7 +132,7 @@ def moments_by_quadrature(law, grid):
 
 @pytest.mark.parametrize("inner", [gp.Exact(), gp.SGPR(num_inducing=6)], ids=["exact", "sgpr"])
 def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
-    """Means within four standard errors sd / sqrt(effective draws), standard deviations within four sd / sqrt(2 ess)."""
+    """Means within four standard errors sd / sqrt(ess), standard deviations within four sd / sqrt(2 ess)."""
     x = torch.linspace(-2, 2, 25, dtype=torch.float64).unsqueeze(-1)
     y = (2 * x).sin() + 0.2 * torch.randn(25, 1, generator=generator(3), dtype=torch.float64)
     data = Data(x, y)

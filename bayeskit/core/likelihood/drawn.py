@@ -1,6 +1,7 @@
 """A likelihood whose parameters are not known but drawn."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,14 +106,14 @@ class _Pooled(td.Distribution):
         terms = [part.log_prob(value) + w.log() for part, w in zip(self.parts, self.weights, strict=True)]
         return torch.stack(terms).logsumexp(0)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's own signature)
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws from torch's global generator, as in every torch distribution."""
         shape = torch.Size((*sample_shape, *self.batch_shape))
         index = torch.multinomial(self.weights, shape.numel(), replacement=True).reshape(shape)
         index = index.reshape(*shape, *(1 for _ in self.event_shape))
-        drawn = self.parts[0].sample(sample_shape)
+        drawn = self.parts[0].sample(shape[: len(sample_shape)])
         for s, part in enumerate(self.parts[1:], start=1):
-            drawn = torch.where(index == s, part.sample(sample_shape), drawn)
+            drawn = torch.where(index == s, part.sample(shape[: len(sample_shape)]), drawn)
         return drawn
 
     def _average(self, values: list[Tensor]) -> Tensor:
