@@ -152,7 +152,8 @@ class Likelihood(nn.Module, ABC):
 
         Stored draws give the mixture over them, a mixture that of its components' predictives. Gaussian values give a
         closed form where there is one, otherwise quadrature of the density itself (one latent per output), otherwise a
-        mixture over 512 Sobol draws. The result keeps a copy of the likelihood: it neither follows nor differentiates the likelihood's parameters.
+        mixture over 512 Sobol draws. The result keeps a copy of the likelihood: it neither follows nor differentiates
+        the likelihood's parameters.
         """
         if isinstance(values, MixtureValues):
             return pool([self.predictive(part) for part in values.components], values.weights)
