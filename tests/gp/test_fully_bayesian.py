@@ -235,6 +235,26 @@ def test_noise_and_function_are_drawn_together():
     assert abs(float(y[y > 50].std()) - 2) < 0.25
 
 
+def test_a_likelihood_that_is_one_of_several():
+    """Its law given f is the mixture's: log density, moments and draws."""
+    likelihood = Drawn([Gaussian(0.04), Gaussian(1.0)], torch.tensor([0.75, 0.25], dtype=torch.float64))
+    f, y = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([[0.0], [0.5], [2.0]], dtype=torch.float64)
+    parts = torch.stack([member.log_prob(f, y).exp() for member in likelihood.members])
+    close(likelihood.log_prob(f, y), (0.75 * parts[0] + 0.25 * parts[1]).log(), 1e-12)
+    law = likelihood.distribution(f)
+    close(law.variance, torch.full_like(f, 0.75 * 0.04 + 0.25), 1e-12)
+    values = process(matern())(torch.zeros(1, 2))
+    same = likelihood.predictive(values)  # a law of f that was not drawn along: every member sees the same
+    close(same.variance, values.variance + law.variance[:1], 1e-12)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draws = law.sample(torch.Size([4_000]))
+    assert draws.shape == (4_000, 3, 1)
+    assert (
+        abs(float(draws.var()) / 0.28 - 1) < 5 * (8.6 / 12_000) ** 0.5
+    )  # the kurtosis is 3 (.75 .04^2 + .25) / .28^2 = 9.6
+
+
 def test_more_data_reweight_the_draws():
     """Weights are proportional to what each draw said of the new rows, and each process is conditioned on all rows."""
     data = regression(n=24)
