@@ -1,12 +1,13 @@
 """Gaussian processes: the process itself, and inferences that condition it on data."""
 
+from bayeskit.gp.cavities import leave_one_out as leave_one_out
 from bayeskit.gp.conditioned import Conditioned as Conditioned
 from bayeskit.gp.conditioned import ConditionedMean as ConditionedMean
 from bayeskit.gp.exact import Exact as Exact
 from bayeskit.gp.fully_bayesian import FullyBayesian as FullyBayesian
-from bayeskit.gp.leave_one_out import leave_one_out as leave_one_out
 from bayeskit.gp.mixture import ProcessMixture as ProcessMixture
 from bayeskit.gp.process import GaussianProcess as GaussianProcess
 from bayeskit.gp.process import default_prior as default_prior
 from bayeskit.gp.sgpr import SGPR as SGPR
 from bayeskit.gp.svgp import SVGP as SVGP
+from bayeskit.gp.swsgp import SWSGP as SWSGP
