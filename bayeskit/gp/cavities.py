@@ -156,11 +156,11 @@ def _noisy(kernel: Conditioned, x: Tensor, weights: Tensor) -> _Variances:
         raise ValueError(f"{int((~known).sum())} rows of `data` are not among those that the process was fitted to")
     identity = torch.eye(len(kernel.z), dtype=x.dtype, device=x.device)
     inverse = torch.linalg.solve_triangular(kernel.tril, identity, upper=False).square().sum(-2)  # [C^-1]_ii
-    total, lost = (
-        part[..., place].clone() for part in torch.broadcast_tensors(kernel.noise, kernel.noise**2 * inverse)
-    )
-    if not bool(known.all()):  # rows of weight zero, from which nothing is taken
-        total[..., ~known], lost[..., ~known] = gram_diagonal(kernel, x[~known]), 0.0
+    total, lost = (part[..., place] for part in torch.broadcast_tensors(kernel.noise, kernel.noise**2 * inverse))
+    silent = ~known | ~lost.isfinite()  # rows of weight zero and missing entries, from which nothing is taken
+    if bool(silent.any()):
+        total = torch.where(silent, gram_diagonal(kernel, x), total)
+        lost = torch.where(silent, 0.0, lost)
     before = gram_diagonal(kernel.base, x)
     total = torch.maximum(total, lost + 64 * torch.finfo(x.dtype).eps * before)  # a variance at rounding level
     return _Variances(total, lost, torch.zeros_like(total), before)

@@ -214,6 +214,21 @@ def test_refusals():
         gp.leave_one_out(second, data)
 
 
+@pytest.mark.parametrize(
+    "method", [gp.Exact(learn=False), gp.SGPR(num_inducing=12, learn=False)], ids=["exact", "sgpr"]
+)
+def test_missing_entries_take_nothing_away(method):
+    data, prior = regression(n=12, k=2), process(matern(), k=2)
+    data.y[3, 1] = torch.nan
+    fit = method.infer(prior, noise(), data, generator=generator())
+    law, values = gp.leave_one_out(fit, data), fit.posterior(data.x)
+    close(law.mean[3, 1], values.mean[3, 1])
+    close(law.epistemic[3, 1], values.variance[3, 1])
+    again = gp.Exact(learn=False).infer(prior, noise(), without(data, 3), generator=generator()).posterior
+    close(law.mean[3, 0], again(data.x[3:4]).mean[0, 0])
+    assert torch.isfinite(law.mean).all() and (law.epistemic >= 0).all()
+
+
 # -- estimators ------------------------------------------------------------------------------------------------------
 
 
