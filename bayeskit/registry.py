@@ -25,6 +25,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "exact": ("gp", "bayeskit.gp:Exact", {}),
     "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
     "svgp": ("gp", "bayeskit.gp:SVGP", {}),
+    "fully_bayesian": ("gp", "bayeskit.gp:FullyBayesian", {}),
     "swsgp": ("gp", "bayeskit.gp:SWSGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),

@@ -3,15 +3,18 @@
 from typing import Any
 
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from bayeskit import registry
+from bayeskit.core.inference import Fit
 from bayeskit.core.posterior import Posterior
+from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
 from bayeskit.core.types import Inputs
-from bayeskit.estimators.base import BayesEstimator
+from bayeskit.estimators.base import BayesEstimator, Law
 from bayeskit.estimators.tasks import ClassificationEstimator, RegressionEstimator
 
 
-class _Processes(BayesEstimator):
+class _Processes(BayesEstimator[Law]):
     """What both tasks share: a prior made of a kernel, and outputs that may be correlated."""
 
     _family = "gp"
@@ -29,8 +32,23 @@ class _Processes(BayesEstimator):
         correlated = 1 if self.num_latents is None else self.num_outputs_
         return registry.default("gp", self._task, num_rows, num_correlated=correlated)
 
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> Law:
+        """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.
 
-class GPRegressor(_Processes, RegressionEstimator):
+        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a row with a very low
+        `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
+
+        Args:
+            X: (n, d) inputs, as given to `fit`.
+            y: Targets or labels, as given to `fit`.
+            sample_weight: (n,) as given to `fit`.
+        """
+        check_is_fitted(self)
+        leave_one_out = registry.load("bayeskit.gp:leave_one_out")
+        return self._deliver(leave_one_out(Fit(self.posterior_, self.likelihood_), self._data(X, y, sample_weight)))
+
+
+class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
     """Gaussian process regression: y = f(x) + noise with f ~ GP(m, k).
 
     Inputs and targets are standardized inside (from the training rows alone); everything that comes out is in the
@@ -92,7 +110,7 @@ class GPRegressor(_Processes, RegressionEstimator):
         self.verbose = verbose
 
 
-class GPClassifier(_Processes, ClassificationEstimator):
+class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
     """Gaussian process classification: labels given one latent GP (two classes) or one a class (more).
 
     Args:
