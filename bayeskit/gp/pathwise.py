@@ -18,6 +18,7 @@ from torch import Tensor
 from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
+from bayeskit.gp.deep_kernel import DeepKernel
 from bayeskit.gp.gram import gram, outer_dims
 
 NUM_WAVES = 512
@@ -37,6 +38,7 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       covariance over draws are those of the kernel exactly; each draw is a sum of `NUM_WAVES` waves, hence Gaussian
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
+    - A deep kernel: draws of its base, at the features.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -70,6 +72,9 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
         dims = outer_dims(kernel)
         base = base if dims is None else _Columns(base, dims)
         return _Scaled(base, kernel.outputscale.detach().to(like).sqrt())
+    if isinstance(kernel, DeepKernel):
+        base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
+        return _OfFeatures(base, kernel)
     if type(kernel) is AdditiveKernel and kernel.active_dims is None:
         parts = [
             draws(part, num_samples, num_outputs, like=like, generator=generator) for part in cast(Any, kernel.kernels)
@@ -152,6 +157,16 @@ class _Scaled:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.base(x) * self.factor.unsqueeze(-1)
+
+
+class _OfFeatures:
+    """f(h(x))."""
+
+    def __init__(self, base: Draws, kernel: DeepKernel):
+        self.base, self.kernel = base, kernel
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.base(self.kernel.features(x))
 
 
 class _Columns:

@@ -24,6 +24,7 @@ from bayeskit.core.types import Inputs
 from bayeskit.gp import pathwise
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, ConditionedMean
+from bayeskit.gp.deep_kernel import settled
 from bayeskit.gp.gram import Evaluated, mean_rows
 from bayeskit.gp.inducing import spread
 
@@ -106,8 +107,7 @@ class GaussianProcess(Posterior):
 
     def frozen(self) -> "GaussianProcess":
         """The same process with hyperparameters in float64 that need no gradient; itself if they are so already."""
-        parameters = [*self.mean.parameters(), *self.kernel.parameters()]
-        if all(p.dtype == torch.float64 and not p.requires_grad for p in parameters):
+        if settled(self.mean) and settled(self.kernel):
             return self
         return GaussianProcess(_frozen(self.mean), _frozen(self.kernel), self.num_outputs)
 
