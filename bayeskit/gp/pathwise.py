@@ -12,14 +12,23 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import (
+    AdditiveKernel,
+    Kernel,
+    LCMKernel,
+    MaternKernel,
+    MultitaskKernel,
+    RBFKernel,
+    ScaleKernel,
+)
 from torch import Tensor
 
-from bayeskit.core import random
+from bayeskit.core import operators, random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
 from bayeskit.gp.deep_kernel import DeepKernel
 from bayeskit.gp.gram import gram, outer_dims
+from bayeskit.gp.pairs import PairKernel
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -39,6 +48,8 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
     - A deep kernel: draws of its base, at the features.
+    - gpytorch's multitask kernels over pairs (input, output): draws of the data kernel, mixed by a root of the
+      covariance of the outputs.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -67,22 +78,29 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     if isinstance(kernel, Conditioned | IterativelyConditioned):
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
-    if type(kernel) is ScaleKernel:
-        base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
-        dims = outer_dims(kernel)
-        base = base if dims is None else _Columns(base, dims)
-        return _Scaled(base, kernel.outputscale.detach().to(like).sqrt())
-    if isinstance(kernel, DeepKernel):
-        base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
-        return _OfFeatures(base, kernel)
-    if type(kernel) is AdditiveKernel and kernel.active_dims is None:
-        parts = [
-            draws(part, num_samples, num_outputs, like=like, generator=generator) for part in cast(Any, kernel.kernels)
-        ]
-        return _Sum(parts)
     if type(kernel) is RBFKernel or type(kernel) is MaternKernel:
         return _Waves(kernel, shape, like=like, generator=generator)
-    return _Anchored(kernel, shape, like=like, seed=random.seed(generator))
+    composed = _composed(
+        kernel, lambda part, k: draws(part, num_samples, k, like=like, generator=generator), num_outputs
+    )
+    return composed or _Anchored(kernel, shape, like=like, seed=random.seed(generator))
+
+
+def _composed(kernel: Kernel, drawn: Callable[[Kernel, int], Draws], num_outputs: int) -> Draws | None:
+    """Draws made of those of the parts of a kernel, `drawn(part, k)`; None for a kernel without known parts."""
+    if type(kernel) is ScaleKernel:
+        base = drawn(kernel.base_kernel, num_outputs)
+        dims = outer_dims(kernel)
+        base = base if dims is None else _Columns(base, dims)
+        return _Scaled(base, kernel.outputscale.detach().sqrt())
+    if type(kernel) is AdditiveKernel and kernel.active_dims is None:
+        return _Sum([drawn(part, num_outputs) for part in cast(Any, kernel.kernels)])
+    if isinstance(kernel, DeepKernel):
+        return _OfFeatures(drawn(kernel.base_kernel, num_outputs), kernel)
+    if isinstance(kernel, PairKernel):
+        k = kernel.num_outputs
+        return _Sum([_Mixed(drawn(part.data_covar_module, k), kernel, part) for part in _multitask(kernel.base)])
+    return None
 
 
 class _Waves:
@@ -156,7 +174,7 @@ class _Scaled:
         self.base, self.factor = base, factor
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.base(x) * self.factor.unsqueeze(-1)
+        return self.base(x) * self.factor.to(x).unsqueeze(-1)
 
 
 class _OfFeatures:
@@ -167,6 +185,20 @@ class _OfFeatures:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.base(self.kernel.features(x))
+
+
+class _Mixed:
+    """f_i(x) = sum_j C_ij g_j(x) over pairs (x, i), with C C' the covariance of the outputs."""
+
+    def __init__(self, base: Draws, kernel: PairKernel, part: MultitaskKernel):
+        covariance: Any = part.task_covar_module.covar_matrix
+        self.base, self.kernel = base, kernel
+        self.root = operators.semidefinite_root(covariance.to_dense().detach(), name="covariance of the outputs")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        points, position = self.kernel.points(x)
+        values = torch.einsum("ij,sjn->sni", self.root, self.base(points))  # (s, points, k)
+        return values.flatten(-2)[..., position].unsqueeze(1)
 
 
 class _Columns:
@@ -197,6 +229,18 @@ class _Updated:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.prior(x) + _weighted(self.kernel, self.z, x, self.weights)
+
+
+def _multitask(kernel: Kernel) -> list[MultitaskKernel]:
+    """The terms of a kernel over several outputs, each a kernel of inputs times a covariance of outputs."""
+    parts = list(kernel.covar_module_list) if type(kernel) is LCMKernel else [kernel]
+    for part in parts:
+        if type(part) is not MultitaskKernel or part.data_covar_module.active_dims is not None:
+            raise ValueError(
+                f"functions cannot be drawn from a {type(part).__name__}, which is not a kernel of all inputs times a "
+                "covariance of outputs; draw values at inputs instead, by `posterior(x).sample(...)`"
+            )
+    return cast(Any, parts)
 
 
 def _weighted(kernel: Kernel, z: Tensor, x: Tensor, weights: Tensor) -> Tensor:
