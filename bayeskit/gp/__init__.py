@@ -4,6 +4,7 @@ from bayeskit.gp.conditioned import Conditioned as Conditioned
 from bayeskit.gp.conditioned import ConditionedMean as ConditionedMean
 from bayeskit.gp.deep_kernel import DeepKernel as DeepKernel
 from bayeskit.gp.exact import Exact as Exact
+from bayeskit.gp.export import predictive_module as predictive_module
 from bayeskit.gp.from_gpytorch import from_gpytorch as from_gpytorch
 from bayeskit.gp.gpytorch_likelihood import likelihood_from_gpytorch as likelihood_from_gpytorch
 from bayeskit.gp.process import GaussianProcess as GaussianProcess
