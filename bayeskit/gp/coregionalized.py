@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import cast
 
 import torch
 from linear_operator import LinearOperator
@@ -68,7 +69,8 @@ def _term(process: GaussianProcess, x: Tensor, weights: Tensor) -> LinearOperato
     each = x.expand(process.num_outputs, *x.shape)
     before = process.kernel.base if isinstance(process.kernel, Conditioned) else None
     covariances = KernelOperator(each, each, kernel=Evaluated(process.kernel), before=before)  # (l, n, n)
-    return KroneckerProductLinearOperator(covariances, RootLinearOperator(weights.unsqueeze(-1))).sum(-3)
+    joint = KroneckerProductLinearOperator(covariances, RootLinearOperator(weights.unsqueeze(-1)))
+    return cast(LinearOperator, joint.sum(-3))
 
 
 class _Paths:

@@ -19,7 +19,7 @@ class DeepKernel(Kernel):
     The network runs in its own floating type and in evaluation mode (no dropout); the kernel and all that follows run
     in float64 on its features. Its weights are learnt with the hyperparameters by every inference that learns them;
     `network.requires_grad_(False)` keeps them. Features come as the network gives them: one that ends in `nn.Tanh()`
-    or `nn.LayerNorm(p, elementwise_affine=False)` keeps them on the scale of lengthscales about one.
+    keeps them on the scale of lengthscales about one.
 
     Maximizing the evidence over many weights can overfit as least squares does, most of all with few data: hold the
     result against a plain kernel on rows left out.

@@ -108,8 +108,9 @@ def _rows(inputs: tuple[Tensor, ...] | None) -> Tensor | None:
     """The training inputs (n, d), the same for all models of a batch; None for several arguments, or for none."""
     if inputs is None or len(inputs) > 1:
         return None
-    x = inputs[0][0] if inputs[0].dim() == 3 else inputs[0]
-    return x if x.dim() == 2 and torch.equal(x.expand_as(inputs[0]), inputs[0]) else None
+    given = next(iter(inputs))
+    x = given[0] if given.dim() == 3 else given
+    return x if x.dim() == 2 and torch.equal(x.expand_as(given), given) else None
 
 
 def _noise(likelihood: Any, shape: torch.Size, x: Tensor) -> Tensor | None:
@@ -146,7 +147,7 @@ def _sparse(prior: GaussianProcess, x: Tensor, y: Tensor, noise: Tensor) -> Gaus
     if not isinstance(kernel, InducingPointKernel) or bool((variances != variances[0]).any()):
         return None
     model = Model(prior.mean, kernel.base_kernel, Gaussian(variances[:1], learn=False), prior.num_outputs)
-    z = kernel.inducing_points
+    z: Any = kernel.inducing_points
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
     projection = torch.linalg.solve_triangular(tril, gram(model.kernel, z, x), upper=False)
     left = (gram_diagonal(model.kernel, x) - projection.square().sum(-2)).clamp_min(0)

@@ -97,11 +97,12 @@ class ForwardMean(Mean):
 
 def _of_modules(mean: Mean, kernel: Kernel, x: Tensor, k: int) -> GaussianProcess | CorrelatedProcess | None:
     """The process of a mean and a kernel with k outputs; None where they are not of that shape."""
+    values: Any = mean(x)
     if kernel.num_outputs_per_input(x, x) > 1:
-        if kernel.batch_shape or mean(x).shape != (len(x), k):
+        if kernel.batch_shape or values.shape != (len(x), k):
             return None
         return CorrelatedProcess(GaussianProcess(PairMean(mean), PairKernel(kernel, k)), k)
-    if kernel.batch_shape not in (torch.Size(), torch.Size([k])) or mean(x).shape not in ((len(x),), (k, len(x))):
+    if kernel.batch_shape not in (torch.Size(), torch.Size([k])) or values.shape not in ((len(x),), (k, len(x))):
         return None
     return GaussianProcess(mean, kernel, k)
 

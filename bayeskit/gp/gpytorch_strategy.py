@@ -29,7 +29,7 @@ from bayeskit.core.operators import factorize, semidefinite_root
 from bayeskit.core.posterior import Posterior
 from bayeskit.gp.coregionalized import Coregionalized
 from bayeskit.gp.gpytorch_prior import prior_of
-from bayeskit.gp.gram import gram
+from bayeskit.gp.gram import gram, mean_rows
 from bayeskit.gp.process import GaussianProcess
 
 _OVER_INDUCING_VALUES = (
@@ -46,16 +46,17 @@ def posterior_of(model: Any) -> Posterior | None:
     Raises:
         ValueError: The model has never been called.
     """
-    strategy, count = model.variational_strategy, None
-    weights = None
+    strategy: Any = model.variational_strategy
+    count: int | None = None
+    weights: Any = None
     if type(strategy) is IndependentMultitaskVariationalStrategy:
         strategy, count = strategy.base_variational_strategy, strategy.num_tasks
     elif type(strategy) is LMCVariationalStrategy:
-        strategy, weights = strategy.base_variational_strategy, strategy.lmc_coefficients
-        count = len(weights)
+        weights = strategy.lmc_coefficients
+        strategy, count = strategy.base_variational_strategy, len(weights)
         if weights.dim() != 2:
             return None
-    inner = strategy.model if type(strategy) is OrthogonallyDecoupledVariationalStrategy else strategy
+    inner: Any = strategy.model if type(strategy) is OrthogonallyDecoupledVariationalStrategy else strategy
     if type(inner) not in _OVER_INDUCING_VALUES or inner.inducing_points.dim() > 3:
         return None
     if not bool(strategy.variational_params_initialized):
@@ -148,4 +149,4 @@ class _Row(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (n,)."""
-        return self.base(x).expand(self.num_outputs, x.shape[-2])[self.row]
+        return mean_rows(self.base, x, self.num_outputs)[self.row]

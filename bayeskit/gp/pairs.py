@@ -76,7 +76,8 @@ class PairMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (n,) at rows (n, d + 1)."""
-        return self.base(x[..., :-1]).gather(-1, x[..., -1:].long()).squeeze(-1)
+        values: Any = self.base(x[..., :-1])
+        return values.gather(-1, x[..., -1:].long()).squeeze(-1)
 
 
 def paired(x: Tensor, num_outputs: int) -> Tensor:
