@@ -5,12 +5,16 @@ K((x, i), (x', j)) is one entry of that matrix. Inputs (n, d) with all outputs a
 point-major.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gpytorch.kernels import Kernel
+from gpytorch.kernels import Kernel, LCMKernel, MultitaskKernel
 from gpytorch.means import Mean
 from torch import Tensor
+
+from bayeskit.core.operators import semidefinite_root
 
 
 class PairKernel(Kernel):
@@ -90,3 +94,49 @@ def paired(x: Tensor, num_outputs: int) -> Tensor:
     x = x.double()
     outputs = torch.arange(num_outputs, dtype=x.dtype, device=x.device).repeat(len(x))
     return torch.cat([x.repeat_interleave(num_outputs, dim=0), outputs.unsqueeze(-1)], dim=-1)
+
+
+def multitask_terms(kernel: Kernel) -> list[tuple[Kernel, Tensor]]:
+    """The terms of a kernel over several outputs: each a kernel of inputs and a covariance (k, k) of outputs.
+
+    Raises:
+        ValueError: The kernel is no such sum.
+
+    Examples:
+        >>> from gpytorch.kernels import RBFKernel
+        >>> [(type(data).__name__, len(term)) for data, term in multitask_terms(MultitaskKernel(RBFKernel(), 2))]
+        [('RBFKernel', 2)]
+    """
+    terms = []
+    for part in list(kernel.covar_module_list) if type(kernel) is LCMKernel else [kernel]:
+        if type(part) is not MultitaskKernel or part.data_covar_module.active_dims is not None:
+            raise ValueError(
+                f"functions cannot be drawn from a {type(part).__name__}, which is not a kernel of all inputs times a "
+                "covariance of outputs; draw values at inputs instead, by `posterior(x).sample(...)`"
+            )
+        covariance: Any = part.task_covar_module.covar_matrix
+        terms.append((part.data_covar_module, covariance.to_dense().detach()))
+    return terms
+
+
+def mixed(base: Callable[[Tensor], Tensor], kernel: PairKernel, covariance: Tensor) -> "_Mixed":
+    """Functions over pairs, f_i(x) = sum_j C_ij g_j(x) with C C' the covariance of the outputs, (s, 1, pairs).
+
+    Args:
+        base: Independent functions g, from (n, d) to (s, k, n).
+        kernel: Over the pairs.
+        covariance: (k, k).
+    """
+    return _Mixed(base, kernel, semidefinite_root(covariance, name="covariance of the outputs"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixed:
+    base: Callable[[Tensor], Tensor]
+    kernel: PairKernel
+    root: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        points, position = self.kernel.points(x)
+        values = torch.einsum("ij,sjn->sni", self.root, self.base(points))  # (s, points, k)
+        return values.flatten(-2)[..., position].unsqueeze(1)

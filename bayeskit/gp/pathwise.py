@@ -12,23 +12,16 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from gpytorch.kernels import (
-    AdditiveKernel,
-    Kernel,
-    LCMKernel,
-    MaternKernel,
-    MultitaskKernel,
-    RBFKernel,
-    ScaleKernel,
-)
+from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, RBFKernel, ScaleKernel
 from torch import Tensor
 
-from bayeskit.core import operators, random
+from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
 from bayeskit.gp.deep_kernel import DeepKernel
 from bayeskit.gp.gram import gram, outer_dims
-from bayeskit.gp.pairs import PairKernel
+from bayeskit.gp.neighbors import Nearest
+from bayeskit.gp.pairs import PairKernel, mixed, multitask_terms
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -50,6 +43,7 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     - A deep kernel: draws of its base, at the features.
     - gpytorch's multitask kernels over pairs (input, output): draws of the data kernel, mixed by a root of the
       covariance of the outputs.
+    - `Nearest`: inducing values, and the rest from a draw of its base, exact.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -78,6 +72,10 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     if isinstance(kernel, Conditioned | IterativelyConditioned):
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
+    if isinstance(kernel, Nearest):
+        prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
+        noise = random.normal((*shape, len(kernel.z)), like=like, generator=generator)
+        return _Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
     if type(kernel) is RBFKernel or type(kernel) is MaternKernel:
         return _Waves(kernel, shape, like=like, generator=generator)
     composed = _composed(
@@ -99,7 +97,7 @@ def _composed(kernel: Kernel, drawn: Callable[[Kernel, int], Draws], num_outputs
         return _OfFeatures(drawn(kernel.base_kernel, num_outputs), kernel)
     if isinstance(kernel, PairKernel):
         k = kernel.num_outputs
-        return _Sum([_Mixed(drawn(part.data_covar_module, k), kernel, part) for part in _multitask(kernel.base)])
+        return _Sum([mixed(drawn(data, k), kernel, term) for data, term in multitask_terms(kernel.base)])
     return None
 
 
@@ -187,20 +185,6 @@ class _OfFeatures:
         return self.base(self.kernel.features(x))
 
 
-class _Mixed:
-    """f_i(x) = sum_j C_ij g_j(x) over pairs (x, i), with C C' the covariance of the outputs."""
-
-    def __init__(self, base: Draws, kernel: PairKernel, part: MultitaskKernel):
-        covariance: Any = part.task_covar_module.covar_matrix
-        self.base, self.kernel = base, kernel
-        self.root = operators.semidefinite_root(covariance.to_dense().detach(), name="covariance of the outputs")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        points, position = self.kernel.points(x)
-        values = torch.einsum("ij,sjn->sni", self.root, self.base(points))  # (s, points, k)
-        return values.flatten(-2)[..., position].unsqueeze(1)
-
-
 class _Columns:
     """f of some columns of x."""
 
@@ -231,16 +215,18 @@ class _Updated:
         return self.prior(x) + _weighted(self.kernel, self.z, x, self.weights)
 
 
-def _multitask(kernel: Kernel) -> list[MultitaskKernel]:
-    """The terms of a kernel over several outputs, each a kernel of inputs times a covariance of outputs."""
-    parts = list(kernel.covar_module_list) if type(kernel) is LCMKernel else [kernel]
-    for part in parts:
-        if type(part) is not MultitaskKernel or part.data_covar_module.active_dims is not None:
-            raise ValueError(
-                f"functions cannot be drawn from a {type(part).__name__}, which is not a kernel of all inputs times a "
-                "covariance of outputs; draw values at inputs instead, by `posterior(x).sample(...)`"
-            )
-    return cast(Any, parts)
+class _Neighbors:
+    """w(x)' u + sqrt(r(x) / k(x, x)) f0(x)."""
+
+    def __init__(self, prior: Draws, kernel: Nearest, values: Tensor):
+        self.prior, self.kernel, self.values = prior, kernel, values
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parts = []
+        for part in chunks(x, self.kernel.variance.numel()):
+            weights, share = self.kernel.parts(part)  # (n, m) and (n,), or with an axis of kernels in front
+            parts.append((weights @ self.values.unsqueeze(-1)).squeeze(-1) + share * self.prior(part))
+        return torch.cat(parts, dim=-1)
 
 
 def _weighted(kernel: Kernel, z: Tensor, x: Tensor, weights: Tensor) -> Tensor:
