@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from linear_operator import LinearOperator
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from bayeskit.core import operators, random
 from bayeskit.core.types import Inputs
+
+if TYPE_CHECKING:
+    from gpytorch.distributions import MultivariateNormal
 
 Functions = Callable[[Tensor], Tensor]
 """s fixed functions: maps inputs (n, *input_shape) to values (s, n, k), the same whenever and however often asked."""
@@ -94,6 +98,23 @@ class GaussianValues(FunctionValues):
         """Mean `shift + scale m`, covariance `D S D` with D the repeated scales."""
         repeated = scale.repeat(self.mean.shape[-2])
         return GaussianValues(shift + scale * self.mean, operators.Scaled(repeated, self.joint))
+
+    def to_gpytorch(self) -> "MultivariateNormal":
+        """The same law as a gpytorch `MultivariateNormal`, for k > 1 outputs a `MultitaskMultivariateNormal`.
+
+        The covariance stays an operator. What gpytorch then computes with it follows gpytorch's own settings: beyond
+        `max_cholesky_size` rows, 800 unless set, its log densities and samples are approximate.
+
+        Examples:
+            >>> from linear_operator.operators import DiagLinearOperator
+            >>> GaussianValues(torch.zeros(2, 1), DiagLinearOperator(torch.tensor([1.0, 4.0]))).to_gpytorch().variance
+            tensor([1., 4.])
+        """
+        from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+
+        if self.mean.shape[-1] == 1:
+            return MultivariateNormal(self.mean.squeeze(-1), self.joint)
+        return MultitaskMultivariateNormal(self.mean, self.joint)
 
 
 @dataclass(frozen=True, eq=False)
