@@ -4,7 +4,7 @@ Adding a method is one file and one line here. Classes are imported when asked f
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
 >>> names("classification")
-['coreset', 'deep_ensemble', 'laplace', 'map', 'nuts', 'sgld', 'svgp']
+['coreset', 'deep_ensemble', 'laplace', 'map', 'nuts', 'orthogonal_svgp', 'sgld', 'svgp']
 >>> get("laplace")()
 Laplace()
 """
@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
     "svgp": ("gp", "bayeskit.gp:SVGP", {}),
     "coreset": ("gp", "bayeskit.gp:CoresetGP", {}),
+    "orthogonal_svgp": ("gp", "bayeskit.gp:OrthogonalSVGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
