@@ -23,7 +23,7 @@ from bayeskit.gp.pseudo_observations import PseudoObservations, bound, nearest
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.variational import Variational, ascend
 
-DEFAULT_STEPS = 1500
+DEFAULT_STEPS = 1000
 DEFAULT_BATCH = 512
 
 
@@ -45,7 +45,7 @@ class CoresetGP(Inference):
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
         subset: Rows of the first phase at most; 0 leaves it out.
         max_iter: L-BFGS iterations of the first phase.
-        training: Settings of the mini-batch phase; None for about 1500 steps of Adam at a learning rate that falls to
+        training: Settings of the mini-batch phase; None for about 1000 steps of Adam at a learning rate that falls to
             zero, from 0.005 in batches of 512 after a first phase (and none if that saw all rows), else from 0.05.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_points: Whether to move z.
