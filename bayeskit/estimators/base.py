@@ -24,7 +24,7 @@ from bayeskit.core.inference import Evidence, Fit, Inference
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
-from bayeskit.core.types import Data, Inputs
+from bayeskit.core.types import Data, Inputs, Rows
 from bayeskit.estimators import reading
 from bayeskit.estimators.scaling import Standardizer
 
@@ -83,6 +83,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         if weights is not None and (weights == 0).any():  # a row of no weight is a row that is not there
             keep = weights.nonzero().squeeze(1)
             x, target, weights = x[keep], target[keep], weights[keep]
+        x, target, weights = _observed(x, target, weights)
         if first:
             self.device_ = self._resolve_device()
             self._learn_scales(x, target, weights)
@@ -129,8 +130,9 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         self.posterior_, self.likelihood_ = fit.posterior, fit.likelihood
         self.history_, self.diagnostics_ = dict(fit.history), dict(fit.diagnostics)
         # log p(y) = log p(z) - sum log scale for y = shift + scale z.
-        rows = float(len(data) if data.weights is None else data.weights.sum())
-        change = -rows * float(self.target_scaler_.scale.log().sum())
+        seen = (~data.y.isnan()).double().reshape(len(data), -1)
+        counts = (seen if data.weights is None else seen * data.weights.unsqueeze(-1)).sum(0).cpu()
+        change = -float((counts * self.target_scaler_.scale.log()).sum())
         self.log_evidence_ = None if fit.log_evidence is None else fit.log_evidence.shifted(change)
 
     def _resolve_inference(self, num_rows: int) -> Inference:
@@ -256,6 +258,14 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
 
     def _standardize(self, target: Tensor) -> Tensor:
         return self.target_scaler_(target) if target.ndim == 2 and target.is_floating_point() else target
+
+
+def _observed(x: Inputs, target: Tensor, weights: Tensor | None) -> tuple[Inputs, Tensor, Tensor | None]:
+    """The rows of which at least one output was observed."""
+    seen = ~target.isnan().reshape(len(target), -1).all(-1)
+    if bool(seen.all()):
+        return x, target, weights
+    return x.take(seen) if isinstance(x, Rows) else x[seen], target[seen], None if weights is None else weights[seen]
 
 
 def _on_the_real_line(likelihood: Likelihood, target: Tensor) -> bool:

@@ -9,3 +9,4 @@ from bayeskit.gp.process import GaussianProcess as GaussianProcess
 from bayeskit.gp.process import default_prior as default_prior
 from bayeskit.gp.sgpr import SGPR as SGPR
 from bayeskit.gp.svgp import SVGP as SVGP
+from bayeskit.gp.swsgp import SWSGP as SWSGP

@@ -168,7 +168,8 @@ def _cluster_sizes(model: Model, z: Tensor, rows: Data) -> Tensor:
     closest = torch.cat([torch.cdist(part / unit, z / unit).argmin(-1) for part in chunks(x, len(z))])
     weights = torch.ones_like(x[:, 0]) if rows.weights is None else rows.weights
     sizes = torch.zeros_like(z[:, 0]).index_add(0, closest, weights).clamp_min(0.1)
-    shared = isinstance(model.likelihood, Gaussian) and not model.kernel.batch_shape
+    gaussian, complete = isinstance(model.likelihood, Gaussian), bool(rows.y.isfinite().all())
+    shared = gaussian and complete and not model.kernel.batch_shape
     return sizes.expand(1 if shared else model.num_outputs, -1)
 
 

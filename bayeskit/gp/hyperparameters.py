@@ -82,10 +82,11 @@ class Model:
         return total
 
     def center(self, y: Tensor, weights: Tensor | None) -> None:
-        """Start a learnable constant mean at the mean of the targets (n, k)."""
+        """Start a learnable constant mean at the mean of the targets (n, k), those that are not missing (NaN)."""
         if type(self.mean) is ConstantMean and self.mean.raw_constant.requires_grad:
-            w = torch.ones_like(y[:, 0]) if weights is None else weights
-            average = (w.unsqueeze(-1) * y).sum(0) / w.sum()  # (k,)
+            seen = ~y.isnan()
+            w = seen.to(y) if weights is None else seen * weights.unsqueeze(-1)
+            average = (w * y.nan_to_num()).sum(0) / w.sum(0).clamp_min(torch.finfo(y.dtype).tiny)  # (k,)
             constant: Any = self.mean.raw_constant
             with torch.no_grad():
                 constant.copy_(average.reshape(constant.shape) if constant.numel() == len(average) else average.mean())

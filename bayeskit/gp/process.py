@@ -26,6 +26,7 @@ from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, ConditionedMean
 from bayeskit.gp.gram import Evaluated, mean_rows
 from bayeskit.gp.inducing import spread
+from bayeskit.gp.neighbors import Nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class GaussianProcess(Posterior):
         process = self.frozen()
         kernel = process.kernel if isinstance(process.kernel, Conditioned) else Evaluated(process.kernel)
         before: Kernel | None = None
-        if isinstance(process.kernel, Conditioned | IterativelyConditioned):
+        if isinstance(process.kernel, Conditioned | IterativelyConditioned | Nearest):
             before = process.kernel.base
         covariance: LinearOperator
         if self.num_outputs == 1 and not self.kernel.batch_shape:

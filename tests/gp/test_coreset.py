@@ -215,6 +215,17 @@ def test_kernels_and_noise_of_their_own_for_each_output():
     assert (result.posterior(test_inputs()).variance >= 0).all()
 
 
+def test_entries_that_are_missing_have_weights_of_their_own_for_each_output():
+    data = regression(60, k=2)
+    y = data.y.clone()
+    y[::2, 1] = torch.nan
+    result = fit(Data(data.x, y), default_prior(data.x, 2), Gaussian())
+    _, outputs, variances = pseudo_observations(result.posterior)
+    counts = (result.likelihood.noise / variances).sum(0)
+    assert outputs.isfinite().all()
+    assert counts[1] < 0.8 * counts[0]
+
+
 def test_degenerate_data_never_fail():
     one = regression(1)
     flat = Data(torch.zeros(20, 2), torch.zeros(20, 1))
