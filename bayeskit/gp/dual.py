@@ -27,8 +27,8 @@ from bayeskit.gp.variational import settle
 
 DEFAULT_STEPS = 600
 DEFAULT_BATCH = 1024
-ROUNDS = 8
-"""Rounds at most of settling q and learning hyperparameters with the rows' sites held."""
+ROUND = 8
+"""L-BFGS iterations with the rows' sites held, before q is settled again."""
 PASSED_ROWS = 4_000_000
 """Rows that the natural-gradient steps at the end pass over at most, when there are more than 40,000."""
 
@@ -57,7 +57,7 @@ class DualSVGP(Inference):
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
         by_rows: Rows up to which each row has its own site and every step takes all rows.
-        max_iter: L-BFGS iterations at most, then.
+        max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
         training: Settings of the mini-batch phase; None for about 600 steps of Adam at a learning rate of 0.05 that falls
             to zero, in batches of 1,024.
         length: Length t of the sites' steps over mini-batches; None for the batch's share of the rows, at least 0.1.
@@ -132,9 +132,7 @@ class DualSVGP(Inference):
             if self.length > 1:
                 raise ValueError(f"`length` must be at most 1; got {self.length}")
 
-    def _learn(
-        self, model: Model, points: "_Points", rows: Data, generator: torch.Generator
-    ) -> tuple[Sites, History]:
+    def _learn(self, model: Model, points: "_Points", rows: Data, generator: torch.Generator) -> tuple[Sites, History]:
         """Learn hyperparameters and Z; the sites where they end."""
         learnt = [p for p in (*model.parameters, points.free) if p.requires_grad]
         if not learnt:
@@ -174,7 +172,7 @@ def _learn_by_rows(
     """Settle q, then learn with the rows' sites held, in turn; one round is all for Gaussian noise."""
     closed = isinstance(model.likelihood, Gaussian)
     sites, history, last = Sites.none(model.num_outputs, z()), {"loss": []}, -math.inf
-    for _ in range(1 if closed else ROUNDS):
+    for _ in range(1 if closed else math.ceil(max_iter / ROUND)):
         with torch.no_grad():
             at = z()
             tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
@@ -187,7 +185,7 @@ def _learn_by_rows(
         part = minimize_lbfgs(
             lambda held=held: -(rows_bound(model, z(), rows, held)[0] + model.log_prior()),
             learnt,
-            max_iter=max_iter if closed else max(1, max_iter // 4),
+            max_iter=max_iter if closed else ROUND,
             description="DualSVGP",
         )
         history["loss"] += part["loss"]

@@ -75,9 +75,7 @@ def rows_bound(model: Model, z: Tensor, rows: Data, sites: RowSites) -> tuple[Te
     ratio = _ratio(sites.noise, model)
     precision = sites.precision * ratio
     pull = sites.pull * ratio - precision * base
-    held = Sites(
-        (projection @ pull.unsqueeze(-1)).squeeze(-1), (projection * precision.unsqueeze(-2)) @ projection.mT
-    )
+    held = Sites((projection @ pull.unsqueeze(-1)).squeeze(-1), (projection * precision.unsqueeze(-2)) @ projection.mT)
     eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
     factor = factorize(eye + held.precision, name="precision of q(v)")
     mean = factor.solve(held.shift.unsqueeze(-1)).squeeze(-1)

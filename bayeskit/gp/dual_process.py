@@ -210,9 +210,7 @@ class _NewRows:
         mean = (root @ (root.mT @ process.sites.shift.unsqueeze(-1))).squeeze(-1)
         frame, reduced = torch.linalg.qr(root.mT @ projection)
         shift = projected(projection, mean)
-        return cls(
-            process, model, projection, frame, reduced, mean_rows(model.mean, x, k) + shift, shift, residual
-        )
+        return cls(process, model, projection, frame, reduced, mean_rows(model.mean, x, k) + shift, shift, residual)
 
     @torch.no_grad()
     def settle(self, y: Tensor, weights: Tensor | None, copies: int, steps: int) -> tuple[Tensor, Tensor]:

@@ -56,9 +56,7 @@ class Sites:
 
     def toward(self, other: "Sites", length: float) -> "Sites":
         """A step of this length on the way to `other`: these at 0, those at 1."""
-        return Sites(
-            torch.lerp(self.shift, other.shift, length), torch.lerp(self.precision, other.precision, length)
-        )
+        return Sites(torch.lerp(self.shift, other.shift, length), torch.lerp(self.precision, other.precision, length))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (k, m) and upper-triangular root (k, m, m) of q(v): S^-1 = T T' gives R = T^-T."""

@@ -109,6 +109,7 @@ def ascend(
     return Variational.from_sites(sites), value
 
 
+@torch.no_grad()
 def settle(
     model: Model,
     tril: Tensor,
