@@ -39,27 +39,27 @@ History = dict[str, list[float]]
 class DualSVGP(Inference):
     r"""Sparse variational inference whose Gaussian is kept as the prior times sites (t-SVGP).
 
-    With f_j(Z) - m_j(Z) = L v_j, q(v_j) is proportional to N(v_j; 0, I) exp(l_j' v_j - v_j' P_j v_j / 2). A natural-gradient
-    step of length t needs no inverse of its covariance:
+    With f_j(Z) - m_j(Z) = L v_j, q(v_j) is proportional to N(v_j; 0, I) exp(l_j' v_j - v_j' P_j v_j / 2). A
+    natural-gradient step of length t needs no inverse of its covariance:
 
         P  <-  (1 - t) P + t sum_i w_i b_i A_i A_i',
         l  <-  (1 - t) l + t sum_i w_i (a_i + b_i A_i' q) A_i,          A_i = L^-1 k(Z, x_i),
 
     a_i and b_i being the first and negated second derivatives of E_q[log p(y_i | f)]. While hyperparameters and Z are
-    learnt the sites are held, and q moves along with the prior: up to `by_rows` rows one site a row, all rows at a time by
-    L-BFGS (for Gaussian noise exactly the collapsed bound); beyond, one site on f(Z), with a step of the sites and one of
-    Adam for each mini-batch. Last, q is brought to its optimum over all rows.
+    learnt the sites are held, and q moves along with the prior: up to `by_rows` rows one site a row, all rows at a time
+    by L-BFGS (for Gaussian noise exactly the collapsed bound); beyond, one site on f(Z), with a step of the sites and
+    one of Adam for each mini-batch. Last, q is brought to its optimum over all rows.
 
-    The posterior is a `DualProcess`. Given to `infer` as prior, it keeps Z and hyperparameters, and the new data's sites
-    are added to its own: for Gaussian noise the same posterior as all data at once, and no growth in memory.
+    The posterior is a `DualProcess`. Given to `infer` as prior, it keeps Z and hyperparameters, and the new data's
+    sites are added to its own: for Gaussian noise the same posterior as all data at once, and no growth in memory.
 
     Args:
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
         by_rows: Rows up to which each row has its own site and every step takes all rows.
         max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
-        training: Settings of the mini-batch phase; None for about 600 steps of Adam at a learning rate of 0.05 that falls
-            to zero, in batches of 1,024.
+        training: Settings of the mini-batch phase; None for about 600 steps of Adam at a learning rate of 0.05 that
+            falls to zero, in batches of 1,024.
         length: Length t of the sites' steps over mini-batches; None for the batch's share of the rows, at least 0.1.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_inducing: Whether to move Z.
@@ -96,7 +96,7 @@ class DualSVGP(Inference):
     learn_inducing: bool = True
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The posterior process given `data`, at learnt hyperparameters and inducing points or those of a DualProcess."""
+        """The posterior process given `data`, at learnt hyperparameters and Z or those of a `DualProcess`."""
         self._check(prior, likelihood, data)
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)

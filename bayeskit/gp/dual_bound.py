@@ -1,11 +1,12 @@
 """The evidence lower bound with the sites held fixed, while hyperparameters and inducing points move.
 
-A Gaussian q is the prior times sites. If the sites stay where hyperparameters change, q follows the prior, and the bound
-stays close to its best value over q: closer than with the moments of q fixed. Two kinds of sites are held:
+A Gaussian q is the prior times sites. If the sites stay where hyperparameters change, q follows the prior, and the
+bound stays close to its best value over q: closer than with the moments of q fixed. Two kinds of sites are held:
 
-- `rows_bound`: one (a_i, b_i) a row. For Gaussian noise the bound is then the collapsed one, whatever the hyperparameters.
-- `Inducing`: one site on u = f(Z) - m(Z), exp(u' l - u' P u / 2), for mini-batches. It is stored for v = L^-1 u, and taken
-  along to another L by F = L_old^-1 L_new: l <- F' l and P <- F' P F.
+- `rows_bound`: one (a_i, b_i) a row. For Gaussian noise the bound is then the collapsed one, whatever the
+  hyperparameters.
+- `Inducing`: one site on u = f(Z) - m(Z), exp(u' l - u' P u / 2), for mini-batches. It is stored for v = L^-1 u, and
+  taken along to another L by F = L_old^-1 L_new: l <- F' l and P <- F' P F.
 
 References:
     Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.3.
@@ -113,7 +114,8 @@ class Inducing:
     def take_along(self, tril: Tensor, model: Model, *, dtype: torch.dtype = torch.float64) -> None:
         """Express the sites for v = L^-1 u at another L; they stay the same function of u, in units of the noise.
 
-        With E = F - I, F' P F = P + P E + (P E)' + E' P E: what single precision rounds off is in proportion to the move.
+        With E = F - I, F' P F = P + P E + (P E)' + E' P E: what single precision rounds off is in proportion to the
+        move.
         """
         step = self.inverse.to(dtype) @ (tril - self.tril).to(dtype)  # E
         half = self.precision.to(dtype) @ step
@@ -130,11 +132,12 @@ class Inducing:
     def bound(self, model: Model, z: Tensor, batch: Data, *, length: float) -> Tensor:
         """The bound of a mini-batch with the sites held fixed; then a natural-gradient step of the sites.
 
-        Both come from one pass. With S = (I + P)^-1, q = S l, A = L^-1 k(Z, x), D = (I - S) A and the derivatives a, -b/2
-        of the expected log-likelihood in the rows' means and variances, the derivatives of the bound are
+        Both come from one pass. With S = (I + P)^-1, q = S l, A = L^-1 k(Z, x), D = (I - S) A and the derivatives a,
+        -b/2 of the expected log-likelihood in the rows' means and variances, the derivatives of the bound are
 
             in k(Z, x):  L^-T (q a' + D diag(b)),           in k(x, x):  -b / 2,          in m(x):  a,
-            in k(Z, Z):  -1/2 L^-T ((I - S) (I + A diag(b) A') (I - S) + c q' + q c') L^-1,   c = D a - (I - S) q + q / 2.
+            in k(Z, Z):  -1/2 L^-T ((I - S) (I + A diag(b) A') (I - S) + c q' + q c') L^-1,
+            where c = D a - (I - S) q + q / 2.
 
         Args:
             model: Mean, kernel and any likelihood.

@@ -25,8 +25,8 @@ STEPS = 50
 class DualProcess(GaussianProcess):
     """A process conditioned through sites at inducing points: `base` times the sites, at fixed Z and hyperparameters.
 
-    As every `GaussianProcess` it can be a prior; to `DualSVGP` it is one whose sites new data add to, so that memory does
-    not grow. `condition` and `fantasies` add a few rows at the cost of M^2 a row.
+    As every `GaussianProcess` it can be a prior; to `DualSVGP` it is one whose sites new data add to, so that memory
+    does not grow. `condition` and `fantasies` add a few rows at the cost of M^2 a row.
 
     Args:
         mean: See `GaussianProcess`.

@@ -5,8 +5,8 @@ With f_j(Z) - m_j(Z) = L v_j and v_j ~ N(0, I) before the data, sites make
     q(v_j)  proportional to  N(v_j; 0, I) exp(l_j' v_j - v_j' P_j v_j / 2),        so q(v_j) = N(S_j l_j, S_j),
     S_j = (I + P_j)^-1.
 
-Sites of several data sets at the same L and Z add. At rows x_i with A_i = L^-1 k(Z, x_i) and per-row sites (a_i, b_i) they
-are l = sum_i a_i A_i and P = sum_i b_i A_i A_i'.
+Sites of several data sets at the same L and Z add. At rows x_i with A_i = L^-1 k(Z, x_i) and per-row sites (a_i, b_i)
+they are l = sum_i a_i A_i and P = sum_i b_i A_i A_i'.
 """
 
 from dataclasses import dataclass
