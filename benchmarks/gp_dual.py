@@ -80,7 +80,7 @@ class Dual:
         """Model, Z and q in float64, apart from what goes on changing."""
         model, z, inducing = copy.deepcopy((self.model, self.z.detach(), self.inducing))
         with torch.no_grad():
-            inducing.take_along(factorize(gram(model.kernel, z, z), name="K_zz").tril, model)
+            inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril)
         return model, z, Variational.from_sites(inducing.sites)
 
 
@@ -169,6 +169,7 @@ def full_bound(state, data):
 
 def traced(build, data, z, arguments):
     """Bounds after each tenth of the time; time taken to start counts, that of looking does not."""
+    build(data, z, arguments.lr).step(next(data.batches(arguments.batch)))  # what is slow the first time
     begin = time.process_time()
     trainer = build(data, z, arguments.lr)
     used, generator, states = time.process_time() - begin, torch.Generator().manual_seed(0), []

@@ -56,7 +56,7 @@ class DualSVGP(Inference):
     Args:
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
-        by_rows: Rows up to which each row has its own site and every step takes all rows.
+        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them.
         max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
         training: Settings of the mini-batch phase; None for about 600 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 1,024.
@@ -88,7 +88,7 @@ class DualSVGP(Inference):
 
     num_inducing: int = 256
     start: str = "kmeans"
-    by_rows: int = 4_000
+    by_rows: int = 10_000
     max_iter: int = 100
     training: Training | None = None
     length: float | None = None
@@ -137,7 +137,7 @@ class DualSVGP(Inference):
         learnt = [p for p in (*model.parameters, points.free) if p.requires_grad]
         if not learnt:
             return Sites.none(model.num_outputs, points.z()), {}
-        if len(rows) <= self.by_rows:
+        if len(rows) * model.num_outputs <= self.by_rows:
             return _learn_by_rows(model, points.z, rows, learnt, self.max_iter)
         training = self.training or _default_training(len(rows))
         share = (training.batch_size or len(rows)) / len(rows)
@@ -151,7 +151,7 @@ class DualSVGP(Inference):
             loss, learnt, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
         )
         z = points.z().detach()
-        inducing.take_along(factorize(gram(model.kernel, z, z), name="K_zz").tril.detach(), model)
+        inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
         return inducing.sites, history
 
 
@@ -202,7 +202,7 @@ def _started(model: Model, z: Tensor, rows: Data) -> Inducing:
     some = rows.rows(slice(0, None, every))
     some = replace(some, scale=len(rows) / len(some))
     sites, _ = settle(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=5)
-    return Inducing(tril, sites, noise_of(model))
+    return Inducing(z, tril, sites, noise_of(model))
 
 
 def _default_training(n: int) -> Training:

@@ -3,10 +3,12 @@
 A Gaussian q is the prior times sites. If the sites stay where hyperparameters change, q follows the prior, and the
 bound stays close to its best value over q: closer than with the moments of q fixed. Two kinds of sites are held:
 
-- `rows_bound`: one (a_i, b_i) a row. For Gaussian noise the bound is then the collapsed one, whatever the
-  hyperparameters.
+- `rows_bound`: one (a_i, b_i) a row. For Gaussian noise the bound is then the collapsed one at any hyperparameters.
 - `Inducing`: one site on u = f(Z) - m(Z), exp(u' l - u' P u / 2), for mini-batches. It is stored for v = L^-1 u, and
-  taken along to another L by F = L_old^-1 L_new: l <- F' l and P <- F' P F.
+  goes along to other hyperparameters by F = L_old^-1 L_new: l <- F' l and P <- F' P F. Where Z moves too, it stays a
+  site on the function at the old Z, as far as the new inducing values tell it: F = L_old^-1 k(Z_old, Z_new) L_new^-T,
+  which at equal hyperparameters lengthens no vector. (Held as a site on the values wherever Z went, it would say of f
+  at new points what was learnt at old ones, and where points are close F grows without limit.)
 
 References:
     Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.3.
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.likelihood import Gaussian
-from bayeskit.core.operators import factorize
+from bayeskit.core.operators import LinAlgError, factorize, note
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import floored
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
@@ -91,19 +93,21 @@ class Inducing:
     """Sites on the inducing values, moved by natural-gradient steps over mini-batches while hyperparameters change.
 
     Args:
-        tril: L at which the sites are given.
+        z: Z at which the sites are given, (m, d).
+        tril: L there.
         sites: The sites.
         noise: As for `RowSites`.
     """
 
-    def __init__(self, tril: Tensor, sites: Sites, noise: Tensor | None):
-        self.tril, self.inverse, self.noise = tril.clone(), _inverse(tril), noise
-        self.shift, self.precision = sites.shift.clone(), sites.precision.clone()
+    def __init__(self, z: Tensor, tril: Tensor, sites: Sites, noise: Tensor | None):
+        self.z, self.tril, self.noise = z.detach().clone(), tril.clone(), noise
+        self.inverse, self.shift, self.precision = _inverse(tril), sites.shift.clone(), sites.precision.clone()
 
     @property
     def buffers(self) -> list[Tensor]:
         """The tensors that steps change in place."""
-        return [self.tril, self.inverse, self.shift, self.precision, *([] if self.noise is None else [self.noise])]
+        kept = [self.z, self.tril, self.inverse, self.shift, self.precision]
+        return kept if self.noise is None else [*kept, self.noise]
 
     @property
     def sites(self) -> Sites:
@@ -111,21 +115,25 @@ class Inducing:
         return Sites(self.shift, self.precision)
 
     @torch.no_grad()
-    def take_along(self, tril: Tensor, model: Model, *, dtype: torch.dtype = torch.float64) -> None:
-        """Express the sites for v = L^-1 u at another L; they stay the same function of u, in units of the noise.
+    def take_along(self, model: Model, z: Tensor, tril: Tensor, *, dtype: torch.dtype = torch.float64) -> None:
+        """Express the sites at other hyperparameters and another Z, where L is `tril`, in units of the noise.
 
         With E = F - I, F' P F = P + P E + (P E)' + E' P E: what single precision rounds off is in proportion to the
         move.
         """
-        step = self.inverse.to(dtype) @ (tril - self.tril).to(dtype)  # E
+        inverse, seen = _inverse(tril), tril
+        if not torch.equal(z, self.z):
+            seen = gram(model.kernel, self.z, z) @ inverse.mT
+        step = self.inverse.to(dtype) @ (seen - self.tril).to(dtype)  # E
         half = self.precision.to(dtype) @ step
         ratio = _ratio(self.noise, model)
         self.precision += half + half.mT + step.mT @ half
         self.precision *= ratio.unsqueeze(-1)
         self.shift += (step.mT.double() @ self.shift.unsqueeze(-1)).squeeze(-1)
         self.shift *= ratio
+        self.z.copy_(z)
         self.tril.copy_(tril)
-        self.inverse.copy_(_inverse(tril))
+        self.inverse.copy_(inverse)
         if self.noise is not None:
             self.noise.copy_(noise_of(model))  # pyright: ignore[reportArgumentType]
 
@@ -152,8 +160,8 @@ class Inducing:
         grams = gram(model.kernel, z, z), gram(model.kernel, z, x), gram_diagonal(model.kernel, x)
         base = mean_rows(model.mean, x, model.num_outputs)
         with torch.no_grad():
-            self.take_along(factorize(grams[0], name="K_zz").tril, model, dtype=grams[1].dtype)
-            law = _Law.of(self.sites, self.inverse, grams[1], grams[2])
+            self.take_along(model, z, factorize(grams[0], name="K_zz").tril, dtype=grams[1].dtype)
+            law = self._law(grams[1], grams[2])
             beta, target = law.target(model, base, batch)
         expected, slopes = _expected(model, base + law.shift, law.variance, batch)
         with torch.no_grad():
@@ -166,6 +174,16 @@ class Inducing:
             linear = (tensor * slope).sum()
             value = value + linear - linear.detach()
         return value
+
+    def _law(self, cross: Tensor, before: Tensor) -> "_Law":
+        """q as it stands; sites that rounding has left improper are given up, and gathered anew by the next steps."""
+        try:
+            return _Law.of(self.sites, self.inverse, cross, before)
+        except LinAlgError:
+            note("sites given up for rounding", 1)
+            self.shift.zero_()
+            self.precision.zero_()
+            return _Law.of(self.sites, self.inverse, cross, before)
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ def test_one_full_step_from_any_sites_reaches_the_collapsed_bound(k):
 def test_a_mini_batch_step_of_all_rows_is_the_same_step():
     data, z = regression(40), test_inputs(8)
     model = learnable(process(mean=constant(0.2)), noise(), learn=False)
-    inducing = Inducing(factor(model, z), anywhere(1, 8), noise_of(model))
+    inducing = Inducing(z, factor(model, z), anywhere(1, 8), noise_of(model))
     inducing.bound(model, z, data, length=1.0)
     close(Variational.from_sites(inducing.sites).mean, collapsed(model, z, data).whitened)
     close(inducing.bound(model, z, data, length=1.0), collapsed(model, z, data).bound)
@@ -95,7 +95,7 @@ def test_one_row_stands_for_its_copies():
     batch, whole = Data(row.x, row.y, None, 7.0), row.rows(torch.zeros(7, dtype=torch.long))
     ends = []
     for data in (batch, whole):
-        inducing = Inducing(factor(model, z), anywhere(1, 5), None)
+        inducing = Inducing(z, factor(model, z), anywhere(1, 5), None)
         values = [inducing.bound(model, z, data, length=0.3) for _ in range(3)]
         ends.append((torch.stack(values), inducing.precision, inducing.shift))
     for one, two in zip(*ends, strict=True):
@@ -127,7 +127,7 @@ def test_gradients_with_the_sites_held_are_those_of_automatic_differentiation(li
     model = learnable(process(kernel, k=k, mean=constant(0.2, k)), likelihood, learn=True)
     z, sites = test_inputs(8).requires_grad_(), anywhere(k, 8)
     tril = factor(model, z)
-    value = Inducing(tril, sites, None).bound(model, z, data, length=0.5)
+    value = Inducing(z, tril, sites, None).bound(model, z, data, length=0.5)
     now = factorize(gram(model.kernel, z, z), name="K_zz").tril
     moved = torch.linalg.solve_triangular(tril, now, upper=False)  # differentiable, and the identity
     held = Sites((moved.mT @ sites.shift.unsqueeze(-1)).squeeze(-1), moved.mT @ sites.precision @ moved)
@@ -156,7 +156,7 @@ def test_sites_on_the_inducing_values_go_along_with_the_noise():
     data, z = regression(40, k=2), test_inputs(8)
     model = learnable(process(k=2), noise([0.05, 0.2], learn=True), learn=True)
     sites, _ = settled(model, z, data)
-    inducing = Inducing(factor(model, z), sites, noise_of(model))
+    inducing = Inducing(z, factor(model, z), sites, noise_of(model))
     with torch.no_grad():
         model.likelihood.raw_noise.add_(torch.tensor([0.5, -0.5]).double())
         close(inducing.bound(model, z, data, length=1e-12), collapsed(model, z, data).bound)
@@ -182,7 +182,7 @@ def test_what_is_held_orders_the_bounds(likelihood, stretch):
         return [
             settled(model, z, data)[1],
             rows_bound(model, z, data, held)[0].item(),
-            Inducing(tril, sites, None).bound(model, z, data, length=1e-12).item(),
+            Inducing(z, tril, sites, None).bound(model, z, data, length=1e-12).item(),
             bound(model, z, fixed, data).item(),
         ]
 
@@ -208,7 +208,7 @@ def test_at_convergence_it_is_svgp_in_prediction_and_gradient():
     theirs = torch.autograd.grad(bound(model, here, svgp, data), parameters)  # moments of v held
     held = RowSites.at(model, factor(model, z), z, data, sites)
     for ours in (
-        Inducing(factor(model, z), sites, None).bound(model, here, data, length=1.0),
+        Inducing(z, factor(model, z), sites, None).bound(model, here, data, length=1.0),
         rows_bound(model, here, data, held)[0],
     ):
         assert abs(ours.item() - value) < 1e-8
@@ -218,6 +218,21 @@ def test_at_convergence_it_is_svgp_in_prediction_and_gradient():
     other = fit(data, process(), Bernoulli(), SVGP(num_inducing=8, **FIXED))
     same_law(dual.posterior, other.posterior, test_inputs(), 1e-5)
     assert abs(float(dual.log_evidence) - float(other.log_evidence)) < 1e-5
+
+
+def test_sites_stay_with_the_function_where_inducing_points_move():
+    """In another order of the points they say the same, and far away nothing."""
+    data, z = regression(40), test_inputs(8)
+    model = learnable(process(), noise(), learn=False)
+    sites, _ = settled(model, z, data)
+    order = torch.randperm(8, generator=generator())
+    inducing = Inducing(z, factor(model, z), sites, noise_of(model))
+    inducing.take_along(model, z[order], factor(model, z[order]))
+    moved = DualProcess.of(model.process(), z[order], factor(model, z[order]), inducing.sites)
+    same_law(moved, DualProcess.of(model.process(), z, factor(model, z), sites), test_inputs())
+    far = z + 100.0
+    inducing.take_along(model, far, factor(model, far))
+    assert inducing.precision.abs().max() < 1e-8  # nothing is known of the function there
 
 
 # -- fits ------------------------------------------------------------------------------------------------------------
