@@ -176,7 +176,7 @@ class Inducing:
         return value
 
     def _law(self, cross: Tensor, before: Tensor) -> "_Law":
-        """q as it stands; sites that rounding has left improper are given up, and gathered anew by the next steps."""
+        """Q as it stands; sites that rounding has left improper are given up, and gathered anew by the next steps."""
         try:
             return _Law.of(self.sites, self.inverse, cross, before)
         except LinAlgError:
