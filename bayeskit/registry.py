@@ -4,7 +4,7 @@ Adding a method is one file and one line here. Classes are imported when asked f
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
 >>> names("classification")
-['deep_ensemble', 'dual_svgp', 'laplace', 'map', 'nuts', 'sgld', 'svgp']
+['deep_ensemble', 'dual_svgp', 'laplace', 'map', 'nuts', 'sgld', 'svgp', 'swsgp']
 >>> get("laplace")()
 Laplace()
 """
@@ -26,6 +26,8 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
     "svgp": ("gp", "bayeskit.gp:SVGP", {}),
     "dual_svgp": ("gp", "bayeskit.gp:DualSVGP", {}),
+    "fully_bayesian": ("gp", "bayeskit.gp:FullyBayesian", {}),
+    "swsgp": ("gp", "bayeskit.gp:SWSGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
@@ -80,16 +82,19 @@ def quick(name: str) -> Inference:
     return get(name, **inference_class(name).quick)()
 
 
-def default(family: Family, task: Task, num_rows: int) -> str:
+def default(family: Family, task: Task, num_rows: int, *, num_correlated: int = 1) -> str:
     """The method used when none is named, by task and size.
 
-    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. A
-    network gets a last-layer Laplace approximation: one training run, one pass for the curvature, an evidence.
+    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. With
+    correlated outputs every one of them is a row of the exact method. A network gets a last-layer Laplace
+    approximation: one training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
     if task == "classification":
         return "svgp"
+    if num_correlated > 1:
+        return "exact" if num_rows * num_correlated <= 3_000 else "svgp"
     return "exact" if num_rows <= 3_000 else "sgpr" if num_rows <= 100_000 else "svgp"
 
 

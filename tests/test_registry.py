@@ -23,5 +23,7 @@ def test_defaults_by_task_and_size():
     assert registry.default("gp", "regression", 500) == "exact"
     assert registry.default("gp", "regression", 50_000) == "sgpr"
     assert registry.default("gp", "regression", 1_000_000) == "svgp"
+    assert registry.default("gp", "regression", 500, num_correlated=3) == "exact"
+    assert registry.default("gp", "regression", 5_000, num_correlated=3) == "svgp"
     assert registry.default("gp", "classification", 50) == "svgp"
     assert registry.default("bnn", "regression", 50) == "laplace"

@@ -2,10 +2,53 @@
 
 from typing import Any
 
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from bayeskit import registry
+from bayeskit.core.inference import Fit
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
+from bayeskit.core.types import Inputs
+from bayeskit.estimators.base import BayesEstimator, Law
 from bayeskit.estimators.tasks import ClassificationEstimator, RegressionEstimator
 
 
-class GPRegressor(RegressionEstimator):
+class _Processes(BayesEstimator[Law]):
+    """What both tasks share: a prior made of a kernel, and outputs that may be correlated."""
+
+    _family = "gp"
+    kernel: Any
+    num_latents: int | None
+
+    def _structure(self) -> Any:
+        return self.kernel
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        build = registry.prior("gp")
+        return build(self.kernel, x, self.num_outputs_, self.num_latents, dtype=self.dtype, generator=generator)
+
+    def _default_inference(self, num_rows: int) -> str:
+        correlated = 1 if self.num_latents is None else self.num_outputs_
+        return registry.default("gp", self._task, num_rows, num_correlated=correlated)
+
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> Law:
+        """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.
+
+        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a row with a very low
+        `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
+
+        Args:
+            X: (n, d) inputs, as given to `fit`.
+            y: Targets or labels, as given to `fit`.
+            sample_weight: (n,) as given to `fit`.
+        """
+        check_is_fitted(self)
+        leave_one_out = registry.load("bayeskit.gp:leave_one_out")
+        return self._deliver(leave_one_out(Fit(self.posterior_, self.likelihood_), self._data(X, y, sample_weight)))
+
+
+class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
     """Gaussian process regression: y = f(x) + noise with f ~ GP(m, k).
 
     Inputs and targets are standardized inside (from the training rows alone); everything that comes out is in the
@@ -17,6 +60,9 @@ class GPRegressor(RegressionEstimator):
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
             choose by task and size (exact up to 3,000 rows).
         likelihood: Law of the observations given f; None for Gaussian noise of learnt variance.
+        num_latents: With several targets, the number q of independent functions that they are learnt mixtures of
+            (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for
+            independent targets.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of the model; None for float64.
         random_state: Seed, `numpy.random.RandomState`, or None.
@@ -42,14 +88,13 @@ class GPRegressor(RegressionEstimator):
         Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 2.
     """
 
-    _family = "gp"
-
     def __init__(
         self,
         kernel=None,
         inference=None,
         likelihood=None,
         *,
+        num_latents=None,
         device="auto",
         dtype=None,
         random_state=None,
@@ -58,22 +103,22 @@ class GPRegressor(RegressionEstimator):
         self.kernel = kernel
         self.inference = inference
         self.likelihood = likelihood
+        self.num_latents = num_latents
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
 
-    def _structure(self) -> Any:
-        return self.kernel
 
-
-class GPClassifier(ClassificationEstimator):
+class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
     """Gaussian process classification: labels given one latent GP (two classes) or one a class (more).
 
     Args:
         kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name, or None for the default.
         likelihood: None for Bernoulli (two classes) or softmax (more).
+        num_latents: The number q of independent functions that the latents of the classes are learnt mixtures of;
+            None for one a class.
         class_weight: None, "balanced" or a dict from label to weight.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of the model; None for float64.
@@ -100,14 +145,13 @@ class GPClassifier(ClassificationEstimator):
         Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 3.
     """
 
-    _family = "gp"
-
     def __init__(
         self,
         kernel=None,
         inference=None,
         likelihood=None,
         *,
+        num_latents=None,
         class_weight=None,
         device="auto",
         dtype=None,
@@ -117,11 +161,9 @@ class GPClassifier(ClassificationEstimator):
         self.kernel = kernel
         self.inference = inference
         self.likelihood = likelihood
+        self.num_latents = num_latents
         self.class_weight = class_weight
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
-
-    def _structure(self) -> Any:
-        return self.kernel

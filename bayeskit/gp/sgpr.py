@@ -8,7 +8,7 @@ import torch
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Dirichlet, Gaussian, Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -50,7 +50,7 @@ class SGPR(Inference):
         (True, 'lower bound')
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian,)
+    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Dirichlet, Conjugate)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
     kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
@@ -73,7 +73,8 @@ class SGPR(Inference):
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         if model.parameters:
-            model.center(rows.y, rows.weights)
+            assert isinstance(likelihood, Conjugate)
+            model.center(likelihood.observations(rows.y)[0], rows.weights)
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )

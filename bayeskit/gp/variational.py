@@ -10,6 +10,7 @@ from bayeskit.core import operators
 from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
+from bayeskit.gp.coupled import coupled_shift
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import marginals, projected
@@ -130,6 +131,7 @@ def settle(
         l  <-  (1 - t) l + t sum_i w_i (a_i + b_i A_i' q) A_i,         A_i = L^-1 k(Z, x_i).
 
     At t = 1 this is the optimum at once for a Gaussian likelihood; elsewhere a step that lowers the bound is halved.
+    With a mixing the means of all latent functions move together, as in `coupled.py`.
 
     Args:
         model: Mean, kernel and likelihood, which stay.
@@ -193,8 +195,8 @@ class _Block:
         mean = mean_rows(model.mean, inputs(data), model.num_outputs)
         return cls(data, projection, mean, variance)
 
-    def evaluate(self, model: Model, variational: Variational) -> tuple[Tensor, Sites]:
-        """The rows' expected log-likelihood under q, and their sites there."""
+    def evaluate(self, model: Model, variational: Variational) -> tuple[Tensor, Sites, Tensor | None]:
+        """The rows' expected log-likelihood under q, their sites there, and what couples mixed latents, (n, q, q)."""
         a = self.projection
         shift = projected(a, variational.mean)
         mean = (self.mean + shift).mT
@@ -204,7 +206,10 @@ class _Block:
         weights = self.data.scale if self.data.weights is None else self.data.scale * self.data.weights
         alpha, beta = alpha * weights, beta * weights
         pull = (a @ (alpha + beta * shift).unsqueeze(-1)).squeeze(-1)
-        return value, Sites(pull, (a * beta.unsqueeze(-2)) @ a.mT)
+        coupled = None
+        if model.mixing is not None:
+            coupled = model.couplings(mean, variance, self.data.y) * torch.as_tensor(weights).reshape(-1, 1, 1)
+        return value, Sites(pull, (a * beta.unsqueeze(-2)) @ a.mT), coupled
 
 
 class _Blocks:
@@ -220,9 +225,16 @@ class _Blocks:
         """The bound over all rows, and the sites that a full step from here leads to."""
         variational = Variational.from_sites(sites if self.before is None else self.before + sites)
         total, target = -variational.divergence(self.earlier), Sites.none(self.model.num_outputs, self.z)
+        couplings = []
         for block in self._built() if self.blocks is None else self.blocks:
-            value, part = block.evaluate(self.model, variational)
+            value, part, coupled = block.evaluate(self.model, variational)
             total, target = total + value, target + part
+            couplings += [] if coupled is None else [(block.projection, coupled)]
+        if couplings:
+            known = target if self.before is None else self.before + target
+            precision = torch.eye(len(self.z), dtype=self.z.dtype, device=self.z.device) + known.precision
+            shift = coupled_shift(couplings, variational.mean, precision, known.shift)
+            target = Sites(target.shift + shift - known.shift, target.precision)
         return float(total), target
 
     def _built(self) -> Iterator[_Block]:

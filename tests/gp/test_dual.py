@@ -459,7 +459,7 @@ def test_fantasies_are_each_a_conditioning(likelihood):
 def test_what_a_posterior_refuses(posterior):
     x = test_inputs(2)
     with pytest.raises(ValueError, match="finite"):
-        posterior.condition(x, torch.full((2, 2), torch.nan), noise([0.05, 0.2]))
+        posterior.condition(torch.full_like(x, torch.nan), torch.zeros(2, 2), noise([0.05, 0.2]))
     with pytest.raises(ValueError, match="latent functions"):
         posterior.condition(x, torch.zeros(2, 3), noise())
     with pytest.raises(ValueError, match="`ys`"):
