@@ -1,6 +1,6 @@
 """A sparse posterior that keeps its sites, so that more data are a sum away."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -74,7 +74,8 @@ class DualProcess(GaussianProcess):
         """
         base, (mean, root) = base.frozen(), sites.moments() if moments is None else moments
         process = base.conditioned(z, tril, mean, root=root)
-        return cls(process.mean, process.kernel, process.num_outputs, base=base, sites=sites)
+        inherited = {part.name: getattr(process, part.name) for part in fields(GaussianProcess)}
+        return cls(**inherited, base=base, sites=sites)
 
     @property
     def z(self) -> Tensor:
@@ -201,7 +202,7 @@ class _NewRows:
     @classmethod
     @torch.no_grad()
     def of(cls, process: DualProcess, model: Model, x: Tensor) -> "_NewRows":
-        k = process.num_outputs
+        k = process.sites.shift.shape[0]
         cross = gram(model.kernel, process.z, x)
         projection = torch.linalg.solve_triangular(process.tril, cross, upper=False).expand(k, -1, -1)
         before = gram_diagonal(model.kernel, x)
