@@ -7,6 +7,8 @@ from bayeskit.gp.coreset import CoresetGP as CoresetGP
 from bayeskit.gp.deep_kernel import DeepKernel as DeepKernel
 from bayeskit.gp.default import coregionalized as coregionalized
 from bayeskit.gp.default import default_prior as default_prior
+from bayeskit.gp.dual import DualSVGP as DualSVGP
+from bayeskit.gp.dual_process import DualProcess as DualProcess
 from bayeskit.gp.exact import Exact as Exact
 from bayeskit.gp.export import predictive_module as predictive_module
 from bayeskit.gp.from_gpytorch import from_gpytorch as from_gpytorch
