@@ -24,13 +24,16 @@ CANCELLATION = 1e-8
 """Largest error of a squared distance, in squared lengthscales, that |a|^2 + |b|^2 - 2ab may make by cancellation."""
 
 
-def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
-    """The dense matrix of covariances between two sets of inputs, in float64.
+def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The dense matrix of covariances between two sets of inputs.
+
+    Distances are formed in float64 whatever comes out; what the function of the distance is evaluated in is `dtype`.
 
     Args:
         kernel: A kernel of batch shape *b.
         x1: (n1, d), or (*b, n1, d) with one set of inputs for each kernel of the batch.
         x2: (n2, d) or (*b, n2, d); the same object as `x1` gives a diagonal without rounding.
+        dtype: Type of the matrix. float32 is for steps that are noisy anyway; what is kept is float64.
 
     Returns:
         (*b, n1, n2).
@@ -53,11 +56,11 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], scale.shape)
         a = a.expand(*batch, *a.shape[-2:])
         b = a if same else b.expand(*batch, *b.shape[-2:])
-        return _Stationary.apply(a, b, scale.expand(batch), (smoothness, same))  # type: ignore[return-value]
+        return _Stationary.apply(a, b, scale.expand(batch), (smoothness, same, dtype))  # type: ignore[return-value]
     parts = _parts(kernel)
     if parts is not None:
         # gpytorch would add a low-rank kernel to another by way of a Cholesky factor, with jitter.
-        matrices = torch.broadcast_tensors(*(gram(part, x1, x1 if same else x2) for part in parts))
+        matrices = torch.broadcast_tensors(*(gram(part, x1, x1 if same else x2, dtype=dtype) for part in parts))
         stacked = torch.stack(matrices)
         return stacked.sum(0) if isinstance(kernel, AdditiveKernel) else stacked.prod(0)
     if type(kernel) is ScaleKernel:
@@ -65,11 +68,12 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         if dims is not None:
             x1 = x1.index_select(-1, dims)
             x2 = x1 if same else x2.index_select(-1, dims)
-        return kernel.outputscale[..., None, None] * gram(kernel.base_kernel, x1, x1 if same else x2)
+        scale = kernel.outputscale[..., None, None].to(dtype)
+        return scale * gram(kernel.base_kernel, x1, x1 if same else x2, dtype=dtype)
     batch = kernel.batch_shape
     x1 = x1.expand(*batch, *x1.shape[-2:]) if x1.dim() == 2 else x1
     x2 = x1 if same else (x2.expand(*batch, *x2.shape[-2:]) if x2.dim() == 2 else x2)
-    return kernel(x1, x2).to_dense()
+    return kernel(x1, x2).to_dense().to(dtype)
 
 
 def gram_diagonal(kernel: Kernel, x: Tensor) -> Tensor:
@@ -186,6 +190,23 @@ def _largest(values: Tensor) -> float:
     return float(values.max()) if values.numel() else 0.0
 
 
+def _squared_distances(a: Tensor, b: Tensor) -> tuple[Tensor, bool]:
+    """|a_i - b_j|^2, (*b, n1, n2), and whether they had to be formed by differences of coordinates."""
+    a_squared, b_squared = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
+    if torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION:
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_(), True
+    left = torch.cat([a * -2, a_squared, torch.ones_like(a_squared)], dim=-1)
+    right = torch.cat([b, torch.ones_like(b_squared), b_squared], dim=-1)
+    return (left @ right.mT).clamp_(min=0), False
+
+
+def _pull(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The gradient 2 sum_j weight_ij (a_i - b_j), (*b, n1, d)."""
+    ones = torch.ones_like(b[..., :1])
+    sums = (weight @ torch.cat([b, ones], dim=-1).to(weight.dtype)).to(a.dtype)
+    return (sums[..., -1:] * a - sums[..., :-1]).mul_(2)
+
+
 def _by_differences(weight: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients in a and b for dK/dr^2 times the incoming gradient, one feature at a time and without cancellation."""
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
@@ -199,31 +220,27 @@ class _Stationary(torch.autograd.Function):
     """s phi(|a - b|^2) and its gradients in a, b and s; see the equations at the top of the file."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool]) -> Tensor:
-        """K of shape (*b, n1, n2); `law` is the smoothness and whether a and b are the same inputs."""
-        smoothness, same = law
-        a_squared, b_squared = a.square().sum(-1), b.square().sum(-1)
-        ctx.apart = torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION
-        if ctx.apart:
-            squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        else:
-            squared = (a @ b.mT).mul_(-2).add_(a_squared.unsqueeze(-1)).add_(b_squared.unsqueeze(-2)).clamp_(min=0)
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool, torch.dtype]) -> Tensor:
+        """K of shape (*b, n1, n2); `law` is the smoothness, whether a and b are the same inputs, and the type of K."""
+        smoothness, same, dtype = law
+        squared, ctx.apart = _squared_distances(a, b)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
-        s = scale[..., None, None]
+        squared, s = squared.to(dtype), scale[..., None, None].to(dtype)
+        needed = any(ctx.needs_input_grad)
         if smoothness == math.inf:
             matrix = squared.mul_(-0.5).exp_().mul_(s)
-            slope = matrix * -0.5 if any(ctx.needs_input_grad) else None
+            slope = matrix * -0.5 if needed else None
         else:
             u = squared.mul_(2 * smoothness).sqrt_()
-            decay = torch.exp(-u).mul_(s)
+            decay = torch.neg(u).exp_().mul_(s)
             if smoothness == 1.5:
-                matrix = (u + 1).mul_(decay)
-                slope = decay.mul_(-1.5) if any(ctx.needs_input_grad) else None
+                matrix = u.add_(1).mul_(decay)
+                slope = decay.mul_(-1.5) if needed else None
             else:
-                linear = u + 1
-                matrix = u.square_().div_(3).add_(linear).mul_(decay)
-                slope = linear.mul_(decay).mul_(-5 / 6) if any(ctx.needs_input_grad) else None
+                linear = (u + 1).mul_(decay)
+                matrix = u.square_().mul_(decay).div_(3).add_(linear)
+                slope = linear.mul_(-5 / 6) if needed else None
         if slope is not None:
             ctx.save_for_backward(a, b, scale, matrix, slope)
         return matrix
@@ -236,13 +253,15 @@ class _Stationary(torch.autograd.Function):
         need_a, need_b, need_scale = ctx.needs_input_grad[:3]
         grad_a = grad_b = grad_scale = None
         if need_a or need_b:
-            weight = grad * slope
+            weight = slope.mul(grad)
             if ctx.apart:
-                grad_a, grad_b = _by_differences(weight, a, b)
-            elif need_a:
-                grad_a = (weight.sum(-1).unsqueeze(-1) * a - weight @ b).mul_(2)
-            if need_b and not ctx.apart:
-                grad_b = (weight.sum(-2).unsqueeze(-1) * b - weight.mT @ a).mul_(2)
+                grad_a, grad_b = _by_differences(weight.to(a.dtype), a, b)
+            else:
+                # One product gives the sums over rows along with the pulls towards them.
+                if need_a:
+                    grad_a = _pull(weight, a, b)
+                if need_b:
+                    grad_b = _pull(weight.mT, b, a)
         if need_scale:
-            grad_scale = torch.linalg.vecdot(grad, matrix).sum(-1) / scale
+            grad_scale = torch.linalg.vecdot(grad, matrix).sum(-1).to(scale) / scale
         return grad_a, grad_b, grad_scale, None

@@ -1,14 +1,32 @@
 """What inducing values say of the function at some inputs, one input at a time.
 
-With f(Z) = L v, v ~ N(q, R R') and A = L^-1 k(Z, x):
+With f(Z) = L v, L L' = k(Z, Z), v ~ N(q, S) and A = L^-1 k(Z, x):
 
-    E f(x) - m(x) = A' q,        var f(x) = k(x, x) - |A|^2 + |R' A|^2.
+    E f(x) - m(x) = A' q,        var f(x) = k(x, x) + A' (S - I) A.
+
+The derivative is written by hand. Of everything that grows with the number of inputs it shares W = (S - I) A between
+the two passes, so that both together need four products: with g, h the incoming gradients of mean and variance,
+
+    dS = A diag(h) A',    dq = A g,    dA = 2 W diag(h) + q g',    dk(Z, x) = L^-T dA,
+
+and what goes back through the Cholesky factor is a function of P = dA A' = 2 (S - I) dS + q dq', without another pass:
+
+    dL = -tril(L^-T P),        dk(Z, Z) = -sym(L^-T tril(P) L^-1)    (half of P on the diagonal),
+
+the second because the lower triangle of L' tril(X) is that of L' X.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bayeskit.core.operators import blocks, factorize
 from bayeskit.gp.conditioned import floored
+
+NUGGET = 1e-6
+"""Added to k(Z, Z), in units of its mean diagonal, where the covariances with x are rounded to float32: they err by
+6e-8, which a smaller eigenvalue would amplify into variances that mean nothing."""
 
 
 def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,10 +37,10 @@ def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: T
         cross: k(Z, x), (m, n) or (k, m, n).
         before: k(x, x), (n,) or (k, n).
         mean: q, (k, m).
-        root: R, (k, m, r).
+        root: R with R R' = S, (k, m, r).
 
     Returns:
-        A' q and the variances, each (k, n).
+        A' q and the variances, each (k, n), in the type of `cross`.
 
     Examples:
         >>> one = torch.ones(1, 1, dtype=torch.float64)
@@ -30,9 +48,42 @@ def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: T
         >>> shift.item(), variance.item()
         (0.5, 1.0)
     """
-    projection = torch.linalg.solve_triangular(tril, cross, upper=False)
-    left = floored(before - projection.square().sum(-2), before)
-    return projected(projection, mean), left + (root.mT @ projection).square().sum(-2)
+    inverse = blocks.lower_inverse(tril.detach()).to(cross.dtype)
+    return _Marginals.apply(tril, cross, before, mean, _Outer.apply(root), inverse, (True, False))  # type: ignore[return-value]
+
+
+def marginals_of_grams(
+    square: Tensor, cross: Tensor, before: Tensor, mean: Tensor, covariance: Tensor, *, proper: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As `marginals`, from k(Z, Z) and S instead of L and R: the fastest way to a gradient in all of them.
+
+    k(Z, Z) is factorized in float64. In float32 it carries `NUGGET`.
+
+    Args:
+        square: k(Z, Z) in float64, (m, m) or (k, m, m).
+        cross: k(Z, x), (m, n) or (k, m, n); its type is that of all the products.
+        before: k(x, x), (n,) or (k, n).
+        mean: q, (k, m).
+        covariance: S, (k, m, m).
+        proper: Whether the derivative in S, of a loss, leaves out what inputs would take away from the precision of
+            v. A likelihood that is not log-concave has such inputs, and a natural gradient with them may not be the
+            step to a Gaussian.
+
+    Returns:
+        A' q and the variances, each (k, n), in the type of `cross`.
+
+    Examples:
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> shift, variance = marginals_of_grams(one, one / 2, one[0], one, one.unsqueeze(0))  # v ~ N(1, 1)
+        >>> shift.item(), variance.item()
+        (0.5, 1.0)
+    """
+    if cross.dtype == torch.float64:
+        factor = factorize(square.detach(), name="K_zz")
+    else:
+        factor = factorize(square.detach(), name=f"K_zz in {cross.dtype} steps".replace("torch.", ""), least=NUGGET)
+    inverse = blocks.lower_inverse(factor.tril).to(cross.dtype)
+    return _Marginals.apply(square, cross, before, mean, covariance, inverse, (False, proper))  # type: ignore[return-value]
 
 
 def projected(projection: Tensor, mean: Tensor) -> Tensor:
@@ -40,3 +91,82 @@ def projected(projection: Tensor, mean: Tensor) -> Tensor:
     if projection.dim() == 2:
         return mean @ projection
     return (mean.unsqueeze(-2) @ projection).squeeze(-2)
+
+
+class _Outer(torch.autograd.Function):
+    """R R' for R of shape (*b, m, r)."""
+
+    @staticmethod
+    def forward(ctx: Any, root: Tensor) -> Tensor:
+        """(*b, m, m)."""
+        ctx.save_for_backward(root)
+        return blocks.symmetric_product(root, root)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """dR = (G + G') R."""
+        (root,) = ctx.saved_tensors
+        return (grads[0] + grads[0].mT) @ root
+
+
+class _Marginals(torch.autograd.Function):
+    """The equations at the top of the file; `base` is what the gradient goes back to, L or k(Z, Z)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        base: Tensor,
+        cross: Tensor,
+        before: Tensor,
+        mean: Tensor,
+        covariance: Tensor,
+        inverse: Tensor,
+        law: tuple[bool, bool],
+    ) -> tuple[Tensor, Tensor]:
+        """Shift and variance, (k, n) each; `inverse` is L^-1 in the type of `cross`, `law` says whether `base` is L and `proper`."""
+        a = blocks.lower_matmul(inverse, cross)
+        q = mean.to(a.dtype)
+        excess = covariance.to(a.dtype, copy=True)  # S - I
+        excess.diagonal(dim1=-2, dim2=-1).sub_(1)
+        w = excess @ a  # (k, m, n)
+        before = before.to(a.dtype).expand(len(q), -1)
+        raw = torch.linalg.vecdot(w, a, dim=-2).add_(before)
+        variance = floored(raw, before)
+        ctx.save_for_backward(a, w, excess, q, inverse, raw < variance)
+        ctx.law = law
+        return projected(a, q), variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients in base, cross, before, mean and covariance."""
+        a, w, excess, q, inverse, below = ctx.saved_tensors
+        from_tril, proper = ctx.law
+        g, h = grads[0], grads[1].masked_fill(below, 0)  # (k, n)
+        shared = a.dim() == 2
+        slope = grad_s = _weighted_square(a, h)
+        if proper and bool((h < 0).any()):
+            grad_s = _weighted_square(a, h.clamp(min=0))
+        grad_q = g @ a.mT if shared else (a @ g.unsqueeze(-1)).squeeze(-1)
+        grad_base = grad_cross = None
+        if ctx.needs_input_grad[1]:
+            grad_a = torch.baddbmm(w * (2 * h).unsqueeze(-2), q.unsqueeze(-1), g.unsqueeze(-2))
+            grad_cross = blocks.upper_matmul(inverse.mT, grad_a.sum(0) if shared else grad_a)
+        if ctx.needs_input_grad[0]:
+            product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
+            grad_base = _through_cholesky(inverse, product.sum(0) if shared else product, from_tril)
+        return grad_base, grad_cross, h, grad_q, grad_s, None, None
+
+
+def _weighted_square(a: Tensor, h: Tensor) -> Tensor:
+    """A diag(h) A' for A of shape (m, n) or (k, m, n) and h (k, n): (k, m, m)."""
+    weighted = a * h.unsqueeze(-2)
+    return blocks.symmetric_product(weighted, a.expand(weighted.shape))
+
+
+def _through_cholesky(inverse: Tensor, product: Tensor, from_tril: bool) -> Tensor:
+    """From the lower triangle of P to the gradient in L, or in k(Z, Z)."""
+    if from_tril:
+        return blocks.upper_matmul(inverse.mT, product).tril_().neg_()
+    product.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    half = blocks.upper_matmul(inverse.mT, blocks.lower_matmul(product, inverse))
+    return (half + half.mT).mul_(-0.5)

@@ -1,17 +1,19 @@
 """A Gaussian over whitened inducing values, its bound, and natural-gradient ascent to the best one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayeskit.core import operators
-from bayeskit.core.operators import factorize
+from bayeskit.core.operators import blocks, factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
 from bayeskit.gp.hyperparameters import Model
-from bayeskit.gp.marginals import marginals, projected
+from bayeskit.gp.marginals import marginals_of_grams, projected
+from bayeskit.gp.natural import Natural
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs
 
@@ -34,19 +36,24 @@ class Variational:
         mean = z.new_zeros(num_outputs, len(z))
         return cls(mean, torch.diag_embed(torch.ones_like(mean)))
 
-    def leaves(self) -> list[Tensor]:
+    def leaves(self, dtype: torch.dtype = torch.float64) -> list[Tensor]:
         """Free copies to optimize: q and R."""
-        return [self.mean.detach().clone().requires_grad_(True), self.root.detach().clone().requires_grad_(True)]
+        return [t.detach().to(dtype, copy=True).requires_grad_(True) for t in (self.mean, self.root)]
 
     @classmethod
     def from_leaves(cls, leaves: list[Tensor]) -> "Variational":
-        """The Gaussian at the present values of `leaves()`."""
-        return cls(leaves[0], leaves[1].triu())
+        """The Gaussian at the present values of `leaves()`, of which only the upper triangle of R is read."""
+        return cls(leaves[0], leaves[1])
+
+    @property
+    def covariance(self) -> Tensor:
+        """S = R R', (k, m, m), differentiable in the upper triangle of R."""
+        return _UpperSquare.apply(self.root)  # type: ignore[return-value]
 
     def divergence(self) -> Tensor:
         """sum_j KL[q(v_j) || N(0, I)], a scalar."""
         logdet = 2 * self.root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
-        return 0.5 * (self.root.square().sum() + self.mean.square().sum() - self.mean.numel() - logdet)
+        return 0.5 * (self.root.triu().square().sum() + self.mean.square().sum() - self.mean.numel() - logdet)
 
     def posterior(self, model: Model, z: Tensor) -> GaussianProcess:
         """The process with this law at its inducing points."""
@@ -63,13 +70,30 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
         variational: q(v).
         data: All rows or a mini-batch of them.
     """
-    tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
+    return data_term(model, z, variational.mean, variational.covariance, data) - variational.divergence()
+
+
+def data_term(
+    model: Model, z: Tensor, mean: Tensor, covariance: Tensor, data: Data, *, proper: bool = False
+) -> Tensor:
+    """sum_i w_i E_q[log p(y_i | f(x_i))] on the scale of the full data, differentiable in everything.
+
+    What grows with the number of inducing points or rows is formed in the type of `mean`, factors in float64.
+
+    Args:
+        model: Mean, kernel and any likelihood.
+        z: Inducing points (m, d).
+        mean: q, (k, m).
+        covariance: S, (k, m, m).
+        data: All rows or a mini-batch of them.
+        proper: See `marginals_of_grams`.
+    """
     x = inputs(data)
-    cross, before = gram(model.kernel, z, x), gram_diagonal(model.kernel, x)
-    shift, variance = marginals(tril, cross, before, variational.mean, variational.root)
-    mean = mean_rows(model.mean, x, model.num_outputs) + shift
-    expected = model.expected_log_prob(mean.mT, variance.mT, data.y)
-    return data.total(expected) - variational.divergence()
+    square = gram(model.kernel, z, z)
+    cross, before = gram(model.kernel, z, x, dtype=mean.dtype), gram_diagonal(model.kernel, x)
+    shift, variance = marginals_of_grams(square, cross, before, mean, covariance, proper=proper)
+    prior = mean_rows(model.mean, x, model.num_outputs)
+    return data.total(model.expected_log_prob((prior + shift).mT, variance.to(prior).mT, data.y))
 
 
 def ascend(
@@ -97,43 +121,27 @@ def ascend(
         The best q(v) and its bound.
     """
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-    blocks = _Blocks(model, tril, z, data)
-    value, length, taken = blocks.bound(variational), 1.0, 0
-    precision, shift = _natural(variational)
+    rows = _Blocks(model, tril, z, data)
+    value, length, taken = rows.bound(variational), 1.0, 0
+    natural = Natural.of_root(variational.mean, variational.root)
     while taken < max_steps and length > 1e-3:
-        target_precision, target_shift = blocks.sites(variational)
+        target = rows.sites(variational)
         while length > 1e-3:
-            mixed = torch.lerp(precision, target_precision, length), torch.lerp(shift, target_shift, length)
-            proposal = _from_natural(*mixed)
-            proposed = blocks.bound(proposal)
+            mixed = natural.toward(target, length)
+            proposal = Variational(*mixed.root())
+            proposed = rows.bound(proposal)
             if proposed >= value:
                 break
             length /= 2
         else:
             break
         gain, taken = proposed - value, taken + 1
-        variational, value, (precision, shift) = proposal, proposed, mixed
+        variational, value, natural = proposal, proposed, mixed
         if gain <= tolerance * (1 + abs(value)):
             break
         length = min(1.0, 2 * length)
     operators.note("natural-gradient steps", taken)
     return variational, value
-
-
-def _natural(variational: Variational) -> tuple[Tensor, Tensor]:
-    """S^-1 (k, m, m) and S^-1 q (k, m)."""
-    eye = torch.eye(variational.mean.shape[-1], dtype=variational.mean.dtype, device=variational.mean.device)
-    inverse_root = torch.linalg.solve_triangular(variational.root, eye, upper=True)
-    precision = inverse_root.mT @ inverse_root
-    return precision, (precision @ variational.mean.unsqueeze(-1)).squeeze(-1)
-
-
-def _from_natural(precision: Tensor, shift: Tensor) -> Variational:
-    """From S^-1 = P P' with P lower triangular: R = P^-T is upper triangular."""
-    factor = factorize(precision, name="precision of q(v)")
-    eye = torch.eye(shift.shape[-1], dtype=shift.dtype, device=shift.device)
-    root = torch.linalg.solve_triangular(factor.tril.mT, eye, upper=True)
-    return Variational(factor.solve(shift.unsqueeze(-1)).squeeze(-1), root)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +197,8 @@ class _Blocks:
             total = total + block.data.total(self.model.expected_log_prob(mean, variance, block.data.y))
         return float(total)
 
-    def sites(self, variational: Variational) -> tuple[Tensor, Tensor]:
-        """Natural parameters that a full step leads to: (k, m, m) and (k, m)."""
+    def sites(self, variational: Variational) -> Natural:
+        """Natural parameters that a full step leads to."""
         k, m = variational.mean.shape
         precision = torch.eye(m, dtype=variational.mean.dtype, device=variational.mean.device).repeat(k, 1, 1)
         shift = torch.zeros_like(variational.mean)
@@ -204,4 +212,21 @@ class _Blocks:
             precision = precision + (a * beta.unsqueeze(-2)) @ a.mT
             pull = alpha + beta * block.shift(variational)
             shift = shift + (a @ pull.unsqueeze(-1)).squeeze(-1)
-        return precision, shift
+        return Natural(precision, shift)
+
+
+class _UpperSquare(torch.autograd.Function):
+    """R R' for an upper-triangular R (k, m, m)."""
+
+    @staticmethod
+    def forward(ctx: Any, root: Tensor) -> Tensor:
+        """(k, m, m)."""
+        root = root.triu()
+        ctx.save_for_backward(root)
+        return blocks.upper_square(root)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """The upper triangle of (G + G') R."""
+        (root,) = ctx.saved_tensors
+        return blocks.upper_part(grads[0] + grads[0].mT, root)
