@@ -20,6 +20,9 @@ from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel
 from gpytorch.means import Mean
 from torch import Tensor
 
+SLOPES = {math.inf: -0.5, 1.5: -1.5, 2.5: -5 / 6}
+"""Constants in phi' for each smoothness."""
+
 CANCELLATION = 1e-8
 """Largest error of a squared distance, in squared lengthscales, that |a|^2 + |b|^2 - 2ab may make by cancellation."""
 
@@ -48,15 +51,8 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
     x2 = x1 if same else x2.double()
     known = _stationary(kernel)
     if known is not None:
-        lengthscale, outputscale, smoothness = known
-        center = x1.detach().mean(-2, keepdim=True)  # far from the origin, |a|^2 + |b|^2 - 2ab cancels
-        a = (x1 - center) / lengthscale
-        b = a if same else (x2 - center) / lengthscale
-        scale = torch.ones((), dtype=a.dtype, device=a.device) if outputscale is None else outputscale.to(a)
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], scale.shape)
-        a = a.expand(*batch, *a.shape[-2:])
-        b = a if same else b.expand(*batch, *b.shape[-2:])
-        return _Stationary.apply(a, b, scale.expand(batch), (smoothness, same, dtype))  # type: ignore[return-value]
+        a, b, scale, smoothness = _in_lengthscales(known, x1, x2)
+        return _Stationary.apply(a, b, scale, (smoothness, same, dtype))  # type: ignore[return-value]
     parts = _parts(kernel)
     if parts is not None:
         # gpytorch would add a low-rank kernel to another by way of a Cholesky factor, with jitter.
@@ -74,6 +70,23 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
     x1 = x1.expand(*batch, *x1.shape[-2:]) if x1.dim() == 2 else x1
     x2 = x1 if same else (x2.expand(*batch, *x2.shape[-2:]) if x2.dim() == 2 else x2)
     return kernel(x1, x2).to_dense().to(dtype)
+
+
+def grams(kernel: Kernel, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """k(z, z) in float64, k(z, x) in `dtype` and the variances k(x_i, x_i) in float64: `gram` thrice, at less cost.
+
+    Examples:
+        >>> square, cross, diagonal = grams(RBFKernel(), torch.zeros(2, 1), torch.zeros(3, 1), dtype=torch.float32)
+        >>> square.sum().item(), cross.sum().item(), diagonal.sum().item()
+        (4.0, 6.0, 3.0)
+    """
+    known = _stationary(kernel)
+    if known is None:
+        return gram(kernel, z, z), gram(kernel, z, x, dtype=dtype), gram_diagonal(kernel, x)
+    a, b, scale, smoothness = _in_lengthscales(known, z.double(), x.double())
+    square: Any = _Stationary.apply(a, a, scale, (smoothness, True, torch.float64))
+    cross: Any = _Stationary.apply(a, b, scale, (smoothness, False, dtype))
+    return square, cross, scale.unsqueeze(-1).expand(*scale.shape, x.shape[-2])
 
 
 def gram_diagonal(kernel: Kernel, x: Tensor) -> Tensor:
@@ -186,6 +199,22 @@ def _stationary(kernel: Kernel) -> tuple[Tensor, Tensor | None, float] | None:
     return None
 
 
+def _in_lengthscales(
+    known: tuple[Tensor, Tensor | None, float], x1: Tensor, x2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The inputs of a stationary kernel in units of its lengthscales, its output scale, all batched, its smoothness."""
+    lengthscale, outputscale, smoothness = known
+    center = x1.detach().mean(-2, keepdim=True)  # far from the origin, |a|^2 + |b|^2 - 2ab cancels
+    a = (x1 - center) / lengthscale
+    b = a if x1 is x2 else (x2 - center) / lengthscale
+    scale = torch.ones((), dtype=a.dtype, device=a.device) if outputscale is None else outputscale.to(a)
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], scale.shape)
+    if batch:
+        same, a = a is b, a.expand(*batch, *a.shape[-2:])
+        b, scale = a if same else b.expand(*batch, *b.shape[-2:]), scale.expand(batch)
+    return a, b, scale, smoothness
+
+
 def _largest(values: Tensor) -> float:
     return float(values.max()) if values.numel() else 0.0
 
@@ -197,21 +226,20 @@ def _squared_distances(a: Tensor, b: Tensor) -> tuple[Tensor, bool]:
         return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_(), True
     left = torch.cat([a * -2, a_squared, torch.ones_like(a_squared)], dim=-1)
     right = torch.cat([b, torch.ones_like(b_squared), b_squared], dim=-1)
-    return (left @ right.mT).clamp_(min=0), False
+    return left @ right.mT, False
 
 
-def _pull(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The gradient 2 sum_j weight_ij (a_i - b_j), (*b, n1, d)."""
-    ones = torch.ones_like(b[..., :1])
-    sums = (weight @ torch.cat([b, ones], dim=-1).to(weight.dtype)).to(a.dtype)
-    return (sums[..., -1:] * a - sums[..., :-1]).mul_(2)
+def _pull(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """The gradient 2 factor sum_j weight_ij (a_i - b_j), (*b, n1, d): one product has the sums of the weights too."""
+    sums = (weight @ torch.cat([b, torch.ones_like(b[..., :1])], dim=-1).to(weight.dtype)).to(a.dtype)
+    return (sums[..., -1:] * a - sums[..., :-1]).mul_(2 * factor)
 
 
-def _by_differences(weight: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _by_differences(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """Gradients in a and b for dK/dr^2 times the incoming gradient, one feature at a time and without cancellation."""
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
     for j in range(a.shape[-1]):
-        pull = (a[..., j].unsqueeze(-1) - b[..., j].unsqueeze(-2)).mul_(weight).mul_(2)  # (*b, n1, n2)
+        pull = (a[..., j].unsqueeze(-1) - b[..., j].unsqueeze(-2)).mul_(weight).mul_(2 * factor)  # (*b, n1, n2)
         grad_a[..., j], grad_b[..., j] = pull.sum(-1), -pull.sum(-2)
     return grad_a, grad_b
 
@@ -226,23 +254,18 @@ class _Stationary(torch.autograd.Function):
         squared, ctx.apart = _squared_distances(a, b)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
-        squared, s = squared.to(dtype), scale[..., None, None].to(dtype)
-        needed = any(ctx.needs_input_grad)
+        squared, s = squared.to(dtype).clamp_(min=0), scale[..., None, None].to(dtype)
         if smoothness == math.inf:
-            matrix = squared.mul_(-0.5).exp_().mul_(s)
-            slope = matrix * -0.5 if needed else None
+            matrix = slope = squared.mul_(-0.5).exp_().mul_(s)
         else:
-            u = squared.mul_(2 * smoothness).sqrt_()
-            decay = torch.neg(u).exp_().mul_(s)
-            if smoothness == 1.5:
-                matrix = u.add_(1).mul_(decay)
-                slope = decay.mul_(-1.5) if needed else None
-            else:
-                linear = (u + 1).mul_(decay)
-                matrix = u.square_().mul_(decay).div_(3).add_(linear)
-                slope = linear.mul_(-5 / 6) if needed else None
-        if slope is not None:
+            u = squared.mul_(2 * smoothness).sqrt()
+            slope = torch.neg(u).exp_().mul_(s)  # up to the factor of SLOPES
+            matrix = torch.addcmul(slope, u, slope)
+            if smoothness == 2.5:
+                slope, matrix = matrix, torch.addcmul(matrix, squared, slope, value=1 / 3)
+        if any(ctx.needs_input_grad):
             ctx.save_for_backward(a, b, scale, matrix, slope)
+            ctx.factor = SLOPES[smoothness]
         return matrix
 
     @staticmethod
@@ -253,15 +276,12 @@ class _Stationary(torch.autograd.Function):
         need_a, need_b, need_scale = ctx.needs_input_grad[:3]
         grad_a = grad_b = grad_scale = None
         if need_a or need_b:
-            weight = slope.mul(grad)
+            weight = slope * grad
             if ctx.apart:
-                grad_a, grad_b = _by_differences(weight.to(a.dtype), a, b)
+                grad_a, grad_b = _by_differences(weight.to(a.dtype), a, b, ctx.factor)
             else:
-                # One product gives the sums over rows along with the pulls towards them.
-                if need_a:
-                    grad_a = _pull(weight, a, b)
-                if need_b:
-                    grad_b = _pull(weight.mT, b, a)
+                grad_a = _pull(weight, a, b, ctx.factor) if need_a else None
+                grad_b = _pull(weight.mT, b, a, ctx.factor) if need_b else None
         if need_scale:
             grad_scale = torch.linalg.vecdot(grad, matrix).sum(-1).to(scale) / scale
         return grad_a, grad_b, grad_scale, None

@@ -11,9 +11,10 @@ the two passes, so that both together need four products: with g, h the incoming
 
 and what goes back through the Cholesky factor is a function of P = dA A' = 2 (S - I) dS + q dq', without another pass:
 
-    dL = -tril(L^-T P),        dk(Z, Z) = -sym(L^-T tril(P) L^-1)    (half of P on the diagonal),
+    dL = -tril(L^-T P),        dk(Z, Z) = -L^-T tril(P) L^-1    (half of P on the diagonal),
 
-the second because the lower triangle of L' tril(X) is that of L' X.
+the second because the lower triangle of L' tril(X) is that of L' X. It is not made symmetric: k(Z, Z) is, so what
+follows only meets its symmetric part.
 """
 
 from typing import Any
@@ -149,7 +150,7 @@ class _Marginals(torch.autograd.Function):
         grad_q = g @ a.mT if shared else (a @ g.unsqueeze(-1)).squeeze(-1)
         grad_base = grad_cross = None
         if ctx.needs_input_grad[1]:
-            grad_a = torch.baddbmm(w * (2 * h).unsqueeze(-2), q.unsqueeze(-1), g.unsqueeze(-2))
+            grad_a = (q.unsqueeze(-1) * g.unsqueeze(-2)).addcmul_(w, h.unsqueeze(-2), value=2)
             grad_cross = blocks.upper_matmul(inverse.mT, grad_a.sum(0) if shared else grad_a)
         if ctx.needs_input_grad[0]:
             product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
@@ -168,5 +169,4 @@ def _through_cholesky(inverse: Tensor, product: Tensor, from_tril: bool) -> Tens
     if from_tril:
         return blocks.upper_matmul(inverse.mT, product).tril_().neg_()
     product.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    half = blocks.upper_matmul(inverse.mT, blocks.lower_matmul(product, inverse))
-    return (half + half.mT).mul_(-0.5)
+    return blocks.upper_matmul(inverse.mT, blocks.lower_matmul(product, inverse)).neg_()

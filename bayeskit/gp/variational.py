@@ -10,7 +10,7 @@ from bayeskit.core import operators
 from bayeskit.core.operators import blocks, factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
-from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
+from bayeskit.gp.gram import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import marginals_of_grams, projected
 from bayeskit.gp.natural import Natural
@@ -89,8 +89,7 @@ def data_term(
         proper: See `marginals_of_grams`.
     """
     x = inputs(data)
-    square = gram(model.kernel, z, z)
-    cross, before = gram(model.kernel, z, x, dtype=mean.dtype), gram_diagonal(model.kernel, x)
+    square, cross, before = grams(model.kernel, z, x, dtype=mean.dtype)
     shift, variance = marginals_of_grams(square, cross, before, mean, covariance, proper=proper)
     prior = mean_rows(model.mean, x, model.num_outputs)
     return data.total(model.expected_log_prob((prior + shift).mT, variance.to(prior).mT, data.y))

@@ -1,7 +1,8 @@
 """Products and inverses of triangular and symmetric matrices that skip the blocks known to be zero or mirrored.
 
 `torch` multiplies triangular and symmetric matrices as if they were full. Cut into blocks, half of the work goes away;
-what is left runs at the speed of a product, which a triangular solve does not reach.
+what is left runs at the speed of a product, which a triangular solve does not reach. For use inside derivatives written
+by hand: automatic differentiation does not follow these functions.
 """
 
 import torch
@@ -40,10 +41,10 @@ def lower_matmul(tril: Tensor, right: Tensor) -> Tensor:
         >>> lower_matmul(torch.eye(2), torch.ones(2, 1)).tolist()
         [[1.0], [1.0]]
     """
-    parts = _cut(tril.shape[-1])
-    if len(parts) == 1:
-        return tril @ right
-    return torch.cat([tril[..., a:b, :b] @ right[..., :b, :] for a, b in parts], dim=-2)
+    product = _empty(tril, right.shape[-1])
+    for a, b in _cut(tril.shape[-1]):
+        _write(product[..., a:b, :], tril[..., a:b, :b], right[..., :b, :])
+    return product
 
 
 def upper_matmul(triu: Tensor, right: Tensor) -> Tensor:
@@ -57,10 +58,10 @@ def upper_matmul(triu: Tensor, right: Tensor) -> Tensor:
         >>> upper_matmul(torch.eye(2), torch.ones(2, 1)).tolist()
         [[1.0], [1.0]]
     """
-    parts = _cut(triu.shape[-1])
-    if len(parts) == 1:
-        return triu @ right
-    return torch.cat([triu[..., a:b, a:] @ right[..., a:, :] for a, b in parts], dim=-2)
+    product = _empty(triu, right.shape[-1])
+    for a, b in _cut(triu.shape[-1]):
+        _write(product[..., a:b, :], triu[..., a:b, a:], right[..., a:, :])
+    return product
 
 
 def lower_product(left: Tensor, right: Tensor) -> Tensor:
@@ -74,12 +75,9 @@ def lower_product(left: Tensor, right: Tensor) -> Tensor:
         >>> lower_product(torch.ones(2, 1), torch.ones(2, 1)).tolist()
         [[1.0, 0.0], [1.0, 1.0]]
     """
-    parts = _cut(left.shape[-2])
-    if len(parts) == 1:
-        return (left @ right.mT).tril_()
-    product = left.new_zeros(*left.shape[:-1], left.shape[-2])
-    for a, b in parts:
-        product[..., a:b, :b] = left[..., a:b, :] @ right[..., :b, :].mT
+    product = _empty(left, left.shape[-2])
+    for a, b in _cut(left.shape[-2]):
+        _write(product[..., a:b, :b], left[..., a:b, :], right[..., :b, :].mT)
     return product.tril_()
 
 
@@ -91,13 +89,17 @@ def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
         right: (*b, m, n), with the same batch.
 
     Returns:
-        (*b, m, m), symmetric to the last bit.
+        (*b, m, m), symmetric to rounding.
 
     Examples:
         >>> symmetric_product(torch.ones(2, 1), torch.ones(2, 1)).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
-    return _mirrored(lower_product(left, right))
+    product = _empty(left, left.shape[-2])
+    for a, b in _cut(left.shape[-2]):
+        _write(product[..., a:b, :b], left[..., a:b, :], right[..., :b, :].mT)
+        product[..., :a, a:b] = product[..., a:b, :a].mT
+    return product
 
 
 def upper_square(triu: Tensor) -> Tensor:
@@ -110,10 +112,11 @@ def upper_square(triu: Tensor) -> Tensor:
         >>> upper_square(torch.tensor([[1.0, 2.0], [0.0, 3.0]])).tolist()
         [[5.0, 6.0], [6.0, 9.0]]
     """
-    lower = torch.zeros_like(triu, memory_format=torch.contiguous_format)
+    product = _empty(triu, triu.shape[-1])
     for a, b in _cut(triu.shape[-1]):
-        lower[..., a:b, :b] = triu[..., a:b, a:] @ triu[..., :b, a:].mT
-    return _mirrored(lower.tril_())
+        _write(product[..., a:b, :b], triu[..., a:b, a:], triu[..., :b, a:].mT)
+        product[..., :a, a:b] = product[..., a:b, :a].mT
+    return product
 
 
 def upper_part(left: Tensor, triu: Tensor) -> Tensor:
@@ -127,14 +130,24 @@ def upper_part(left: Tensor, triu: Tensor) -> Tensor:
         >>> upper_part(torch.ones(2, 2), torch.eye(2)).tolist()
         [[1.0, 1.0], [0.0, 1.0]]
     """
-    product = torch.zeros_like(triu, memory_format=torch.contiguous_format)
+    product = _empty(triu, triu.shape[-1])
     for a, b in _cut(triu.shape[-1]):
-        product[..., :b, a:b] = left[..., :b, :b] @ triu[..., :b, a:b]
+        _write(product[..., :b, a:b], left[..., :b, :b], triu[..., :b, a:b])
     return product.triu_()
 
 
-def _mirrored(lower: Tensor) -> Tensor:
-    return lower + lower.tril(-1).mT
+def _empty(like: Tensor, columns: int) -> Tensor:
+    return torch.empty(*like.shape[:-1], columns, dtype=like.dtype, device=like.device)
+
+
+def _write(part: Tensor, left: Tensor, right: Tensor) -> None:
+    """`part[:] = left @ right`, without a copy where there is one matrix."""
+    if part.dim() == 2:
+        torch.mm(left, right, out=part)
+    elif part.shape[:-2].numel() == 1:
+        torch.mm(left.reshape(left.shape[-2:]), right.reshape(right.shape[-2:]), out=part.view(part.shape[-2:]))
+    else:
+        part.copy_(left @ right)
 
 
 def _cut(size: int) -> list[tuple[int, int]]:
