@@ -235,6 +235,13 @@ def _pull(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
     return (sums[..., -1:] * a - sums[..., :-1]).mul_(2 * factor)
 
 
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """sum_ij left_ij right_ij, (*b,)."""
+    if left.dim() == 2:
+        return torch.dot(left.reshape(-1), right.reshape(-1))
+    return (left * right).sum((-2, -1))
+
+
 def _by_differences(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """Gradients in a and b for dK/dr^2 times the incoming gradient, one feature at a time and without cancellation."""
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
@@ -283,5 +290,5 @@ class _Stationary(torch.autograd.Function):
                 grad_a = _pull(weight, a, b, ctx.factor) if need_a else None
                 grad_b = _pull(weight.mT, b, a, ctx.factor) if need_b else None
         if need_scale:
-            grad_scale = torch.linalg.vecdot(grad, matrix).sum(-1).to(scale) / scale
+            grad_scale = _inner(grad, matrix).to(scale) / scale
         return grad_a, grad_b, grad_scale, None

@@ -17,7 +17,8 @@ the second because the lower triangle of L' tril(X) is that of L' X. It is not m
 follows only meets its symmetric part.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,16 @@ from bayeskit.gp.conditioned import floored
 NUGGET = 1e-6
 """Added to k(Z, Z), in units of its mean diagonal, where the covariances with x are rounded to float32: they err by
 6e-8, which a smaller eigenvalue would amplify into variances that mean nothing."""
+
+
+Form = Literal["root", "triangular", "sites"]
+
+_SQUARES: Mapping[Form, Callable[[Tensor], Tensor]] = {
+    "root": lambda root: blocks.symmetric_product(root, root),
+    "triangular": blocks.upper_square,
+    "sites": Tensor.clone,
+}
+"""S from each form of it, as a tensor that may be changed."""
 
 
 def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,13 +61,13 @@ def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: T
         (0.5, 1.0)
     """
     inverse = blocks.lower_inverse(tril.detach()).to(cross.dtype)
-    return _Marginals.apply(tril, cross, before, mean, _Outer.apply(root), inverse, (True, False))  # type: ignore[return-value]
+    return _Marginals.apply(tril, cross, before, mean, root, inverse, ("root", True))  # type: ignore[return-value]
 
 
 def marginals_of_grams(
-    square: Tensor, cross: Tensor, before: Tensor, mean: Tensor, covariance: Tensor, *, proper: bool = False
+    square: Tensor, cross: Tensor, before: Tensor, mean: Tensor, spread: Tensor, *, form: Form
 ) -> tuple[Tensor, Tensor]:
-    """As `marginals`, from k(Z, Z) and S instead of L and R: the fastest way to a gradient in all of them.
+    """As `marginals`, from k(Z, Z) instead of L: the fastest way to a gradient in all of it.
 
     k(Z, Z) is factorized in float64. In float32 it carries `NUGGET`.
 
@@ -65,26 +76,27 @@ def marginals_of_grams(
         cross: k(Z, x), (m, n) or (k, m, n); its type is that of all the products.
         before: k(x, x), (n,) or (k, n).
         mean: q, (k, m).
-        covariance: S, (k, m, m).
-        proper: Whether the derivative in S, of a loss, leaves out what inputs would take away from the precision of
-            v. A likelihood that is not log-concave has such inputs, and a natural gradient with them may not be the
-            step to a Gaussian.
+        spread: How far q(v) reaches, in one of these forms.
+        form: "root" for R with R R' = S, (k, m, r); "triangular" for an upper-triangular one, whose derivative is
+            triangular too; "sites" for S itself, (k, m, m). The derivative that this one gives, of a loss, leaves out
+            what inputs would take away from the precision of v: a likelihood that is not log-concave has such inputs,
+            and a natural gradient with them may not lead to a Gaussian.
 
     Returns:
         A' q and the variances, each (k, n), in the type of `cross`.
 
     Examples:
         >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> shift, variance = marginals_of_grams(one, one / 2, one[0], one, one.unsqueeze(0))  # v ~ N(1, 1)
+        >>> shift, variance = marginals_of_grams(one, one / 2, one[0], one, one.unsqueeze(0), form="sites")
         >>> shift.item(), variance.item()
         (0.5, 1.0)
     """
     if cross.dtype == torch.float64:
         factor = factorize(square.detach(), name="K_zz")
     else:
-        factor = factorize(square.detach(), name=f"K_zz in {cross.dtype} steps".replace("torch.", ""), least=NUGGET)
+        factor = factorize(square.detach(), name="K_zz in single precision", least=NUGGET)
     inverse = blocks.lower_inverse(factor.tril).to(cross.dtype)
-    return _Marginals.apply(square, cross, before, mean, covariance, inverse, (False, proper))  # type: ignore[return-value]
+    return _Marginals.apply(square, cross, before, mean, spread, inverse, (form, False))  # type: ignore[return-value]
 
 
 def projected(projection: Tensor, mean: Tensor) -> Tensor:
@@ -92,22 +104,6 @@ def projected(projection: Tensor, mean: Tensor) -> Tensor:
     if projection.dim() == 2:
         return mean @ projection
     return (mean.unsqueeze(-2) @ projection).squeeze(-2)
-
-
-class _Outer(torch.autograd.Function):
-    """R R' for R of shape (*b, m, r)."""
-
-    @staticmethod
-    def forward(ctx: Any, root: Tensor) -> Tensor:
-        """(*b, m, m)."""
-        ctx.save_for_backward(root)
-        return blocks.symmetric_product(root, root)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """dR = (G + G') R."""
-        (root,) = ctx.saved_tensors
-        return (grads[0] + grads[0].mT) @ root
 
 
 class _Marginals(torch.autograd.Function):
@@ -120,33 +116,30 @@ class _Marginals(torch.autograd.Function):
         cross: Tensor,
         before: Tensor,
         mean: Tensor,
-        covariance: Tensor,
+        spread: Tensor,
         inverse: Tensor,
-        law: tuple[bool, bool],
+        law: tuple[Form, bool],
     ) -> tuple[Tensor, Tensor]:
-        """Shift and variance, (k, n) each; `inverse` is L^-1 in the type of `cross`, `law` says whether `base` is L and `proper`."""
-        a = blocks.lower_matmul(inverse, cross)
-        q = mean.to(a.dtype)
-        excess = covariance.to(a.dtype, copy=True)  # S - I
-        excess.diagonal(dim1=-2, dim2=-1).sub_(1)
+        """Shift and variance, (k, n) each; `inverse` is L^-1 in the type of `cross`, `law` the form and if base is L."""
+        a, q, spread = blocks.lower_matmul(inverse, cross), mean.to(cross.dtype), spread.to(cross.dtype)
+        excess = _SQUARES[law[0]](spread)
+        excess.diagonal(dim1=-2, dim2=-1).sub_(1)  # S - I
         w = excess @ a  # (k, m, n)
         before = before.to(a.dtype).expand(len(q), -1)
-        raw = torch.linalg.vecdot(w, a, dim=-2).add_(before)
+        raw = (w * a).sum(-2).add_(before)
         variance = floored(raw, before)
-        ctx.save_for_backward(a, w, excess, q, inverse, raw < variance)
+        ctx.save_for_backward(a, w, excess, q, spread, inverse, raw < variance)
         ctx.law = law
         return projected(a, q), variance
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients in base, cross, before, mean and covariance."""
-        a, w, excess, q, inverse, below = ctx.saved_tensors
-        from_tril, proper = ctx.law
+        """Gradients in base, cross, before, mean and spread."""
+        a, w, excess, q, spread, inverse, below = ctx.saved_tensors
+        form, from_tril = ctx.law
         g, h = grads[0], grads[1].masked_fill(below, 0)  # (k, n)
         shared = a.dim() == 2
-        slope = grad_s = _weighted_square(a, h)
-        if proper and bool((h < 0).any()):
-            grad_s = _weighted_square(a, h.clamp(min=0))
+        slope = _weighted_square(a, h)
         grad_q = g @ a.mT if shared else (a @ g.unsqueeze(-1)).squeeze(-1)
         grad_base = grad_cross = None
         if ctx.needs_input_grad[1]:
@@ -155,7 +148,11 @@ class _Marginals(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
             grad_base = _through_cholesky(inverse, product.sum(0) if shared else product, from_tril)
-        return grad_base, grad_cross, h, grad_q, grad_s, None, None
+        if form == "sites":
+            grad_spread = _weighted_square(a, h.clamp(min=0)) if bool((h < 0).any()) else slope
+        else:
+            grad_spread = (blocks.upper_part if form == "triangular" else torch.matmul)(slope, spread).mul_(2)
+        return grad_base, grad_cross, h, grad_q, grad_spread, None, None
 
 
 def _weighted_square(a: Tensor, h: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import operators
-from bayeskit.core.operators import blocks, factorize
+from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
 from bayeskit.gp.gram import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.hyperparameters import Model
-from bayeskit.gp.marginals import marginals_of_grams, projected
+from bayeskit.gp.marginals import Form, marginals_of_grams, projected
 from bayeskit.gp.natural import Natural
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs
@@ -42,18 +42,12 @@ class Variational:
 
     @classmethod
     def from_leaves(cls, leaves: list[Tensor]) -> "Variational":
-        """The Gaussian at the present values of `leaves()`, of which only the upper triangle of R is read."""
+        """The Gaussian at the present values of `leaves()`; every gradient keeps R upper-triangular."""
         return cls(leaves[0], leaves[1])
-
-    @property
-    def covariance(self) -> Tensor:
-        """S = R R', (k, m, m), differentiable in the upper triangle of R."""
-        return _UpperSquare.apply(self.root)  # type: ignore[return-value]
 
     def divergence(self) -> Tensor:
         """sum_j KL[q(v_j) || N(0, I)], a scalar."""
-        logdet = 2 * self.root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
-        return 0.5 * (self.root.triu().square().sum() + self.mean.square().sum() - self.mean.numel() - logdet)
+        return _Divergence.apply(self.mean, self.root)  # type: ignore[return-value]
 
     def posterior(self, model: Model, z: Tensor) -> GaussianProcess:
         """The process with this law at its inducing points."""
@@ -70,11 +64,12 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
         variational: q(v).
         data: All rows or a mini-batch of them.
     """
-    return data_term(model, z, variational.mean, variational.covariance, data) - variational.divergence()
+    data_fit = data_term(model, z, variational.mean, variational.root, data, form="triangular")
+    return data_fit - variational.divergence()
 
 
 def data_term(
-    model: Model, z: Tensor, mean: Tensor, covariance: Tensor, data: Data, *, proper: bool = False
+    model: Model, z: Tensor, mean: Tensor, spread: Tensor, data: Data, *, form: Form
 ) -> Tensor:
     """sum_i w_i E_q[log p(y_i | f(x_i))] on the scale of the full data, differentiable in everything.
 
@@ -84,13 +79,13 @@ def data_term(
         model: Mean, kernel and any likelihood.
         z: Inducing points (m, d).
         mean: q, (k, m).
-        covariance: S, (k, m, m).
+        spread: S or a root of it, (k, m, m).
         data: All rows or a mini-batch of them.
-        proper: See `marginals_of_grams`.
+        form: Which; see `marginals_of_grams`.
     """
     x = inputs(data)
     square, cross, before = grams(model.kernel, z, x, dtype=mean.dtype)
-    shift, variance = marginals_of_grams(square, cross, before, mean, covariance, proper=proper)
+    shift, variance = marginals_of_grams(square, cross, before, mean, spread, form=form)
     prior = mean_rows(model.mean, x, model.num_outputs)
     return data.total(model.expected_log_prob((prior + shift).mT, variance.to(prior).mT, data.y))
 
@@ -214,18 +209,22 @@ class _Blocks:
         return Natural(precision, shift)
 
 
-class _UpperSquare(torch.autograd.Function):
-    """R R' for an upper-triangular R (k, m, m)."""
+class _Divergence(torch.autograd.Function):
+    """(tr R R' + |q|^2 - m - log |R R'|) / 2, summed over outputs."""
 
     @staticmethod
-    def forward(ctx: Any, root: Tensor) -> Tensor:
-        """(k, m, m)."""
-        root = root.triu()
-        ctx.save_for_backward(root)
-        return blocks.upper_square(root)
+    def forward(ctx: Any, mean: Tensor, root: Tensor) -> Tensor:
+        """A scalar, in float64, from q (k, m) and an upper-triangular R (k, m, m)."""
+        ctx.save_for_backward(mean, root)
+        pivots = root.diagonal(dim1=-2, dim2=-1).double()
+        squares = torch.linalg.vector_norm(root, dtype=torch.float64).square() + mean.double().square().sum()
+        return 0.5 * (squares - mean.numel()) - pivots.abs().log().sum()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """The upper triangle of (G + G') R."""
-        (root,) = ctx.saved_tensors
-        return blocks.upper_part(grads[0] + grads[0].mT, root)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        """(q, R - diag(R)^-1)."""
+        mean, root = ctx.saved_tensors
+        scale = grads[0].to(root)
+        slope = root * scale
+        slope.diagonal(dim1=-2, dim2=-1).sub_(scale / root.diagonal(dim1=-2, dim2=-1))
+        return mean * scale, slope

@@ -77,8 +77,11 @@ def factorize(matrix: Tensor, *, name: str, least: float = 0.0) -> Factor:
     failed = torch.ones_like(scale, dtype=torch.bool)
     for level in (least, *(level for level in JITTERS if level > least)):
         jitter = torch.where(failed, level, jitter)
-        added = (jitter * scale).unsqueeze(-1).expand(matrix.shape[:-1])  # (*b, n)
-        tril, info = torch.linalg.cholesky_ex(matrix if level == 0 else matrix + torch.diag_embed(added))
+        shifted = matrix
+        if level > 0:
+            shifted = matrix.clone()
+            shifted.diagonal(dim1=-2, dim2=-1).add_((jitter * scale).unsqueeze(-1))
+        tril, info = torch.linalg.cholesky_ex(shifted)
         failed = info > 0
         if not failed.any():
             used = float(jitter.max())
@@ -137,7 +140,8 @@ def _checked(matrix: Tensor, *, name: str) -> Tensor:
     """The matrix in float64, refused if it is not square or not finite."""
     if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"{name} must be a square matrix (*b, n, n); got shape {tuple(matrix.shape)}")
-    if not torch.isfinite(matrix).all():
+    # One number tells of all of them, unless their sum overflows.
+    if not torch.isfinite(matrix.detach().sum()) and not torch.isfinite(matrix).all():
         raise LinAlgError(
             f"{name} ({_size(matrix)}) has NaN or infinite entries. Check the inputs and the kernel or network "
             "parameters for them; in training, lower the learning rate."
