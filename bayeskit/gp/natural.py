@@ -97,23 +97,18 @@ class NaturalGradient(torch.optim.Optimizer):
     def __init__(self, mean: Tensor, covariance: Tensor, *, num_rows: int, lr: float):
         super().__init__([mean, covariance], {"lr": lr})
         self.mean, self.covariance, self.num_rows = mean, covariance, num_rows
-        tril = factorize(covariance.detach(), name="S").tril
-        root = blocks.lower_inverse(tril)
-        precision = root.mT @ root
-        shift = (precision @ mean.detach().to(precision).unsqueeze(-1)).squeeze(-1)
-        self.state[mean] = {"precision": precision, "shift": shift, "divergence": None}
-        self._write(Natural(precision, shift))
+        half = factorize(covariance.detach(), name="covariance of q(v)")
+        eye = torch.eye(mean.shape[-1], dtype=half.tril.dtype, device=mean.device).expand(half.tril.shape)
+        precision = half.solve(eye)
+        shift = half.solve(mean.detach().to(precision).unsqueeze(-1)).squeeze(-1)
+        self.natural = Natural(precision, shift)
+        self.divergence = precision.new_zeros(())  # sum_j KL[q(v_j) || N(0, I)]
+        self._write(self.natural)
 
     @property
-    def natural(self) -> Natural:
-        """The present natural parameters."""
-        state = self.state[self.mean]
-        return Natural(state["precision"], state["shift"])
-
-    @property
-    def divergence(self) -> float:
-        """sum_j KL[q(v_j) || N(0, I)]."""
-        return self.state[self.mean]["divergence"]
+    def memory(self) -> list[Tensor]:
+        """What lives from step to step besides q and S."""
+        return [self.natural.precision, self.natural.shift, self.divergence]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -131,13 +126,12 @@ class NaturalGradient(torch.optim.Optimizer):
     @torch.no_grad()
     def _write(self, natural: Natural) -> None:
         """Put q and S where the natural parameters say."""
+        self.natural.precision.copy_(natural.precision)
+        self.natural.shift.copy_(natural.shift)
         factor = factorize(natural.precision, name="precision of q(v)")
         mean = factor.solve(natural.shift.unsqueeze(-1)).squeeze(-1)
-        covariance = torch.cholesky_inverse(factor.tril)
-        size = mean.numel()
-        trace = covariance.diagonal(dim1=-2, dim2=-1).sum()
-        divergence = 0.5 * (trace + mean.square().sum() - size + factor.logdet().sum())
-        state = self.state[self.mean]
-        state["precision"], state["shift"], state["divergence"] = natural.precision, natural.shift, float(divergence)
+        root = blocks.lower_inverse(factor.tril.to(self.covariance.dtype)).mT
         self.mean.copy_(mean)
-        self.covariance.copy_(covariance)
+        self.covariance.copy_(blocks.upper_square(root))
+        trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum().double()
+        self.divergence.copy_(0.5 * (trace + mean.square().sum() - mean.numel() + factor.logdet().sum()))

@@ -17,9 +17,12 @@ from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.natural import NaturalGradient
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs, training_set
-from bayeskit.gp.variational import Variational, ascend, bound
+from bayeskit.gp.variational import Variational, ascend, bound, data_term
+
+TYPES = {"single": torch.float32, "double": torch.float64}
 
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 256
@@ -40,6 +43,11 @@ class SVGP(Inference):
     Args:
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
+        variational: How q moves in the mini-batch phase: "natural", by natural-gradient steps while Adam moves the
+            rest, or "adam", along with the rest.
+        natural_lr: Length of the natural-gradient steps: q averages over about the last 1 / natural_lr batches.
+        precision: "single" or "double", the type of the products of the mini-batch phase. Its gradients are noisy
+            anyway; factors, and all that comes after this phase, are in float64 in either case.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 256.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
@@ -69,6 +77,9 @@ class SVGP(Inference):
 
     num_inducing: int = 128
     start: str = "kmeans"
+    variational: str = "natural"
+    natural_lr: float = 0.1
+    precision: str = "single"
     training: Training | None = None
     learn: bool = True
     learn_inducing: bool = True
@@ -78,6 +89,11 @@ class SVGP(Inference):
         self.check(prior, likelihood, data)
         checks.positive(self.num_inducing, name="num_inducing", integer=True)
         checks.choice(self.start, name="start", options=STARTS)
+        checks.choice(self.variational, name="variational", options=("natural", "adam"))
+        checks.positive(self.natural_lr, name="natural_lr")
+        if self.natural_lr > 1:
+            raise ValueError(f"`natural_lr` must be at most 1, a full step; got {self.natural_lr}")
+        checks.choice(self.precision, name="precision", options=tuple(TYPES))
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
@@ -102,18 +118,33 @@ class SVGP(Inference):
         learnt = [p for p in (*model.parameters, free) if p.requires_grad]
         if not learnt:
             return z, {}
-        variational = Variational.prior(model.num_outputs, z)
+        start = Variational.prior(model.num_outputs, z)
         with torch.no_grad():
-            variational, _ = ascend(model, z, variational, rows, max_steps=5)
-        leaves = variational.leaves()
+            start, _ = ascend(model, z, start, rows, max_steps=1 if isinstance(model.likelihood, Gaussian) else 5)
 
-        def loss(batch: Data) -> Tensor:
-            where = free * unit if free.requires_grad else z
-            return -(bound(model, where, Variational.from_leaves(leaves), batch) + model.log_prior())
+        def where() -> Tensor:
+            return free * unit if free.requires_grad else z
 
-        training = self.training or _default_training(len(rows))
-        history = minimize(loss, [*learnt, *leaves], rows, training, generator=generator, description="SVGP")
-        return (free * unit).detach() if free.requires_grad else z, history
+        training, dtype = self.training or _default_training(len(rows)), TYPES[self.precision]
+        settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
+        if self.variational == "adam":
+            leaves = start.leaves(dtype)
+
+            def loss(batch: Data) -> Tensor:
+                return -(bound(model, where(), Variational.from_leaves(leaves), batch) + model.log_prior())
+
+            history = minimize(loss, [*learnt, *leaves], **settings)
+        else:
+            covariance = start.root @ start.root.mT
+            mean, covariance = (t.to(dtype).requires_grad_(True) for t in (start.mean, covariance))
+            own = NaturalGradient(mean, covariance, num_rows=len(rows), lr=self.natural_lr)
+
+            def loss(batch: Data) -> Tensor:
+                fit = data_term(model, where(), mean, covariance, batch, form="sites")
+                return own.divergence - fit - model.log_prior()
+
+            history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
+        return where().detach(), history
 
 
 def _default_training(n: int) -> Training:

@@ -68,9 +68,7 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
     return data_fit - variational.divergence()
 
 
-def data_term(
-    model: Model, z: Tensor, mean: Tensor, spread: Tensor, data: Data, *, form: Form
-) -> Tensor:
+def data_term(model: Model, z: Tensor, mean: Tensor, spread: Tensor, data: Data, *, form: Form) -> Tensor:
     """sum_i w_i E_q[log p(y_i | f(x_i))] on the scale of the full data, differentiable in everything.
 
     What grows with the number of inducing points or rows is formed in the type of `mean`, factors in float64.
