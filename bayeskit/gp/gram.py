@@ -219,12 +219,12 @@ def _largest(values: Tensor) -> float:
     return float(values.max()) if values.numel() else 0.0
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> tuple[Tensor, bool]:
-    """|a_i - b_j|^2, (*b, n1, n2), and whether they had to be formed by differences of coordinates."""
+def _squared_distances(a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, bool]:
+    """factor |a_i - b_j|^2, (*b, n1, n2), and whether they had to be formed by differences of coordinates."""
     a_squared, b_squared = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
     if torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION:
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_(), True
-    left = torch.cat([a * -2, a_squared, torch.ones_like(a_squared)], dim=-1)
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(factor), True
+    left = torch.cat([a * -2, a_squared, torch.ones_like(a_squared)], dim=-1) * factor
     right = torch.cat([b, torch.ones_like(b_squared), b_squared], dim=-1)
     return left @ right.mT, False
 
@@ -258,14 +258,14 @@ class _Stationary(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool, torch.dtype]) -> Tensor:
         """K of shape (*b, n1, n2); `law` is the smoothness, whether a and b are the same inputs, and the type of K."""
         smoothness, same, dtype = law
-        squared, ctx.apart = _squared_distances(a, b)
+        squared, ctx.apart = _squared_distances(a, b, 0.5 if smoothness == math.inf else 2 * smoothness)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
         squared, s = squared.to(dtype).clamp_(min=0), scale[..., None, None].to(dtype)
         if smoothness == math.inf:
-            matrix = slope = squared.mul_(-0.5).exp_().mul_(s)
+            matrix = slope = squared.neg_().exp_().mul_(s)
         else:
-            u = squared.mul_(2 * smoothness).sqrt()
+            u = squared.sqrt()
             slope = torch.neg(u).exp_().mul_(s)  # up to the factor of SLOPES
             matrix = torch.addcmul(slope, u, slope)
             if smoothness == 2.5:
