@@ -30,7 +30,7 @@ from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.variational import Variational, bound, data_term
 
 SIZES = ((128, 256), (512, 1024), (1024, 1024))
-NUM_ROWS, FEATURES, REPEATS = 40_000, 8, 3
+NUM_ROWS, FEATURES = 40_000, 8
 SETS = {"kin40k": "gp_regression", "protein": "uci", "elevators": "gp_regression"}
 
 
@@ -118,7 +118,7 @@ def their_step(m, b, *, natural):
     return step
 
 
-def our_step(m, b, *, natural):
+def our_step(m, b, *, natural, repeats):
     """Steps of the library's own training loop, each an epoch of one batch."""
     z, x, y = problem(m, b)
     data = Data(x.double(), y.double().unsqueeze(-1), scale=NUM_ROWS / b)
@@ -140,7 +140,7 @@ def our_step(m, b, *, natural):
         def loss(batch):
             return -bound(model, where, Variational.from_leaves(leaves), batch) - model.log_prior()
 
-    training = Training(lr=0.01, max_epochs=REPEATS, batch_size=None)
+    training = Training(lr=0.01, max_epochs=repeats, batch_size=None)
 
     def steps():
         minimize(loss, learnt, data, training, generator=torch.Generator(), **settings)
@@ -164,11 +164,11 @@ def steps(*, natural):
     print(f"### A step, {'natural gradients and ' if natural else ''}Adam, float32, milliseconds\n")
     print("| M | B | bayeskit | GPyTorch | ratio | ratio of processor time |\n|---|---|---|---|---|---|")
     for m, b in SIZES:
-        theirs = their_step(m, b, natural=natural)
+        theirs, repeats = their_step(m, b, natural=natural), 20 if m < 200 else 3
         ours, peer = interleaved(
-            our_step(m, b, natural=natural), lambda f=theirs: [f() for _ in range(REPEATS)], 30 if m < 200 else 8
+            our_step(m, b, natural=natural, repeats=repeats), lambda f=theirs, r=repeats: [f() for _ in range(r)], 8
         )
-        numbers = ours[0] / REPEATS, peer[0] / REPEATS, ours[0] / peer[0], ours[1] / peer[1]
+        numbers = ours[0] / repeats, peer[0] / repeats, ours[0] / peer[0], ours[1] / peer[1]
         print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |".format(m, b, *numbers), flush=True)
     print()
 
@@ -235,7 +235,7 @@ def scaling(figure):
         (1024, 4096),
         (2048, 1024),
     ]:
-        milliseconds = interleaved(our_step(m, b, natural=False), lambda: None, 3)[0][0] / REPEATS
+        milliseconds = interleaved(our_step(m, b, natural=False, repeats=3), lambda: None, 3)[0][0] / 3
         # Products and solves that know of triangles and symmetry: 5 M^2 B with the rows, 4 M^3 without.
         flops = 5 * m * m * b + 4 * m**3
         points.append((flops, milliseconds / 1e3))

@@ -24,6 +24,9 @@ from bayeskit.gp.variational import Variational, ascend, bound, data_term
 
 TYPES = {"single": torch.float32, "double": torch.float64}
 
+START_ROWS = 8192
+"""Rows that q starts from in the mini-batch phase, at most."""
+
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 256
 
@@ -119,8 +122,11 @@ class SVGP(Inference):
         if not learnt:
             return z, {}
         start = Variational.prior(model.num_outputs, z)
+        some = rows
+        if self.variational == "natural" and len(rows) > START_ROWS:  # the first steps bring in the others
+            some = next(iter(rows.batches(START_ROWS, generator=generator)))
         with torch.no_grad():
-            start, _ = ascend(model, z, start, rows, max_steps=1 if isinstance(model.likelihood, Gaussian) else 5)
+            start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Gaussian) else 5)
 
         def where() -> Tensor:
             return free * unit if free.requires_grad else z
