@@ -26,7 +26,6 @@ from bayeskit.core import operators
 from bayeskit.core.operators import blocks
 from bayeskit.gp.gram import gram, gram_diagonal, gram_pairs, mean_rows
 
-
 SMALLEST_PIVOT = 1e-4
 """Smallest pivot of L, in units of the largest, whose inverse is formed for the sake of speed."""
 

@@ -220,7 +220,7 @@ def _largest(values: Tensor) -> float:
 
 
 def _squared_distances(a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, bool]:
-    """factor |a_i - b_j|^2, (*b, n1, n2), and whether they had to be formed by differences of coordinates."""
+    """The products factor |a_i - b_j|^2, (*b, n1, n2), and whether they were formed by differences of coordinates."""
     a_squared, b_squared = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
     if torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION:
         return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(factor), True

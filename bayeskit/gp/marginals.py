@@ -61,7 +61,7 @@ def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: T
         (0.5, 1.0)
     """
     inverse = blocks.lower_inverse(tril.detach()).to(cross.dtype)
-    return _Marginals.apply(tril, cross, before, mean, root, inverse, ("root", True))  # type: ignore[return-value]
+    return _Marginals.apply((inverse, "root", True), tril, cross, before, mean, root)  # type: ignore[return-value]
 
 
 def marginals_of_grams(
@@ -96,7 +96,7 @@ def marginals_of_grams(
     else:
         factor = factorize(square.detach(), name="K_zz in single precision", least=NUGGET)
     inverse = blocks.lower_inverse(factor.tril).to(cross.dtype)
-    return _Marginals.apply(square, cross, before, mean, spread, inverse, (form, False))  # type: ignore[return-value]
+    return _Marginals.apply((inverse, form, False), square, cross, before, mean, spread)  # type: ignore[return-value]
 
 
 def projected(projection: Tensor, mean: Tensor) -> Tensor:
@@ -110,49 +110,42 @@ class _Marginals(torch.autograd.Function):
     """The equations at the top of the file; `base` is what the gradient goes back to, L or k(Z, Z)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        base: Tensor,
-        cross: Tensor,
-        before: Tensor,
-        mean: Tensor,
-        spread: Tensor,
-        inverse: Tensor,
-        law: tuple[Form, bool],
-    ) -> tuple[Tensor, Tensor]:
-        """Shift and variance, (k, n) each; `inverse` is L^-1 in the type of `cross`, `law` the form and if base is L."""
+    def forward(ctx: Any, plan: tuple[Tensor, Form, bool], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and variance, (k, n) each; `plan` is L^-1 in the type of `cross`, the form, and whether `base` is L."""
+        inverse, form, _ = plan
+        _, cross, before, mean, spread = tensors
         a, q, spread = blocks.lower_matmul(inverse, cross), mean.to(cross.dtype), spread.to(cross.dtype)
-        excess = _SQUARES[law[0]](spread)
+        excess = _SQUARES[form](spread)
         excess.diagonal(dim1=-2, dim2=-1).sub_(1)  # S - I
         w = excess @ a  # (k, m, n)
         before = before.to(a.dtype).expand(len(q), -1)
         raw = (w * a).sum(-2).add_(before)
         variance = floored(raw, before)
-        ctx.save_for_backward(a, w, excess, q, spread, inverse, raw < variance)
-        ctx.law = law
+        ctx.save_for_backward(a, w, excess, q, spread, raw < variance)
+        ctx.plan = plan
         return projected(a, q), variance
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients in base, cross, before, mean and spread."""
-        a, w, excess, q, spread, inverse, below = ctx.saved_tensors
-        form, from_tril = ctx.law
+        a, w, excess, q, spread, below = ctx.saved_tensors
+        inverse, form, from_tril = ctx.plan
         g, h = grads[0], grads[1].masked_fill(below, 0)  # (k, n)
         shared = a.dim() == 2
         slope = _weighted_square(a, h)
         grad_q = g @ a.mT if shared else (a @ g.unsqueeze(-1)).squeeze(-1)
         grad_base = grad_cross = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             grad_a = (q.unsqueeze(-1) * g.unsqueeze(-2)).addcmul_(w, h.unsqueeze(-2), value=2)
             grad_cross = blocks.upper_matmul(inverse.mT, grad_a.sum(0) if shared else grad_a)
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[1]:
             product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
             grad_base = _through_cholesky(inverse, product.sum(0) if shared else product, from_tril)
         if form == "sites":
             grad_spread = _weighted_square(a, h.clamp(min=0)) if bool((h < 0).any()) else slope
         else:
             grad_spread = (blocks.upper_part if form == "triangular" else torch.matmul)(slope, spread).mul_(2)
-        return grad_base, grad_cross, h, grad_q, grad_spread, None, None
+        return None, grad_base, grad_cross, h, grad_q, grad_spread
 
 
 def _weighted_square(a: Tensor, h: Tensor) -> Tensor:

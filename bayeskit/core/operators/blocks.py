@@ -5,6 +5,8 @@ what is left runs at the speed of a product, which a triangular solve does not r
 by hand: automatic differentiation does not follow these functions.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -153,7 +155,7 @@ def _write(part: Tensor, left: Tensor, right: Tensor) -> None:
 def _cut(size: int) -> list[tuple[int, int]]:
     number = max(1, round(size / BLOCK))
     edges = [size * i // number for i in range(number + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _invert(tril: Tensor, inverse: Tensor) -> None:

@@ -77,7 +77,7 @@ def minimize(
     stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
     tensors = [*leaves, *stepped, *buffers]
     ranks.agree(tensors, generator)
-    loop = _Loop(training, leaves, tensors, generator, description, own)
+    loop = _Loop(training, leaves, tensors, generator, description, own=own)
     file = None if training.checkpoint is None else Checkpoint(training.checkpoint)
     if file is not None:
         loop.resume(file, _identity(training, leaves, data, generator, description))
@@ -109,6 +109,7 @@ class _Loop:
         tensors: list[Tensor],
         generator: torch.Generator,
         description: str,
+        *,
         own: torch.optim.Optimizer | None,
     ):
         self.training, self.parameters, self.tensors, self.own = training, parameters, tensors, own
