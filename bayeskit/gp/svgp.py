@@ -28,7 +28,7 @@ START_ROWS = 8192
 """Rows that q starts from in the mini-batch phase, at most."""
 
 DEFAULT_STEPS = 400
-DEFAULT_BATCH = 256
+DEFAULT_BATCH = 1024
 
 
 @dataclass(eq=False, repr=False)
