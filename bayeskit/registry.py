@@ -12,10 +12,13 @@ Laplace()
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Inference
+
+if TYPE_CHECKING:
+    from bayeskit.core.likelihood import Likelihood
 
 Task = Literal["regression", "classification"]
 Family = Literal["gp", "bnn"]
@@ -79,17 +82,27 @@ def quick(name: str) -> Inference:
     return get(name, **inference_class(name).quick)()
 
 
-def default(family: Family, task: Task, num_rows: int) -> str:
-    """The method used when none is named, by task and size.
+MAX_EXACT_ROWS = 3_000
+"""Rows up to which a whole exact fit is a matter of seconds to a minute."""
 
-    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. A
-    network gets a last-layer Laplace approximation: one training run, one pass for the curvature, an evidence.
+MAX_COLLAPSED_ROWS = 500_000
+"""Rows up to which one pass with hundreds of inducing points, and the data themselves in float64, are affordable."""
+
+
+def default(family: Family, task: Task, num_rows: int, likelihood: "Likelihood | None" = None) -> str:
+    """The method used when none is named, by task, size and what the likelihood allows.
+
+    A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches; classes, and
+    any likelihood that has no closed form, need a variational bound. A network gets a last-layer Laplace approximation:
+    one training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
-    if task == "classification":
+    if task == "classification" or num_rows > MAX_COLLAPSED_ROWS:
         return "svgp"
-    return "exact" if num_rows <= 3_000 else "sgpr" if num_rows <= 100_000 else "svgp"
+    chosen = "exact" if num_rows <= MAX_EXACT_ROWS else "sgpr"
+    allowed = likelihood is None or isinstance(likelihood, inference_class(chosen).likelihoods)
+    return chosen if allowed else "svgp"
 
 
 def prior(family: Family) -> Callable[..., Any]:

@@ -137,7 +137,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         if isinstance(self.inference, Inference):
             return cast(Inference, clone(self.inference))
         if self.inference is None or isinstance(self.inference, str):
-            name = self.inference or registry.default(self._family, self._task, num_rows)
+            name = self.inference or registry.default(self._family, self._task, num_rows, self.likelihood)
             self._check_family(name)
             return registry.get(name)()
         raise TypeError(
