@@ -12,13 +12,11 @@ Laplace()
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Inference
-
-if TYPE_CHECKING:
-    from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood import Likelihood
 
 Task = Literal["regression", "classification"]
 Family = Literal["gp", "bnn"]
@@ -89,7 +87,7 @@ MAX_COLLAPSED_ROWS = 500_000
 """Rows up to which one pass with hundreds of inducing points, and the data themselves in float64, are affordable."""
 
 
-def default(family: Family, task: Task, num_rows: int, likelihood: "Likelihood | None" = None) -> str:
+def default(family: Family, task: Task, num_rows: int, likelihood: Likelihood | None = None) -> str:
     """The method used when none is named, by task, size and what the likelihood allows.
 
     A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches; classes, and

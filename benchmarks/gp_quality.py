@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 SETS = ("naval", "elevators", "bike", "pol", "kin40k", "protein")
-COLUMNS = "| set | split | method | RMSE | NLPD | coverage | fit s | processor s | predict s | peak MiB | what it took |"
+COLUMNS = "| set | split | method | RMSE | NLPD | coverage | fit s | processor s | predict s | peak MiB | it took |"
 
 
 def load(name, split):
@@ -66,7 +66,9 @@ def gpytorch_svgp(split, x, y, x_test):
             strategy = VariationalStrategy(self, z, CholeskyVariationalDistribution(len(z)))
             super().__init__(strategy)
             self.mean_module = gpytorch.means.ConstantMean()
-            self.covar_module = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(2.5, ard_num_dims=z.shape[1]))
+            self.covar_module = gpytorch.kernels.ScaleKernel(
+                gpytorch.kernels.MaternKernel(2.5, ard_num_dims=z.shape[1])
+            )
 
         def forward(self, inputs):
             return gpytorch.distributions.MultivariateNormal(self.mean_module(inputs), self.covar_module(inputs))

@@ -15,7 +15,8 @@ The bound alone would settle them differently: the trace term makes whatever m p
 on top of the predictive variance that already has it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gpytorch.kernels import ScaleKernel
@@ -40,8 +41,8 @@ def calibrated(model: Model, z: Tensor, rows: Data, result: Collapsed, left_out:
     """Set output scale and noise to where rows left out are predicted best, and the collapsed result with them.
 
     Maximizes the leave-one-out log predictive density of some rows, in proportion to all of them, plus the log priors.
-    Rows that placed z or taught the lengthscales look better known than new ones are; leave out others. Where outputs have kernels, noise levels or missing entries of their own, or the noise is not learnt,
-    nothing is changed.
+    Rows that placed z or taught the lengthscales look better known than new ones are; leave out others. Where outputs
+    have kernels, noise levels or missing entries of their own, or the noise is not learnt, nothing is changed.
 
     Args:
         model: What is learnt, changed in place; its present values are those of `result`.
@@ -96,6 +97,7 @@ class Spectrum:
         misfit: sum_i w_i |y_i - m(x_i)|^2 over all rows.
         lost: sum_i w_i (k(x_i, x_i) - |a_i|^2) over all rows.
         total: sum_i w_i over all rows.
+        kernel: The kernel whose output scale is learnt; None if it has none.
     """
 
     model: Model
@@ -110,7 +112,7 @@ class Spectrum:
     misfit: Tensor
     lost: Tensor
     total: Tensor
-    kernel: ScaleKernel | None = field(default=None)
+    kernel: ScaleKernel | None
 
     @classmethod
     @torch.no_grad()
@@ -126,11 +128,13 @@ class Spectrum:
         variance = gram_diagonal(model.kernel, inputs(rows))
         cross = gram(model.kernel, z, inputs(rows)[left_out])
         basis = (vectors.mT @ torch.linalg.solve_triangular(result.tril, cross, upper=False)).mT.contiguous()
-        learnt = isinstance(model.kernel, ScaleKernel) and model.kernel.raw_outputscale.requires_grad
+        kernel = model.kernel
+        learnt = isinstance(kernel, ScaleKernel) and kernel.raw_outputscale.requires_grad
+        scale: Any = kernel.outputscale if learnt else torch.ones_like(noise)
         return cls(
             model,
             noise,
-            model.kernel.outputscale.detach().clone() if learnt else torch.ones_like(noise),
+            scale.detach().clone(),
             eigenvalues,
             target,
             basis,
@@ -140,7 +144,7 @@ class Spectrum:
             (weights * residual.square()).sum(),
             (weights * variance).sum() - eigenvalues.sum(),
             weights.sum(),
-            model.kernel if learnt else None,  # type: ignore[arg-type]
+            kernel if learnt else None,  # type: ignore[arg-type]
         )
 
     def settings(self) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,7 @@ def _cluster_centers(kernel: Kernel, x: Tensor, num_inducing: int, generator: to
 
 
 def _assigned(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the points nearest to each center, sum (m, d) and number (m, 1); and the nearest center of each point, (n,)."""
+    """Sum (m, d) and number (m, 1) of the points nearest to each center; the nearest center of each point, (n,)."""
     sums, sizes, closest = torch.zeros_like(centers), torch.zeros_like(centers[:, :1]), []
     for part in chunks(len(points), 4 * len(centers), cached=True):
         nearest = torch.cdist(points[part], centers).argmin(-1, keepdim=True)

@@ -54,7 +54,7 @@ class SGPR(Inference):
             scale and noise by leaving rows out, Z in place), or "auto": the former while 5 n m^2 max_iter <= 1e12.
         start: "kmeans" (centers of clusters) or "greedy" (largest variance given the others); see
             `gp.inducing.starting_points`.
-        max_iter: L-BFGS iterations at most, on the bound and on the evidence of the subset.
+        max_iter: L-BFGS iterations at most, on the bound and (no more than 50) on the evidence of the subset.
         learning_rows: Rows, drawn at random, of whose exact evidence hyperparameters are learnt first.
         restarts: Further random starts on the evidence of the subset; the best optimum is kept.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.

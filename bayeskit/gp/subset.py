@@ -10,6 +10,8 @@ from bayeskit.core.types import Data
 from bayeskit.gp.exact import log_evidence
 from bayeskit.gp.hyperparameters import Model
 
+MAX_ITERATIONS = 50
+"""Iterations on half of the rows wanted, of each start, at most: what follows needs no more digits of the optimum."""
 
 REFINE_ITERATIONS = 10
 """Iterations on all the rows wanted, from the best optimum on half of them."""
@@ -28,7 +30,7 @@ def learn_on_subset(
         model: What is learnt, changed in place.
         rows: All rows, (n, d) and (n, k).
         num_rows: Rows to learn on at most, n_s.
-        max_iter: L-BFGS iterations at most, of each start.
+        max_iter: L-BFGS iterations at most, of each start; never more than `MAX_ITERATIONS`.
         restarts: Further random starts; the best optimum is kept.
         generator: Source of randomness.
 
@@ -49,13 +51,15 @@ def learn_on_subset(
         >>> model = learnable(default_prior(x), Gaussian(), learn=True)
         >>> settings = {"max_iter": 20, "restarts": 0, "generator": torch.Generator().manual_seed(0)}
         >>> history = learn_on_subset(model, Data(x, x.sin()), 30, **settings)
-        >>> history["loss"][-1] < history["loss"][0], float(model.likelihood.noise) < 1e-3
+        >>> history["loss"][-1] < history["loss"][0], model.likelihood.noise.item() < 1e-3
         (True, True)
     """
     order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.y.device)
     few, wanted = order[: max(1, num_rows // 2)], order[:num_rows]
     operators.note("rows used to learn hyperparameters", len(wanted))
-    history = _best_of(model, rows.rows(few), max_iter=max_iter, restarts=restarts, generator=generator)
+    history = _best_of(
+        model, rows.rows(few), max_iter=min(max_iter, MAX_ITERATIONS), restarts=restarts, generator=generator
+    )
     if len(wanted) > len(few):
         history = _search(model, rows.rows(wanted), min(max_iter, REFINE_ITERATIONS))
     return history
