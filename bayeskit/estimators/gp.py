@@ -15,7 +15,7 @@ class GPRegressor(RegressionEstimator):
         kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
             Parameters with `requires_grad` are learnt, others are kept.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
-            choose by task and size (exact up to 3,000 rows).
+            choose by task, size and likelihood (exact up to 3,000 rows).
         likelihood: Law of the observations given f; None for Gaussian noise of learnt variance.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of the model; None for float64.

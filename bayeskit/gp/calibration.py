@@ -91,6 +91,7 @@ class Spectrum:
         eigenvalues: lambda, (m,).
         target: c, (m, k).
         basis: a of the rows left out, (r, m).
+        squares: Its entries squared.
         unexplained: k(x_i, x_i) - |a_i|^2 of these rows, (r,).
         residual: y - m(x) of these rows, (k, r).
         weights: Their weights, (r,).
@@ -106,6 +107,7 @@ class Spectrum:
     eigenvalues: Tensor
     target: Tensor
     basis: Tensor
+    squares: Tensor
     unexplained: Tensor
     residual: Tensor
     weights: Tensor
@@ -138,7 +140,8 @@ class Spectrum:
             eigenvalues,
             target,
             basis,
-            (variance[left_out] - basis.square().sum(-1)).clamp_min(0),  # a criterion of learning: floored at rounding
+            squares := basis.square(),
+            (variance[left_out] - squares.sum(-1)).clamp_min(0),  # a criterion of learning: floored at rounding
             residual[:, left_out],
             weights[left_out],
             (weights * residual.square()).sum(),
@@ -157,7 +160,7 @@ class Spectrum:
         """Log predictive density of the rows left out one by one, times all rows over these, summed over outputs."""
         shrunk = scale / (noise + scale * self.eigenvalues)
         mean = (self.basis @ (self.target * shrunk.unsqueeze(-1))).mT
-        leverage = (self.weights * (self.basis.square() @ shrunk)).clamp_max(LARGEST_LEVERAGE)
+        leverage = (self.weights * (self.squares @ shrunk)).clamp_max(LARGEST_LEVERAGE)
         variance = scale * self.unexplained + noise + noise * leverage / (self.weights * (1 - leverage))
         error = (self.residual - mean) / (1 - leverage)
         density = -0.5 * (error.square() / variance + (2 * torch.pi * variance).log())
