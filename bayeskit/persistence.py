@@ -204,7 +204,7 @@ class _Writer:
         if not isinstance(state.get("random_state"), int | None):
             state["random_state"] = None  # the seed used is kept in seed_
         if "posterior_" in state:
-            self._arguments = [int(estimator.n_features_in_), int(state["num_latents_"])]  # type: ignore[attr-defined]
+            self._arguments = [int(estimator.n_features_in_), int(state["num_outputs_"])]  # type: ignore[attr-defined]
         return state
 
 

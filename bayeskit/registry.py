@@ -4,7 +4,7 @@ Adding a method is one file and one line here. Classes are imported when asked f
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
 >>> names("classification")
-['deep_ensemble', 'laplace', 'map', 'nuts', 'sgld', 'svgp']
+['deep_ensemble', 'laplace', 'map', 'nuts', 'sgld', 'svgp', 'swsgp']
 >>> get("laplace")()
 Laplace()
 """
@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "exact": ("gp", "bayeskit.gp:Exact", {}),
     "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
     "svgp": ("gp", "bayeskit.gp:SVGP", {}),
+    "swsgp": ("gp", "bayeskit.gp:SWSGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
@@ -35,6 +36,12 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
 
 # family -> what turns a kernel or a network into the prior of an estimator.
 PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
+
+MAX_EXACT_ROWS = 3_000
+"""Rows up to which a whole exact fit is a matter of seconds to a minute."""
+
+MAX_COLLAPSED_ROWS = 500_000
+"""Rows up to which one pass with hundreds of inducing points, and the data themselves in float64, are affordable."""
 
 
 def names(task: Task | None = None, *, family: Family | None = None) -> list[str]:
@@ -80,25 +87,24 @@ def quick(name: str) -> Inference:
     return get(name, **inference_class(name).quick)()
 
 
-MAX_EXACT_ROWS = 3_000
-"""Rows up to which a whole exact fit is a matter of seconds to a minute."""
-
-MAX_COLLAPSED_ROWS = 500_000
-"""Rows up to which one pass with hundreds of inducing points, and the data themselves in float64, are affordable."""
-
-
-def default(family: Family, task: Task, num_rows: int, likelihood: Likelihood | None = None) -> str:
+def default(
+    family: Family, task: Task, num_rows: int, likelihood: Likelihood | None = None, *, num_correlated: int = 1
+) -> str:
     """The method used when none is named, by task, size and what the likelihood allows.
 
     A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches; classes, and
-    any likelihood that has no closed form, need a variational bound. A network gets a last-layer Laplace approximation:
-    one training run, one pass for the curvature, an evidence.
+    any likelihood that has no closed form, need a variational bound. With correlated outputs every one of them is a row
+    of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation: one
+    training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
     if task == "classification" or num_rows > MAX_COLLAPSED_ROWS:
         return "svgp"
-    chosen = "exact" if num_rows <= MAX_EXACT_ROWS else "sgpr"
+    if num_rows * num_correlated <= MAX_EXACT_ROWS:
+        chosen = "exact"
+    else:
+        chosen = "sgpr" if num_correlated == 1 else "svgp"
     allowed = likelihood is None or isinstance(likelihood, inference_class(chosen).likelihoods)
     return chosen if allowed else "svgp"
 

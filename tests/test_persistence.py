@@ -51,6 +51,16 @@ def test_known_kernels_need_no_factory(kernel, tmp_path):
     round_trip(GPRegressor(kernel=kernel(), inference=registry.quick("exact"), random_state=0).fit(X, Y), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["exact", "svgp"])
+def test_correlated_outputs_come_back(name, tmp_path):
+    model = GPRegressor(num_latents=2, inference=registry.quick(name), random_state=0)
+    model.fit(X, np.column_stack([Y, -2 * Y + X[:, 1], X[:, 0]]))
+    again = round_trip(model, tmp_path)
+    assert (again.sample_functions(2)(X) == model.sample_functions(2)(X)).all()
+    assert again.num_latents == 2
+    again.partial_fit(X[:5], np.zeros((5, 3)))
+
+
 def test_own_kernel_needs_its_factory(tmp_path):
     model = GPRegressor(kernel=OwnKernel(), inference=registry.quick("exact"), random_state=0).fit(X, Y)
     round_trip(model, tmp_path, kernel=OwnKernel)

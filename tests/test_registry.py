@@ -27,5 +27,8 @@ def test_defaults_by_task_and_size():
     assert registry.default("gp", "regression", 500, Gaussian()) == "exact"
     assert registry.default("gp", "regression", 500, StudentT()) == "svgp"
     assert registry.default("gp", "regression", 50_000, Poisson()) == "svgp"
+    assert registry.default("gp", "regression", 500, num_correlated=3) == "exact"
+    assert registry.default("gp", "regression", 5_000, num_correlated=3) == "svgp"
+    assert registry.default("gp", "regression", 500, StudentT(), num_correlated=3) == "svgp"
     assert registry.default("gp", "classification", 50) == "svgp"
     assert registry.default("bnn", "regression", 50) == "laplace"

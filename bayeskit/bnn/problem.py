@@ -126,12 +126,13 @@ class Problem:
         return torch.stack(terms).double().sum() - 0.5 * (step * product).sum()
 
     def squared_residuals(self, weights: Tensor) -> Tensor:
-        """Weighted sums of squared residuals by output, (k,)."""
+        """Weighted sums of squared residuals by output, (k,), over what was observed (not NaN)."""
         with torch.no_grad():
             flat, parts = weights.to(self.dtype), []
             for rows in self.pieces():
                 f = self.function(flat, rows.x[:])
-                parts.append(rows.total((outputs(rows.y, f) - f).square().mT).double())
+                residual = torch.where(observed(rows), outputs(rows.y, f) - f, 0.0)
+                parts.append(rows.total(residual.square().mT).double())
         return torch.stack(parts).sum(0)
 
     def scaled_precision(self, log_precision: Tensor) -> Tensor:
@@ -141,9 +142,9 @@ class Problem:
         return self.precision * log_precision.exp()[self.layers]
 
     @property
-    def count(self) -> float:
-        """The weighted number of rows."""
-        return float(len(self.data)) if self.data.weights is None else float(self.data.weights.double().sum())
+    def counts(self) -> Tensor:
+        """The weighted number of rows in which each output was observed, (k,), float64."""
+        return self.data.total(observed(self.data).double().mT)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,6 +154,11 @@ class Problem:
     def pieces(self) -> Iterator[Data]:
         """The rows a few at a time."""
         return curvatures.pieces(self.data, 64 * self.data.x.shape[1:].numel())
+
+
+def observed(rows: Data) -> Tensor:
+    """Which outputs were observed (not NaN) in each row, (n, k)."""
+    return ~rows.y.isnan().reshape(len(rows), -1)
 
 
 def _prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:

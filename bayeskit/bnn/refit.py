@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayeskit.bnn.curvature import Curvature
 from bayeskit.bnn.evidence import Noise, QuadraticEvidence
-from bayeskit.bnn.problem import Problem
+from bayeskit.bnn.problem import Problem, observed
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
@@ -93,8 +93,9 @@ def refit(problem: Problem, prior_precision: float | str) -> Refit:
     )
     if learnable and not settings.noise and not problem.movable:  # no training has left a noise of held-out rows
         assert isinstance(likelihood, Gaussian)
-        variances = problem.squared_residuals(problem.start) / problem.count
-        _set_noise(likelihood, variances.mean() if len(likelihood.noise) == 1 else variances)
+        squares, counts = problem.squared_residuals(problem.start), problem.counts
+        shared = len(likelihood.noise) == 1
+        _set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
     log_precision = problem.start.new_zeros(int(problem.layers.max()) + 1)
     if not isinstance(prior_precision, str) and not problem.scale_known:
         log_precision += torch.tensor(prior_precision, dtype=torch.float64).log()
@@ -200,7 +201,7 @@ def _expand(
         variance = likelihood.noise.detach()
         squares = problem.squared_residuals(weights)
         lowest = torch.log(likelihood.floor * (1 + 1e-6) / variance.min())
-        noise = Noise(problem.count * len(squares), (squares / variance).sum(), float(lowest))
+        noise = Noise(float(problem.counts.sum()), (squares / variance).sum(), float(lowest))
     start = basis.coordinates(weights - problem.center)
     return QuadraticEvidence(basis, start, basis.dual(gradient), value, noise), curvature
 
@@ -243,8 +244,10 @@ def _share_noise(problem: Problem, weights: Tensor, likelihood: Likelihood, cova
     variances = torch.zeros_like(old)
     for rows in problem.pieces():
         spread = operators.Linearized(flat, covariance, rows.x[:], function=problem.function).diagonal()
-        variances += rows.total(spread.detach().reshape(len(rows), -1).mT).double()
-    new = problem.squared_residuals(weights) / (problem.count - variances / old).clamp_min(1)
+        spread = spread.detach().reshape(len(rows), -1) * observed(rows)
+        variances += rows.total(spread.mT).double()
+    new = problem.squared_residuals(weights) / (problem.counts - variances / old).clamp_min(1)
+    new = torch.where(problem.counts > 0, new, old)  # of an output that was not observed nothing is learnt
     _set_noise(likelihood, new)
     return "arrived" if bool(((new / old).log().abs() < SETTLED).all()) else "moved"
 

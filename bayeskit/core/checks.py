@@ -96,6 +96,22 @@ def finite(value: Tensor, *, name: str) -> None:
         )
 
 
+def observed(value: Tensor, *, name: str) -> None:
+    """Raise `ValueError` naming the first column of targets (n, t) or (n,) that is NaN, not observed, in all rows.
+
+    Examples:
+        >>> observed(torch.tensor([[1.0, float("nan")], [2.0, float("nan")]]), name="y")
+        Traceback (most recent call last):
+        ValueError: `y` must have an observation of every output; got only NaN in column 1. Drop that column.
+    """
+    empty = value.isnan().all(0).reshape(-1)
+    if len(value) and bool(empty.any()):
+        column = int(empty.nonzero()[0, 0])
+        raise ValueError(
+            f"`{name}` must have an observation of every output; got only NaN in column {column}. Drop that column."
+        )
+
+
 def tensor(value: Any, *, name: str, like: Tensor | None = None) -> Tensor:
     """Any array-like as a tensor (pandas, NumPy, lists), on the device and with the dtype of `like` if given.
 

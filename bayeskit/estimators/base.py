@@ -24,7 +24,7 @@ from bayeskit.core.inference import Evidence, Fit, Inference
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
-from bayeskit.core.types import Data, Inputs
+from bayeskit.core.types import Data, Inputs, Rows
 from bayeskit.estimators import reading
 from bayeskit.estimators.scaling import Standardizer
 
@@ -83,6 +83,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         if weights is not None and (weights == 0).any():  # a row of no weight is a row that is not there
             keep = weights.nonzero().squeeze(1)
             x, target, weights = x[keep], target[keep], weights[keep]
+        x, target, weights = _observed(x, target, weights)
         if first:
             self.device_ = self._resolve_device()
             self._learn_scales(x, target, weights)
@@ -120,30 +121,38 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         structure = self._structure()
         given = copy.deepcopy(self.likelihood)
         likelihood = given if given is not None else self._default_likelihood(_outputs_of(structure, data.x))
-        self.num_latents_ = likelihood.num_latents(data.y)
+        self.num_outputs_ = likelihood.num_latents(data.y)
+        return self._prior(data.x, generator), likelihood.to(self.device_)
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        """The prior of as many outputs of the function as the likelihood needs."""
         build = registry.prior(self._family)
-        prior = build(structure, data.x, self.num_latents_, dtype=self.dtype, generator=generator)
-        return prior, likelihood.to(self.device_)
+        return build(self._structure(), x, self.num_outputs_, dtype=self.dtype, generator=generator)
 
     def _store(self, fit: Fit, data: Data) -> None:
         self.posterior_, self.likelihood_ = fit.posterior, fit.likelihood
         self.history_, self.diagnostics_ = dict(fit.history), dict(fit.diagnostics)
         # log p(y) = log p(z) - sum log scale for y = shift + scale z.
-        rows = float(len(data) if data.weights is None else data.weights.sum())
-        change = -rows * float(self.target_scaler_.scale.log().sum())
+        seen = (~data.y.isnan()).double().reshape(len(data), -1)
+        counts = (seen if data.weights is None else seen * data.weights.unsqueeze(-1)).sum(0).cpu()
+        change = -float((counts * self.target_scaler_.scale.log()).sum())
         self.log_evidence_ = None if fit.log_evidence is None else fit.log_evidence.shifted(change)
 
     def _resolve_inference(self, num_rows: int) -> Inference:
         if isinstance(self.inference, Inference):
             return cast(Inference, clone(self.inference))
         if self.inference is None or isinstance(self.inference, str):
-            name = self.inference or registry.default(self._family, self._task, num_rows, self.likelihood)
+            name = self.inference or self._default_inference(num_rows)
             self._check_family(name)
             return registry.get(name)()
         raise TypeError(
             "`inference` must be an Inference such as `gp.SVGP(num_inducing=512)`, one of the names "
             f"{registry.names(self._task, family=self._family)}, or None; got {self.inference!r}"
         )
+
+    def _default_inference(self, num_rows: int) -> str:
+        """The registered name used when none is given."""
+        return registry.default(self._family, self._task, num_rows, self.likelihood)
 
     def _check_family(self, name: str) -> None:
         """Refuse a method of the other family by naming the estimator to use, an unknown name by listing the known."""
@@ -218,9 +227,9 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     def _latent_units(self) -> tuple[Tensor, Tensor]:
         """Shift and scale (k,) of the latents between standardized units and the target's."""
         shift, scale = self.likelihood_.latent_units(self.target_scaler_.shift, self.target_scaler_.scale)
-        if len(scale) != self.num_latents_:
+        if len(scale) != self.num_outputs_:
             raise ValueError(
-                f"{type(self.likelihood_).__name__} has {self.num_latents_} latents for {len(scale)} outputs and does "
+                f"{type(self.likelihood_).__name__} has {self.num_outputs_} latents for {len(scale)} outputs and does "
                 "not say how they change with the units of the target: override its `latent_units`"
             )
         return shift, scale
@@ -256,6 +265,14 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
 
     def _standardize(self, target: Tensor) -> Tensor:
         return self.target_scaler_(target) if target.ndim == 2 and target.is_floating_point() else target
+
+
+def _observed(x: Inputs, target: Tensor, weights: Tensor | None) -> tuple[Inputs, Tensor, Tensor | None]:
+    """The rows of which at least one output was observed."""
+    seen = ~target.isnan().reshape(len(target), -1).all(-1)
+    if bool(seen.all()):
+        return x, target, weights
+    return x.take(seen) if isinstance(x, Rows) else x[seen], target[seen], None if weights is None else weights[seen]
 
 
 def _on_the_real_line(likelihood: Likelihood, target: Tensor) -> bool:

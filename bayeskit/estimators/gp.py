@@ -2,10 +2,35 @@
 
 from typing import Any
 
+import torch
+
+from bayeskit import registry
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Inputs
+from bayeskit.estimators.base import BayesEstimator
 from bayeskit.estimators.tasks import ClassificationEstimator, RegressionEstimator
 
 
-class GPRegressor(RegressionEstimator):
+class _Processes(BayesEstimator):
+    """What both tasks share: a prior made of a kernel, and outputs that may be correlated."""
+
+    _family = "gp"
+    kernel: Any
+    num_latents: int | None
+
+    def _structure(self) -> Any:
+        return self.kernel
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        build = registry.prior("gp")
+        return build(self.kernel, x, self.num_outputs_, self.num_latents, dtype=self.dtype, generator=generator)
+
+    def _default_inference(self, num_rows: int) -> str:
+        correlated = 1 if self.num_latents is None else self.num_outputs_
+        return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated)
+
+
+class GPRegressor(_Processes, RegressionEstimator):
     """Gaussian process regression: y = f(x) + noise with f ~ GP(m, k).
 
     Inputs and targets are standardized inside (from the training rows alone); everything that comes out is in the
@@ -17,6 +42,9 @@ class GPRegressor(RegressionEstimator):
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
             choose by task, size and likelihood (exact up to 3,000 rows).
         likelihood: Law of the observations given f; None for Gaussian noise of learnt variance.
+        num_latents: With several targets, the number q of independent functions that they are learnt mixtures of
+            (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for
+            independent targets.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of the model; None for float64.
         random_state: Seed, `numpy.random.RandomState`, or None.
@@ -42,14 +70,13 @@ class GPRegressor(RegressionEstimator):
         Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 2.
     """
 
-    _family = "gp"
-
     def __init__(
         self,
         kernel=None,
         inference=None,
         likelihood=None,
         *,
+        num_latents=None,
         device="auto",
         dtype=None,
         random_state=None,
@@ -58,22 +85,22 @@ class GPRegressor(RegressionEstimator):
         self.kernel = kernel
         self.inference = inference
         self.likelihood = likelihood
+        self.num_latents = num_latents
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
 
-    def _structure(self) -> Any:
-        return self.kernel
 
-
-class GPClassifier(ClassificationEstimator):
+class GPClassifier(_Processes, ClassificationEstimator):
     """Gaussian process classification: labels given one latent GP (two classes) or one a class (more).
 
     Args:
         kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name, or None for the default.
         likelihood: None for Bernoulli (two classes) or softmax (more).
+        num_latents: The number q of independent functions that the latents of the classes are learnt mixtures of;
+            None for one a class.
         class_weight: None, "balanced" or a dict from label to weight.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of the model; None for float64.
@@ -100,14 +127,13 @@ class GPClassifier(ClassificationEstimator):
         Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 3.
     """
 
-    _family = "gp"
-
     def __init__(
         self,
         kernel=None,
         inference=None,
         likelihood=None,
         *,
+        num_latents=None,
         class_weight=None,
         device="auto",
         dtype=None,
@@ -117,11 +143,9 @@ class GPClassifier(ClassificationEstimator):
         self.kernel = kernel
         self.inference = inference
         self.likelihood = likelihood
+        self.num_latents = num_latents
         self.class_weight = class_weight
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
-
-    def _structure(self) -> Any:
-        return self.kernel

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
@@ -60,7 +61,7 @@ def read(
     Args:
         estimator: Whose `n_features_in_` and `feature_names_in_` are set (`reset`) or compared with.
         X: (n, d) table, or an array or tensor of more axes for a user's own network, or `Rows`.
-        y: (n,) or (n, k) targets as an array-like, or None.
+        y: (n,) or (n, k) targets as an array-like, or None; NaN for what was not observed, if k is 2 or more.
         sample_weight: (n,) non-negative numbers, or None.
         reset: Whether this is the first data seen.
         tables_only: Refuse anything but two axes.
@@ -98,8 +99,9 @@ def _read_table(
         "allow_nd": not tables_only,
         "reset": reset,
     }
-    targets = {} if y is None else {"y": y} if classes else {"y": y, "multi_output": True, "y_numeric": True}
     try:
+        y, gaps = (y, None) if classes else _filled(y)
+        targets = {} if y is None else {"y": y} if classes else {"y": y, "multi_output": True, "y_numeric": True}
         checked = validate_data(estimator, X, **targets, **settings)
     except ValueError as error:
         if "could not convert string" not in str(error):
@@ -109,7 +111,23 @@ def _read_table(
             "sklearn.preprocessing.OneHotEncoder; `bayeskit.compare` does it by itself"
         ) from None
     X, y = (checked, None) if y is None else checked
+    if gaps is not None:
+        y = np.where(gaps, np.nan, y)
     return torch.tensor(X), y  # a copy: the caller's array may be read-only
+
+
+def _filled(y: Any) -> tuple[Any, np.ndarray | None]:
+    """Targets of several outputs with zeros for what is missing, and where (n, k); others as they are, and None.
+
+    For scikit-learn a NaN in `y` is an error; that of a single output stays one, for its row could be left out.
+    """
+    array = np.asarray(y)
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fO":
+        return y, None
+    settings: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "input_name": "y"}
+    numbers = check_array(y, **settings)
+    gaps = np.isnan(numbers)
+    return (np.where(gaps, 0, numbers), gaps) if gaps.any() else (y, None)
 
 
 def _array(value: Any) -> Any:

@@ -21,12 +21,14 @@ class Standardizer:
 
     @classmethod
     def fit(cls, x: Tensor, weights: Tensor | None = None) -> Self:
-        """Weighted mean and standard deviation of each column of `x` (n, d)."""
-        w = torch.ones(len(x), 1, dtype=x.dtype) if weights is None else weights[:, None]
-        # Centering on a first row before averaging keeps a column of tiny spread around a huge value exact.
-        origin = x[:1]
-        shift = origin + ((x - origin) * w).sum(0) / w.sum()
-        scale = (((x - shift) ** 2 * w).sum(0) / w.sum()).sqrt()
+        """Weighted mean and standard deviation of each column of `x` (n, d), over its entries that are not NaN."""
+        seen = ~x.isnan()
+        w = seen.to(x) if weights is None else seen * weights[:, None]
+        # Centering on a first entry before averaging keeps a column of tiny spread around a huge value exact.
+        origin = x.gather(0, seen.to(torch.int8).argmax(0, keepdim=True))
+        x = torch.where(seen, x, origin)
+        shift = origin + ((x - origin) * w).sum(0) / w.sum(0)
+        scale = (((x - shift) ** 2 * w).sum(0) / w.sum(0)).sqrt()
         # A spread below the rounding of the values themselves is no spread.
         constant = scale <= 10 * torch.finfo(x.dtype).eps * x.abs().amax(0)
         return cls(shift.reshape(-1), torch.where(constant, 1.0, scale).reshape(-1))

@@ -11,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
-from bayeskit.core import random
+from bayeskit.core import checks, random
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
 from bayeskit.estimators.base import BayesEstimator, _squeeze
@@ -38,7 +38,8 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
 
         Args:
             X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
-            y: (n,) or (n, k) targets; None when `X` is a `Dataset`.
+            y: (n,) or (n, k) targets; None when `X` is a `Dataset`. With several outputs, NaN is an entry that was not
+                observed; with a single one it is refused, for its row says nothing.
             sample_weight: (n,) multipliers of the log-likelihood terms.
 
         Returns:
@@ -53,7 +54,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
 
         Args:
             X: (n, d) further inputs.
-            y: (n,) or (n, k) further targets.
+            y: (n,) or (n, k) further targets, NaN as in `fit`; an output may be missing in all of them.
             sample_weight: (n,) multipliers of the log-likelihood terms.
         """
         return self._fit(X, y, sample_weight, first=not hasattr(self, "posterior_"))
@@ -103,7 +104,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
     def _mean_and_covariance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         predictive = self.predictive(X)
         n, k = len(predictive.mean), len(self.target_scaler_.scale)
-        latent = self.latent(X).covariance.to_dense().double().cpu() if self.num_latents_ == k else None
+        latent = self.latent(X).covariance.to_dense().double().cpu() if self.num_outputs_ == k else None
         if latent is not None:
             joint = latent.reshape(n, k, n, k).diagonal(dim1=1, dim2=3).clone()  # (n, n, k)
             joint.diagonal(dim1=0, dim2=1).add_(predictive.aleatoric.reshape(n, k).cpu().mT)
@@ -119,6 +120,9 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         target = torch.tensor(np.asarray(y, dtype=np.float64)).reshape(len(y), -1)
+        checks.finite(target if target.shape[1] == 1 else target.masked_fill(target.isnan(), 0), name="y")
+        if reset or bool(target.isnan().all()):
+            checks.observed(target, name="y")
         if not reset and target.shape[1] != len(self.target_scaler_.scale):
             raise ValueError(f"`y` must have {len(self.target_scaler_.scale)} outputs as before; got {target.shape[1]}")
         return target

@@ -29,6 +29,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import Collapsed
 from bayeskit.gp.gram import gram, gram_diagonal
 from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.observations import Observations
 from bayeskit.gp.training_set import inputs
 
 NOISE_STARTS = (1.0, 10.0, 100.0, 1e3, 1e4)
@@ -58,7 +59,7 @@ def calibrated(model: Model, z: Tensor, rows: Data, result: Collapsed, left_out:
         Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 5.4.2, for the criterion.
     """
     likelihood = model.likelihood
-    shared = result.tril.dim() == 2 and len(result.tril_b) == 1
+    shared = result.tril.dim() == 2 and Observations.build(model, rows).shared
     if not (shared and isinstance(likelihood, Gaussian) and likelihood.raw_noise.requires_grad):
         return result
     spectrum = Spectrum.build(model, z, rows, result, left_out)

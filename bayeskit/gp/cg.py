@@ -224,6 +224,11 @@ class IterativelyConditioned(Kernel):
         for name, tensor in (("z", z), ("noise", noise), ("basis", basis), ("singular", singular)):
             self.register_buffer(name, tensor)
 
+    @property
+    def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """That of `base`; gpytorch would broadcast it with those of all kernels inside."""
+        return self.base.batch_shape
+
     def solve(self, rhs: Tensor) -> Tensor:
         """C^-1 b for b of shape (n, q)."""
         return self._system().solve(rhs)

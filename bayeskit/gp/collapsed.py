@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.gram import gram, gram_diagonal
 from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.observations import Observations
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs
 
@@ -38,7 +38,8 @@ class Collapsed:
     Args:
         bound: A lower bound on log p(y), a scalar.
         tril: L, (m, m) or (k, m, m).
-        tril_b: L_B, (1, m, m) if kernel and noise are shared by all outputs, else (k, m, m).
+        tril_b: L_B, (1, m, m) if kernel, noise and missing entries are shared by all outputs, else
+            (k, m, m).
         whitened: B^-1 A r / s, (k, m).
     """
 
@@ -59,53 +60,54 @@ def collapsed(model: Model, z: Tensor, rows: Data) -> Collapsed:
     """The collapsed bound at inducing points z, differentiable in z and in the model's hyperparameters.
 
     Args:
-        model: Mean, kernel and Gaussian likelihood.
+        model: Mean, kernel and conjugate likelihood.
         z: Inducing points (m, d).
-        rows: Inputs (n, d), targets (n, k), positive weights or None.
+        rows: Inputs (n, d), targets, NaN for what was not observed, positive weights or None.
 
     References:
         Titsias (2009), "Variational Learning of Inducing Variables in Sparse Gaussian Processes", equations 9 and 10.
     """
-    assert isinstance(model.likelihood, Gaussian)
-    noise = model.likelihood.noise  # (1,) or (k,)
+    seen = Observations.build(model, rows)
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-    residual = model.residual(inputs(rows), rows.y)
-    square, cross = _statistics(model, tril, z, rows, residual)
-    shared = cross.dim() == 2 and len(noise) == 1  # then one system has a column for each output, else each has its own
+    square, cross = _statistics(model, tril, z, rows, seen)
+    shared = cross.dim() == 2 and len(seen.scale) == 1  # one system has a column for each output, or each has its own
     eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
-    scale = noise.reshape(-1, 1, 1)
+    scale = seen.scale.reshape(-1, 1, 1)
     tril_b = factorize(eye + square / scale, name="I + A A' / noise").tril  # (1, m, m) or (k, m, m)
     rhs = (cross if shared or cross.dim() == 3 else cross.mT.unsqueeze(-1)) / scale
     half = torch.linalg.solve_triangular(tril_b, rhs, upper=False)
     solution = torch.linalg.solve_triangular(tril_b.mT, half, upper=True)
     whitened = solution[0].mT if shared else solution.squeeze(-1)
-    k = len(residual)
-    weights = torch.ones_like(residual[0]) if rows.weights is None else rows.weights
+    k = len(seen.residual)
+    weights = torch.ones_like(seen.residual[0]) if seen.roots is None else seen.roots.square()
     logdet = 2 * tril_b.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(k)
-    misfit = (weights * residual.square()).sum(-1)
+    misfit = (weights * seen.residual.square()).sum(-1)
     variance = (weights * gram_diagonal(model.kernel, inputs(rows))).sum(-1).expand(k)
     explained = square.diagonal(dim1=-2, dim2=-1).sum(-1).expand(k)
-    terms = weights.sum() * (2 * torch.pi * noise).log().expand(k) + logdet + (misfit + variance - explained) / noise
-    return Collapsed(0.5 * (half.square().sum() - terms.sum()), tril, tril_b, whitened)
+    terms = logdet + (misfit + variance - explained) / seen.scale
+    return Collapsed(0.5 * (half.square().sum() - terms.sum() - seen.normalizer), tril, tril_b, whitened)
 
 
-def _statistics(model: Model, tril: Tensor, z: Tensor, rows: Data, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """A A' (*b, m, m) and A r, (m, k) for a shared kernel, else (k, m, 1)."""
-    roots = None if rows.weights is None else rows.weights.sqrt()
-    kept = tril[..., 0].numel() * len(rows) <= KEPT_ELEMENTS
+def _statistics(model: Model, tril: Tensor, z: Tensor, rows: Data, seen: Observations) -> tuple[Tensor, Tensor]:
+    """A A' (*b, m, m) and A r, (m, k) if all outputs share kernel and weights, else (k, m, 1)."""
+    roots, copies = seen.roots, 1
+    if roots is not None and roots.dim() > 1 and tril.dim() == 2:
+        copies = len(roots)
+    kept = copies * tril[..., 0].numel() * len(rows) <= KEPT_ELEMENTS
 
     def block(tril: Tensor, z: Tensor, x: Tensor, residual: Tensor, root: Tensor | None) -> tuple[Tensor, Tensor]:
         cross = gram(model.kernel, z, x)
         if root is not None:
-            cross, residual = cross * root, residual * root
+            cross, residual = cross * root.unsqueeze(-2), residual * root
         rhs = residual.mT if cross.dim() == 2 else residual.unsqueeze(-1)
-        return _Statistics.apply(tril, cross, rhs)  # type: ignore[return-value]
+        return _Statistics.apply(tril.expand(*cross.shape[:-1], len(z)), cross, rhs)  # type: ignore[return-value]
 
-    size = max(1, BLOCK_ELEMENTS // len(z))
+    size = max(1, BLOCK_ELEMENTS // (copies * len(z)))
     square = cross = None
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
-        arguments = (tril, z, inputs(rows)[part], residual[:, part], None if roots is None else roots[part])
+        root = None if roots is None else roots[..., part]
+        arguments = (tril, z, inputs(rows)[part], seen.residual[:, part], root)
         if kept:
             terms = block(*arguments)
         else:

@@ -74,6 +74,11 @@ class Conditioned(Kernel):
         self.register_buffer("noise", noise)
         self.blocks = (len(z),) if blocks is None else tuple(blocks)
 
+    @property
+    def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As found from `base`, L and R; gpytorch would broadcast it with those of all kernels inside."""
+        return self._batch_shape
+
     def projection(self, x: Tensor) -> Tensor:
         """A(x) = L^-1 k(z, x), (*b, m, n)."""
         cross = gram(self.base, self.z, x.double())

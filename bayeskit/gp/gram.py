@@ -125,8 +125,13 @@ class Evaluated(Kernel):
     """
 
     def __init__(self, base: Kernel):
-        super().__init__(batch_shape=base.batch_shape)
+        super().__init__()
         self.base = base
+
+    @property
+    def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """That of `base`; gpytorch would broadcast it with those of all kernels inside."""
+        return self.base.batch_shape
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x1: Tensor, x2: Tensor, diag: bool = False, last_dim_is_batch: bool = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bayeskit.core import random
 from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.gp import mixing
 from bayeskit.gp.gram import mean_rows
 from bayeskit.gp.process import GaussianProcess
 
@@ -28,13 +29,15 @@ class Model:
         mean: The mean function.
         kernel: The kernel.
         likelihood: The law of the observations.
-        num_outputs: k.
+        num_latents: How many independent functions g there are, q.
+        mixing: W, (k, q), where the outputs are f = W g; None where they are g itself.
     """
 
     mean: Mean
     kernel: Kernel
     likelihood: Likelihood
-    num_outputs: int
+    num_latents: int
+    mixing: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._noise_start = (
@@ -42,33 +45,58 @@ class Model:
         )
 
     @property
+    def num_outputs(self) -> int:
+        """How many functions an inference has a law for: those that are independent before the data, q."""
+        return self.num_latents
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is to be learnt: everything that needs a gradient."""
+        """What is to be learnt: everything that needs a gradient, once each."""
         modules = (self.mean, self.kernel, self.likelihood)
-        return [p for module in modules for p in module.parameters() if p.requires_grad]
+        found = [p for module in modules for p in module.parameters()]
+        found += [self.mixing] if isinstance(self.mixing, nn.Parameter) else []
+        return list({id(p): p for p in found if p.requires_grad}.values())
 
     def process(self) -> GaussianProcess:
         """The prior at the present hyperparameters, frozen."""
-        return GaussianProcess(self.mean, self.kernel, self.num_outputs).frozen()
+        num_outputs = self.num_latents if self.mixing is None else len(self.mixing)
+        return GaussianProcess(self.mean, self.kernel, num_outputs, self.mixing).frozen()
 
     def frozen_likelihood(self) -> Likelihood:
         """The likelihood with its parameters frozen, so that a further inference only conditions."""
         return copy.deepcopy(self.likelihood).requires_grad_(False)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Targets minus mean function, one row an output: (k, n)."""
-        return y.mT - mean_rows(self.mean, x, self.num_outputs)
+        """Targets minus mean function, one row an output: (k, n), for methods to which outputs are independent."""
+        if self.mixing is not None:
+            raise ValueError(
+                "this method models outputs independently and would drop the `mixing` of the prior; use `gp.SVGP`, or "
+                "`gp.Exact` for Gaussian noise"
+            )
+        return y.mT - mean_rows(self.mean, x, self.num_latents)
 
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-        """E log p(y_i | f_i), (n,), for independent latents f_ij ~ N(mean_ij, variance_ij), each (n, k)."""
+        """E log p(y_i | f_i), (n,), for independent latents g_ip ~ N(mean_ip, variance_ip), each (n, q)."""
+        if self.mixing is not None:
+            return mixing.expected_log_prob(self.likelihood, self.mixing, mean, variance, y)
         return self.likelihood.expected_log_prob(mean, variance, y)
 
     def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """First and negated second derivatives of `expected_log_prob` in the means of the latents, each (n, k)."""
+        """First and negated second derivatives of `expected_log_prob` in the means of the latents, each (n, q)."""
+        if self.mixing is not None:
+            return mixing.site_gradients(self.likelihood, self.mixing, mean, variance, y)
         return self.likelihood.site_gradients(mean, variance, y)
 
+    def couplings(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """Negative second derivatives of log p(y_i | W g) among the latents that a mixing couples, (n, q, q)."""
+        assert self.mixing is not None
+        return mixing.couplings(self.likelihood, self.mixing, mean, variance, y)
+
     def log_prior(self) -> Tensor:
-        """Log density of what is learnt: priors registered on mean and kernel, and a log-normal one on the noise."""
+        """Log density of what is learnt: priors registered on mean and kernel, a log-normal one on the noise.
+
+        The entries of a learnt mixing have a normal one, without which W could grow as the kernel's scale shrinks.
+        """
         total = torch.zeros((), dtype=torch.float64, device=_device(self))
         for module in (self.mean, self.kernel):
             for _, owner, prior, closure, _ in module.named_priors():
@@ -79,15 +107,21 @@ class Model:
             # On the raw scale, which also pulls back a search that stepped so far down that noise = floor to rounding.
             shift = noise - self._noise_start  # pyright: ignore[reportOperatorIssue]
             total = total - 0.5 * (shift / NOISE_SPREAD).square().sum()
+        if self.mixing is not None and self.mixing.requires_grad:
+            total = total - 0.5 * (self.mixing / mixing.MIXING_SPREAD).square().sum()
         return total
 
     def center(self, y: Tensor, weights: Tensor | None) -> None:
-        """Start a learnable constant mean at the mean of the targets (n, k)."""
+        """Start a learnable constant mean at the mean of the targets (n, k), those that are not missing (NaN)."""
         if type(self.mean) is ConstantMean and self.mean.raw_constant.requires_grad:
-            w = torch.ones_like(y[:, 0]) if weights is None else weights
-            average = (w.unsqueeze(-1) * y).sum(0) / w.sum()  # (k,)
+            seen = ~y.isnan()
+            w = seen.to(y) if weights is None else seen * weights.unsqueeze(-1)
+            average = (w * y.nan_to_num()).sum(0) / w.sum(0).clamp_min(torch.finfo(y.dtype).tiny)  # (k,)
             constant: Any = self.mean.raw_constant
             with torch.no_grad():
+                if self.mixing is not None:  # the constants c of the latents with W c nearest to it
+                    weight = self.mixing if constant.numel() > 1 else self.mixing.sum(-1, keepdim=True)
+                    average = torch.linalg.pinv(weight) @ average
                 constant.copy_(average.reshape(constant.shape) if constant.numel() == len(average) else average.mean())
 
     def values(self) -> list[Tensor]:
@@ -109,11 +143,15 @@ class Model:
 
 def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) -> Model:
     """Copies to learn on; with `learn=False`, or where all is frozen already, nothing in them needs a gradient."""
-    mean, kernel = _copied(prior.mean, learn), _copied(prior.kernel, learn)
-    return Model(mean, kernel, _copied(likelihood, learn), prior.num_outputs)
+    shared: dict[int, Any] = {}  # a parameter of both mean and kernel stays one
+    mean, kernel = _copied(prior.mean, learn, shared), _copied(prior.kernel, learn, shared)
+    mixed = None
+    if prior.mixing is not None:
+        mixed = nn.Parameter(prior.mixing.detach().double().clone(), learn and prior.mixing.requires_grad)
+    return Model(mean, kernel, _copied(likelihood, learn, {}), prior.num_latents, mixed)
 
 
-def _copied(module: M, learn: bool) -> M:
+def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:
     parameters = list(module.parameters())
     if (
         parameters
@@ -121,7 +159,7 @@ def _copied(module: M, learn: bool) -> M:
         and all(p.dtype == torch.float64 for p in parameters)
     ):
         return module  # nothing will change it, and a conditioned kernel carries large tensors
-    copied = copy.deepcopy(module).double()
+    copied = copy.deepcopy(module, shared).double()
     return copied if learn else copied.requires_grad_(False)
 
 

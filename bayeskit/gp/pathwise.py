@@ -19,6 +19,8 @@ from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
 from bayeskit.gp.gram import gram, outer_dims
+from bayeskit.gp.neighbors import Nearest
+from bayeskit.gp.output_kernel import OutputKernel, apart
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -37,6 +39,8 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       covariance over draws are those of the kernel exactly; each draw is a sum of `NUM_WAVES` waves, hence Gaussian
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
+    - `Nearest`: inducing values, and the rest from a draw of its base, exact.
+    - A kernel over inputs and outputs: draws of the latent functions, mixed.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
       anchors determine the function and too small in variance far from them. It supposes standardized inputs.
 
@@ -65,6 +69,14 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
     if isinstance(kernel, Conditioned | IterativelyConditioned):
         prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
         return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
+    if isinstance(kernel, Nearest):
+        prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
+        noise = random.normal((*shape, len(kernel.z)), like=like, generator=generator)
+        return _Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
+    if isinstance(kernel, OutputKernel):
+        q = kernel.mixing.shape[-1]
+        latents = draws(kernel.base, num_samples * num_outputs, q, like=like, generator=generator)
+        return _Mixtures(latents, kernel.mixing.detach(), num_outputs)
     if type(kernel) is ScaleKernel:
         base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
         dims = outer_dims(kernel)
@@ -164,6 +176,17 @@ class _Columns:
         return self.base(x.index_select(-1, self.dims))
 
 
+class _Mixtures:
+    """W_j g(x) at inputs [x, j]."""
+
+    def __init__(self, latents: Draws, mixing: Tensor, num_outputs: int):
+        self.latents, self.mixing, self.num_outputs = latents, mixing, num_outputs
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inputs, weights = apart(x, self.mixing)
+        return torch.einsum("spn,np->sn", self.latents(inputs), weights).unflatten(0, (-1, self.num_outputs))
+
+
 class _Sum:
     """f1 + f2 + ..."""
 
@@ -182,6 +205,20 @@ class _Updated:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.prior(x) + _weighted(self.kernel, self.z, x, self.weights)
+
+
+class _Neighbors:
+    """w(x)' u + sqrt(r(x) / k(x, x)) f0(x)."""
+
+    def __init__(self, prior: Draws, kernel: Nearest, values: Tensor):
+        self.prior, self.kernel, self.values = prior, kernel, values
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parts = []
+        for part in chunks(x, self.kernel.variance.numel()):
+            weights, share = self.kernel.parts(part)  # (n, m) and (n,), or with an axis of kernels in front
+            parts.append((weights @ self.values.unsqueeze(-1)).squeeze(-1) + share * self.prior(part))
+        return torch.cat(parts, dim=-1)
 
 
 def _weighted(kernel: Kernel, z: Tensor, x: Tensor, weights: Tensor) -> Tensor:

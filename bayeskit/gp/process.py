@@ -1,44 +1,49 @@
 """The Gaussian process: a mean function and a kernel, before or after data."""
 
 import copy
-import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from gpytorch.constraints import Positive
-from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
-from gpytorch.means import ConstantMean, Mean
-from gpytorch.priors import NormalPrior
+from gpytorch.kernels import Kernel
+from gpytorch.means import Mean
 from linear_operator import LinearOperator
 from linear_operator.operators import (
     BlockInterleavedLinearOperator,
     IdentityLinearOperator,
     KroneckerProductLinearOperator,
+    RootLinearOperator,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayeskit.core.operators import KernelOperator
+from bayeskit.core.operators import KernelOperator, Mixed
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
 from bayeskit.gp import pathwise
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, ConditionedMean
 from bayeskit.gp.gram import Evaluated, mean_rows
-from bayeskit.gp.inducing import spread
+from bayeskit.gp.neighbors import Nearest
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianProcess(Posterior):
-    """Functions whose values at any inputs are jointly normal: f_j ~ GP(m_j, k_j), independent outputs.
+    """Functions whose values at any inputs are jointly normal: independent outputs f_j ~ GP(m_j, k_j), or f = W g.
+
+    With a mixing W the mean and the kernel are those of q independent latent functions g, and the k outputs f = W g
+    are correlated: cov(f_i(x), f_j(x')) = sum_p W_ip W_jp k_p(x, x'). One kernel for all of g is the intrinsic
+    coregionalization model, one kernel each the linear model of coregionalization. Without a mixing f = g.
 
     Values are formed in float64 whatever the dtype of inputs and hyperparameters. Conditioning gives a
     `GaussianProcess` again, so a posterior is the next prior with nothing dropped.
 
     Args:
-        mean: A gpytorch mean of batch shape () for all outputs, or (k,) with one for each.
-        kernel: A gpytorch kernel of batch shape () for all outputs, or (k,) with one for each.
-        num_outputs: k.
+        mean: A gpytorch mean of batch shape () for all latent functions, or (q,) with one for each.
+        kernel: A gpytorch kernel of batch shape () for all latent functions, or (q,) with one for each.
+        num_outputs: k; left at 1 it is read off `mixing`, if there is one.
+        mixing: W, (k, q), learnt if it requires a gradient; None for the identity.
+
+    References:
+        Alvarez, Rosasco and Lawrence (2012), "Kernels for Vector-Valued Functions: a Review", sections 4.2 and 4.3.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
@@ -46,45 +51,74 @@ class GaussianProcess(Posterior):
         >>> values = GaussianProcess(ZeroMean(), RBFKernel(), num_outputs=2)(torch.zeros(3, 1))
         >>> values.mean.shape, values.covariance.shape
         (torch.Size([3, 2]), torch.Size([6, 6]))
+        >>> mixed = GaussianProcess(ZeroMean(), RBFKernel(), mixing=torch.tensor([[1.0], [2.0]]))
+        >>> mixed(torch.zeros(1, 1)).output_covariance().tolist()
+        [[[1.0, 2.0], [2.0, 4.0]]]
     """
 
     mean: Mean
     kernel: Kernel
     num_outputs: int = 1
+    mixing: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.mixing is not None:
+            self._check_mixing(self.mixing)
         point = torch.zeros(1, 1)
         for part in self.kernel.modules():
             if isinstance(part, Kernel) and part.num_outputs_per_input(point, point) > 1:
                 raise ValueError(
                     f"`kernel` must give one number for a pair of inputs, but {type(part).__name__} gives a matrix "
-                    "over outputs; outputs are independent here: use a kernel of batch shape () for all of them or "
-                    "(k,) with one for each, and `num_outputs=k`"
+                    "over outputs; for independent outputs use a kernel of batch shape () or (k,) and "
+                    "`num_outputs=k`, for correlated ones a `mixing` of shape (k, q)"
                 )
-        if self.kernel.batch_shape not in (torch.Size(), torch.Size([self.num_outputs])):
+        if self.kernel.batch_shape not in (torch.Size(), torch.Size([self.num_latents])):
+            given = "the columns of `mixing`" if self.mixing is not None else f"`num_outputs={self.num_outputs}`"
             raise ValueError(
-                f"`kernel` must have batch shape () (one kernel for all outputs) or ({self.num_outputs},) (one for "
-                f"each of `num_outputs={self.num_outputs}`); got {tuple(self.kernel.batch_shape)}"
+                f"`kernel` must have batch shape () (one kernel for all outputs) or ({self.num_latents},) (one for "
+                f"each of {given}); got {tuple(self.kernel.batch_shape)}"
             )
+
+    def _check_mixing(self, mixing: Tensor) -> None:
+        if mixing.dim() != 2 or not bool(mixing.isfinite().all()):
+            raise ValueError(f"`mixing` must be a finite matrix (k, q); got shape {tuple(mixing.shape)}")
+        if self.num_outputs not in (1, len(mixing)):
+            raise ValueError(f"`mixing` must have `num_outputs={self.num_outputs}` rows; got {len(mixing)}")
+        object.__setattr__(self, "num_outputs", len(mixing))
+
+    @property
+    def num_latents(self) -> int:
+        """How many independent functions there are, q; without a mixing one for each output."""
+        return self.num_outputs if self.mixing is None else self.mixing.shape[-1]
 
     def __call__(self, x: Inputs) -> GaussianValues:
         """Joint law of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
         x = x[:].double()
         process = self.frozen()
-        kernel = process.kernel if isinstance(process.kernel, Conditioned) else Evaluated(process.kernel)
+        mean = process.mean_rows(x).mT.contiguous()
+        return GaussianValues(process.mixed(mean), process._covariance(x))
+
+    def _covariance(self, x: Tensor) -> LinearOperator:
+        """The joint covariance at inputs (n, d), never formed."""
+        kernel = self.kernel if isinstance(self.kernel, Conditioned) else Evaluated(self.kernel)
         before: Kernel | None = None
-        if isinstance(process.kernel, Conditioned | IterativelyConditioned):
-            before = process.kernel.base
-        covariance: LinearOperator
-        if self.num_outputs == 1 and not self.kernel.batch_shape:
-            covariance = KernelOperator(x, x, kernel=kernel, before=before)
-        elif self.kernel.batch_shape:
-            x_each = x.expand(self.num_outputs, *x.shape)
-            covariance = BlockInterleavedLinearOperator(KernelOperator(x_each, x_each, kernel=kernel, before=before))
-        else:
-            identity = IdentityLinearOperator(self.num_outputs, dtype=x.dtype, device=x.device)
-            covariance = KroneckerProductLinearOperator(KernelOperator(x, x, kernel=kernel, before=before), identity)
-        return GaussianValues(process.mean_rows(x).mT.contiguous(), covariance)
+        if isinstance(self.kernel, Conditioned | IterativelyConditioned | Nearest):
+            before = self.kernel.base
+        if self.kernel.batch_shape:
+            x_each = x.expand(self.num_latents, *x.shape)
+            each = BlockInterleavedLinearOperator(KernelOperator(x_each, x_each, kernel=kernel, before=before))
+            return each if self.mixing is None else Mixed(self.mixing, each)
+        shared = KernelOperator(x, x, kernel=kernel, before=before)
+        if self.mixing is not None:
+            return KroneckerProductLinearOperator(shared, RootLinearOperator(self.mixing))
+        if self.num_outputs == 1:
+            return shared
+        identity = IdentityLinearOperator(self.num_outputs, dtype=x.dtype, device=x.device)
+        return KroneckerProductLinearOperator(shared, identity)
+
+    def mixed(self, latents: Tensor) -> Tensor:
+        """The outputs (*b, k) for values (*b, q) of the latent functions."""
+        return latents if self.mixing is None else latents @ self.mixing.mT
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
         """S fixed functions by Matheron's rule on random waves; see `gp.pathwise.draws` for where this is exact.
@@ -101,19 +135,21 @@ class GaussianProcess(Posterior):
         device = tensors[0].device if tensors else torch.device("cpu")
         like = torch.zeros((), dtype=torch.float64, device=device)
         return _Paths(
-            process, pathwise.draws(process.kernel, num_samples, self.num_outputs, like=like, generator=generator)
+            process, pathwise.draws(process.kernel, num_samples, self.num_latents, like=like, generator=generator)
         )
 
     def frozen(self) -> "GaussianProcess":
         """The same process with hyperparameters in float64 that need no gradient; itself if they are so already."""
         parameters = [*self.mean.parameters(), *self.kernel.parameters()]
+        parameters += [] if self.mixing is None else [self.mixing]
         if all(p.dtype == torch.float64 and not p.requires_grad for p in parameters):
             return self
-        return GaussianProcess(_frozen(self.mean), _frozen(self.kernel), self.num_outputs)
+        mixing = None if self.mixing is None else self.mixing.detach().double().clone()
+        return replace(self, mean=_frozen(self.mean), kernel=_frozen(self.kernel), mixing=mixing)
 
     def mean_rows(self, x: Tensor) -> Tensor:
-        """The mean functions at inputs (n, d), one row an output: (k, n)."""
-        return mean_rows(self.mean, x, self.num_outputs)
+        """The means of the latent functions at inputs (n, d), one row each: (q, n)."""
+        return mean_rows(self.mean, x, self.num_latents)
 
     def conditioned(
         self, z: Tensor, tril: Tensor, whitened: Tensor, *, root: Tensor | None = None, noise: Tensor | None = None
@@ -121,13 +157,14 @@ class GaussianProcess(Posterior):
         """This process given what is known of v = L^-1 f(z): v ~ N(q, R R'), or the noisy values that L L' describes.
 
         Conditioning a conditioned process folds the two into one over the first kernel, as `Conditioned` explains.
+        With a mixing, what is known is of the latent functions g, each by itself; the outputs stay f = W g.
 
         Args:
             z: Inputs (m, d).
-            tril: L, (m, m) or (k, m, m).
-            whitened: q, (k, m).
-            root: R, (m, r) or (k, m, r); None for zero.
-            noise: Observation noise inside L L', (m,) or (k, m).
+            tril: L, (m, m) or (q, m, m).
+            whitened: The mean of v, (q, m).
+            root: R, (m, r) or (q, m, r); None for zero.
+            noise: Observation noise inside L L', (m,) or (q, m).
 
         Returns:
             The posterior process, its hyperparameters frozen.
@@ -135,61 +172,12 @@ class GaussianProcess(Posterior):
         prior = self.frozen()
         z, tril, whitened = z.detach(), tril.detach(), whitened.detach()
         if isinstance(prior.kernel, Conditioned) and isinstance(prior.mean, ConditionedMean):
-            return _folded(prior.kernel, prior.mean, z=z, tril=tril, whitened=whitened, root=root, noise=noise)
+            mean, kernel = _folded(prior.kernel, prior.mean, z=z, tril=tril, whitened=whitened, root=root, noise=noise)
+            return replace(prior, mean=mean, kernel=kernel)
         weights = _transposed_solve(tril, whitened)
         root = None if root is None else _plain(root.detach())
         kernel = Conditioned(prior.kernel, z, _plain(tril), root=root, noise=noise)
-        return GaussianProcess(ConditionedMean(prior.mean, prior.kernel, z, weights), kernel, self.num_outputs)
-
-
-def default_prior(x: Tensor, num_outputs: int = 1) -> GaussianProcess:
-    """A process for targets of about unit variance: constant mean, scaled Matern-5/2 kernel, a lengthscale a feature.
-
-    The start comes from the distinct inputs: lengthscale_j = sqrt(d) std(x_j), so that two rows of the data are about
-    as far apart, in lengthscales, whatever d is. Hyperparameters are held by weak priors rather than bounds: their
-    logarithms are normal around the start with standard deviation sqrt(3) (lengthscales) and 3 (output scale).
-
-    Args:
-        x: The inputs to model, (n, d).
-        num_outputs: k.
-
-    Returns:
-        A process with learnable hyperparameters.
-
-    References:
-        Hvarfner, Hellsten and Nardi (2024), "Vanilla Bayesian Optimization Performs Great in High Dimensions",
-        section 4, for lengthscales that grow with sqrt(d).
-
-    Examples:
-        >>> prior = default_prior(torch.tensor([[0.0, 5.0], [2.0, 5.0]]))
-        >>> prior.kernel.base_kernel.lengthscale.tolist()  # a constant column has no scale of its own
-        [[1.4142135623730951, 1.4142135623730951]]
-    """
-    d = x.shape[-1]
-    unit = spread(torch.unique(x.double(), dim=0)) if len(x) else torch.ones(d, dtype=torch.float64, device=x.device)
-    start = (unit * math.sqrt(d)).log().unsqueeze(0)  # (1, d)
-    base = MaternKernel(
-        nu=2.5,
-        ard_num_dims=d,
-        lengthscale_prior=NormalPrior(start, torch.full_like(start, math.sqrt(3)), transform=torch.log),
-        lengthscale_constraint=_log_scale(),
-    )
-    zero = torch.zeros((), dtype=torch.float64, device=x.device)
-    kernel = ScaleKernel(
-        base,
-        outputscale_prior=NormalPrior(zero, zero + 3, transform=torch.log),
-        outputscale_constraint=_log_scale(),
-    )
-    base.raw_lengthscale = nn.Parameter(start.clone())
-    kernel.raw_outputscale = nn.Parameter(zero.clone())
-    mean = ConstantMean(batch_shape=torch.Size([num_outputs])).to(zero)
-    return GaussianProcess(mean, kernel, num_outputs)
-
-
-def _log_scale() -> Positive:
-    """A positive parameter searched on the logarithmic scale, where steps mean the same at any size."""
-    exponential: Any = torch.exp
-    return Positive(transform=exponential, inv_transform=torch.log)
+        return replace(prior, mean=ConditionedMean(prior.mean, prior.kernel, z, weights), kernel=kernel)
 
 
 def _folded(
@@ -201,15 +189,15 @@ def _folded(
     whitened: Tensor,
     root: Tensor | None,
     noise: Tensor | None,
-) -> GaussianProcess:
+) -> tuple[ConditionedMean, Conditioned]:
     """Two conditionings as one over the first kernel; the equations are those of `conditioned.py`."""
-    first, num_outputs = len(kernel.z), len(whitened)
+    first = len(kernel.z)
     below = kernel.deflated(kernel.projection(z)).mT  # C (I - R1 R1'), (*b, m2, m1)
     batch = torch.broadcast_shapes(kernel.tril.shape[:-2], below.shape[:-2], tril.shape[:-2])
     size = first + len(z)
     joint = tril.new_zeros(*batch, size, size)
     joint[..., :first, :first], joint[..., first:, :first], joint[..., first:, first:] = kernel.tril, below, tril
-    target = torch.cat([torch.zeros_like(mean.weights).expand(num_outputs, first), whitened], dim=-1)
+    target = torch.cat([torch.zeros_like(mean.weights).expand(len(whitened), first), whitened], dim=-1)
     weights = _transposed_solve(joint, target)
     weights[..., :first] += mean.weights
     merged = Conditioned(
@@ -220,7 +208,7 @@ def _folded(
         noise=_concatenated(kernel.noise, noise, first, len(z), like=tril),
         blocks=(*kernel.blocks, len(z)),
     )
-    return GaussianProcess(ConditionedMean(mean.base_mean, mean.base_kernel, merged.z, weights), merged, num_outputs)
+    return ConditionedMean(mean.base_mean, mean.base_kernel, merged.z, weights), merged
 
 
 def _block_diagonal(
@@ -272,4 +260,4 @@ class _Paths:
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.double()
-        return (self.process.mean_rows(x) + self.draws(x)).mT.contiguous()
+        return self.process.mixed((self.process.mean_rows(x) + self.draws(x)).mT.contiguous())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Dirichlet, Gaussian, Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -72,7 +72,7 @@ class SGPR(Inference):
         (True, 'lower bound')
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian,)
+    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Dirichlet, Conjugate)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
     kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
@@ -114,7 +114,8 @@ class SGPR(Inference):
         by_bound = self._by_bound(len(rows), num_inducing)
         kept, left_out, history = rows, None, {}
         if model.parameters:
-            model.center(rows.y, rows.weights)
+            assert isinstance(model.likelihood, Conjugate)
+            model.center(model.likelihood.observations(rows.y)[0], rows.weights)
             if not by_bound and len(rows) >= 5:
                 kept, left_out = _divided(rows, generator)
             settings = {"max_iter": self.max_iter, "restarts": self.restarts, "generator": generator}

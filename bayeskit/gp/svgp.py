@@ -124,7 +124,7 @@ def _default_training(n: int) -> Training:
 
 def _optimum(model: Model, z: Tensor, rows: Data) -> tuple[GaussianProcess, float]:
     """The best q(v) at the learnt hyperparameters and Z, and its bound."""
-    if isinstance(model.likelihood, Gaussian):
+    if isinstance(model.likelihood, Gaussian) and model.mixing is None:
         result = collapsed(model, z, rows)
         return result.posterior(model.process(), z), float(result.bound)
     start = Variational.prior(model.num_outputs, z)

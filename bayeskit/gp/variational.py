@@ -1,5 +1,6 @@
 """A Gaussian over whitened inducing values, its bound, and natural-gradient ascent to the best one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from bayeskit.core import operators
 from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
+from bayeskit.gp.coupled import coupled_shift
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import marginals, projected
@@ -84,6 +86,7 @@ def ascend(
         S^-1 q <-  (1 - t) S^-1 q + t sum_i w_i (a_i + b_i A_i' q) A_i,         A_i = L^-1 k(Z, x_i).
 
     At t = 1 this is the optimum at once for a Gaussian likelihood; elsewhere a step that lowers the bound is halved.
+    With a mixing the means of all latent functions move together, as in `coupled.py`.
 
     Args:
         model: Mean, kernel and likelihood, which stay.
@@ -102,6 +105,9 @@ def ascend(
     precision, shift = _natural(variational)
     while taken < max_steps and length > 1e-3:
         target_precision, target_shift = blocks.sites(variational)
+        if model.mixing is not None:
+            couplings = blocks.couplings(variational)
+            target_shift = coupled_shift(couplings, variational.mean, target_precision, target_shift)
         while length > 1e-3:
             mixed = torch.lerp(precision, target_precision, length), torch.lerp(shift, target_shift, length)
             proposal = _from_natural(*mixed)
@@ -205,3 +211,11 @@ class _Blocks:
             pull = alpha + beta * block.shift(variational)
             shift = shift + (a @ pull.unsqueeze(-1)).squeeze(-1)
         return precision, shift
+
+    def couplings(self, variational: Variational) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each block A, and what couples the latents that a mixing mixes, (n, q, q)."""
+        for block in self.blocks:
+            mean, variance = block.marginals(variational)
+            matrices = self.model.couplings(mean, variance, block.data.y)
+            weights = block.data.weights
+            yield block.projection, matrices if weights is None else matrices * weights[:, None, None]

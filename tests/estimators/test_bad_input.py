@@ -133,7 +133,7 @@ def test_unknown_names():
         GPRegressor(inference="sgrp").fit(X, Y)
     with pytest.raises(TypeError, match="BayesNet; got GaussianProcess"):
         GPRegressor(inference=registry.quick("laplace")).fit(X, Y)
-    with pytest.raises(TypeError, match="Gaussian; got Bernoulli"):
+    with pytest.raises(TypeError, match="Conjugate; got Bernoulli"):
         GPClassifier(inference="exact").fit(X, LABELS)
     with pytest.raises(TypeError, match="`inference` must be"):
         GPRegressor(inference=3).fit(X, Y)

@@ -50,6 +50,33 @@ def test_noise_is_in_predictions_and_not_in_the_latent():
     assert torch.allclose(predictive.aleatoric, torch.full((40,), noise, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("kernel", [None, gpytorch.kernels.RBFKernel()])
+@pytest.mark.parametrize("name", ["exact", "svgp"])
+def test_correlated_outputs(name, kernel):
+    targets = np.column_stack([Y, -3 * Y, X[:, 1]]) + RNG.normal(size=(40, 3))
+    settings = {"kernel": kernel, "num_latents": 2, "random_state": 0}
+    model = GPRegressor(inference=registry.quick(name), **settings).fit(X, targets)
+    mean, std = model.predict(X, return_std=True)
+    assert mean.shape == std.shape == (40, 3)
+    assert model.predict(X[:5], return_cov=True)[1].shape == (5, 5, 3)
+    assert model.sample_y(X[:5], 2).shape == (5, 3, 2)
+    between = model.latent(X[:1]).output_covariance()[0]
+    assert between[0, 1] < 0 and model.num_outputs_ == 3
+    assert GPRegressor(**settings).fit(X[:20], targets[:20]).inference_.__class__.__name__ == "Exact"
+
+
+def test_correlated_classes():
+    model = GPClassifier(num_latents=2, inference=registry.quick("svgp"), random_state=0)
+    model.fit(X, np.digitize(X[:, 0], [-0.5, 0.5]))
+    assert model.posterior_.mixing.shape == (3, 2) and model.score(X, np.digitize(X[:, 0], [-0.5, 0.5])) > 0.8
+
+
+@pytest.mark.parametrize("num_latents", [0, -1, 1.5, "two"])
+def test_wrong_numbers_of_latents_are_refused(num_latents):
+    with pytest.raises((ValueError, TypeError), match="num_latents"):
+        GPRegressor(num_latents=num_latents).fit(X, Y)
+
+
 @pytest.mark.parametrize("build", [exact, laplace])
 def test_several_outputs(build):
     targets = np.column_stack([Y, -3 * Y, X[:, 1]]) + RNG.normal(size=(40, 3))

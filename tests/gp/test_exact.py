@@ -221,7 +221,7 @@ def test_errors_name_the_argument(arguments, message):
 
 
 def test_a_likelihood_that_does_not_fit_is_refused_by_name():
-    with pytest.raises(TypeError, match="Gaussian; got Bernoulli"):
+    with pytest.raises(TypeError, match="Conjugate; got Bernoulli"):
         fit(regression(), likelihood=Bernoulli())
 
 

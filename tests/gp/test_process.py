@@ -35,6 +35,11 @@ def own_kernels():
     return GaussianProcess(ZeroMean(), kernel, 2)
 
 
+def mixed(kernel=None):
+    mixing = torch.tensor([[1.0, 0.3], [-0.5, 0.8], [0.2, 1.1]], dtype=torch.float64)
+    return GaussianProcess(ZeroMean(), kernel or own_kernels().kernel, mixing=mixing)
+
+
 LAWS = {
     "prior": lambda: process(k=2, mean=constant([0.2, 0.5], 2)),
     "prior_of_own_kernels": own_kernels,
@@ -44,6 +49,10 @@ LAWS = {
     "exact_own_kernels": lambda: posterior(k=2, prior=own_kernels()),
     "sparse": lambda: posterior(SPARSE),
     "sparse_own_noise": lambda: posterior(SPARSE, k=2, levels=[0.05, 0.3]),
+    "mixed_prior": mixed,
+    "mixed_prior_of_one_kernel": lambda: mixed(rbf()),
+    "mixed_exact": lambda: posterior(k=3, prior=mixed()),
+    "mixed_sparse": lambda: posterior(SVGP(num_inducing=8, learn=False), k=3, prior=mixed(rbf())),
     "folded": lambda: (
         EXACT.infer(
             posterior(SPARSE, k=2, levels=[0.05, 0.3]), noise(0.1), regression(9, k=2, seed=7), generator=generator()

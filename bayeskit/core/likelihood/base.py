@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from bayeskit.core.likelihood import expectations, marginals
+from bayeskit.core.likelihood.missing import Observed
 from bayeskit.core.posterior import FunctionValues, SampledValues
 from bayeskit.core.predictive import Predictive, laws
 
@@ -30,8 +31,11 @@ Target = Literal["continuous", "count", "binary", "classes"]
 class Likelihood(nn.Module, ABC):
     """The law of y given the function value f, one input at a time; its parameters may be learnt (on a copy).
 
-    A subclass defines `distribution`; the rest is derived from it and may be overridden by closed forms.
-    `distribution` must be a function of f alone, row by row: predictions evaluate it on chunks of inputs.
+    A subclass defines `distribution`, which must be a function of f alone, row by row: predictions evaluate it on
+    chunks of inputs. The rest is derived from it; where there is a closed form, override the `..._terms` behind it.
+
+    A target that is NaN was not observed: it adds nothing to `log_prob`, `expected_log_prob`, `site_gradients` and
+    `curvature`. The `..._terms` are never asked for such an entry.
 
     Class attributes:
         target: What y is: "continuous" and "count" targets are (n, t) numbers, "binary" and "classes" targets (n,)
@@ -76,70 +80,132 @@ class Likelihood(nn.Module, ABC):
         return shift, scale
 
     def log_prob(self, f: Tensor, y: Tensor) -> Tensor:
-        """Log p(y | f) at each input, summed over outputs.
+        """Log p(y | f) at each input, summed over the outputs that were observed.
 
         Args:
             f: (*b, n, k).
-            y: (n, t) or (n,) targets.
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (*b, n).
+
+        Raises:
+            ValueError: `y` has missing entries, and the law does not factorize over outputs.
+        """
+        observed = self._observed(f, y)
+        return observed.total(self.log_prob_terms(f, observed.y), f)
+
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """E[log p(y | f)] for independent latents f ~ N(mean, variance), summed over the outputs that were observed.
+
+        Args:
+            mean: (*b, n, k).
+            variance: (*b, n, k).
+            y: (n, t) or (n,) targets, NaN for what was not observed.
 
         Returns:
             (*b, n).
         """
-        law = self.distribution(f)
-        outputs = law.log_prob(fit_targets(law, f, y))
-        return outputs.sum(-1) if outputs.ndim == f.ndim else outputs
+        observed = self._observed(mean, y)
+        return observed.total(self.expected_log_prob_terms(mean, variance, observed.y), mean)
 
-    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-        """E[log p(y | f)] for independent latents f ~ N(mean, variance).
+    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The dual pair: derivatives of the expected log likelihood E in the mean and variance of each latent.
+
+        alpha = dE / d mean = E[l'(f)] and beta = -2 dE / d variance = -E[l''(f)], with l = log p(y | .). beta is kept
+        at 2e-8 or more, which makes the site of a likelihood that is not log-concave proper. Both are zero for the
+        latents of an output that was not observed.
+
+        Args:
+            mean: (n, k).
+            variance: (n, k), zero allowed.
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (alpha, beta), each (n, k).
+        """
+        observed = self._observed(mean, y)
+        alpha, beta = self.site_terms(mean, variance, observed.y)
+        return observed.latents(alpha), observed.latents(beta)
+
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+        """Negative Hessian of log p(y | f) in f; the Fisher information at inputs where that is not positive definite.
+
+        Args:
+            f: (n, k).
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (n, k, k), symmetric and positive semi-definite; zero for the latents of an output that was not observed.
+        """
+        observed = self._observed(f, y)
+        return observed.blocks(self.curvature_terms(f, observed.y))
+
+    def log_prob_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Log p of each output given f: a place for a closed form.
+
+        Args:
+            f: (*b, n, k).
+            y: (n, t) or (n,) targets, nothing missing.
+
+        Returns:
+            (*b, n, t); (*b, n) where the law is one joint law of all outputs, or of a label.
+        """
+        law = self.distribution(f)
+        y = fit_targets(law, f, y)
+        if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1:
+            law = law.base_dist
+        return law.log_prob(y)
+
+    def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """E[log p] of each output: a place for a closed form.
 
         Gauss-Hermite where each latent has its own output, fixed-seed Sobol draws otherwise.
 
         Args:
             mean: (*b, n, k).
             variance: (*b, n, k).
-            y: (n, t) or (n,) targets.
+            y: (n, t) or (n,) targets, nothing missing.
 
         Returns:
-            (*b, n).
+            As `log_prob_terms`.
         """
         z, weights = expectations.points(mean, shared=self._factorizes(mean))  # (q, 1, ..., 1 or k), (q,)
         with laws.unvalidated():
-            values = self.log_prob(mean + variance.sqrt() * z, y)  # (q, *b, n)
+            values = self.log_prob_terms(mean + variance.sqrt() * z, y)  # (q, *b, n) or (q, *b, n, t)
         return torch.einsum("q,q...->...", weights, values)
 
-    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The dual pair: derivatives of the expected log likelihood E in the mean and variance of each latent.
+    def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The dual pair of each latent: a place for a closed form.
 
-        alpha = dE / d mean = E[l'(f)] and beta = -2 dE / d variance = -E[l''(f)], with l = log p(y | .). The second is
-        computed as -E[z l'(mean + std z)] / std (Stein's identity), which needs no second derivative of l, so that it
-        also holds for likelihoods with a corner such as Laplace noise. beta is kept at 2e-8 or more, which makes
-        the site of a likelihood that is not log-concave proper.
+        beta is computed as -E[z l'(mean + std z)] / std (Stein's identity), which needs no second derivative of l, so
+        that it also holds for likelihoods with a corner such as Laplace noise.
 
         Args:
             mean: (n, k).
             variance: (n, k), zero allowed.
-            y: (n, t) or (n,) targets.
+            y: (n, t) or (n,) targets, nothing missing.
 
         Returns:
-            (alpha, beta), each (n, k).
+            (alpha, beta), each (n, k), beta at 2e-8 or more.
         """
         center, std = mean.detach().double(), variance.detach().double().clamp(min=1e-10).sqrt()
         z, weights = expectations.points(center, shared=self._factorizes(mean))
         with torch.enable_grad(), laws.unvalidated():
             f = (center + std * z).requires_grad_()
-            (slope,) = torch.autograd.grad(self.log_prob(f, y).sum(), f)  # (q, n, k)
+            (slope,) = torch.autograd.grad(self.log_prob_terms(f, y).sum(), f)  # (q, n, k)
         alpha = torch.einsum("q,q...->...", weights, slope)
         beta = -torch.einsum("q,q...->...", weights, slope * z) / std
         return alpha.to(mean.dtype), beta.clamp(min=SMALLEST_PRECISION).to(mean.dtype)
 
-    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
-        """Negative Hessian of log p(y | f) in f; the Fisher information at inputs where that is not positive definite.
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Negative Hessian or Fisher information in all latents: a place for a closed form.
 
         The Fisher information, E[score score'] over y given f, is estimated from 256 fixed-seed draws of y.
 
         Args:
             f: (n, k).
-            y: (n, t) or (n,) targets.
+            y: (n, t) or (n,) targets, nothing missing.
 
         Returns:
             (n, k, k), symmetric and positive semi-definite.
@@ -163,6 +229,10 @@ class Likelihood(nn.Module, ABC):
     def gaussian_predictive(self, values: FunctionValues) -> Predictive:
         """`predictive` for Gaussian values; the place for a closed form."""
         return marginals.over_gaussian(self.distribution, values)
+
+    def _observed(self, f: Tensor, y: Tensor) -> Observed:
+        """Targets with gaps filled, and where they were."""
+        return Observed.read(self.distribution, f, y, owner=type(self).__name__)
 
     def _factorizes(self, f: Tensor) -> bool:
         """Whether each latent has its own output."""

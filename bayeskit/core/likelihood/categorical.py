@@ -1,5 +1,7 @@
 """Any number of classes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch import distributions as td
@@ -35,26 +37,21 @@ class Categorical(Likelihood):
         """Categorical law of each label, batch (*b, n)."""
         return td.Categorical(logits=f, validate_args=False)
 
-    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+    def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """E f_y - E log sum_j exp f_j, the first term exact, the second by fixed Sobol draws; (*b, n)."""
         chosen = mean.gather(-1, y.long().expand(mean.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-        return chosen - self._draws(mean, variance).logsumexp(0).mean(0)
+        value: Any = _ExpectedLogSumExp.apply(mean, variance)
+        return chosen - value
 
-    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_j = 1[y = j] - E p_j and beta_j = E p_j (1 - p_j) by fixed Sobol draws, each (n, c)."""
-        probs = self._draws(mean, variance).softmax(0)  # (c, q, n)
+        probs, _, _ = _softmax(mean, variance)  # (c, q, n)
         expected = probs.mean(1)
         alpha = torch.nn.functional.one_hot(y.long(), self.num_classes) - expected.movedim(0, -1)
         beta = (expected - probs.square_().mean(1)).movedim(0, -1)
         return alpha, beta.clamp(min=SMALLEST_PRECISION)
 
-    def _draws(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Latents at the Sobol points, (c, q, *b, n): classes first, where a sum over them is several times faster."""
-        z, _ = expectations.points(mean, shared=False)  # (q, 1, ..., 1, c)
-        mean, scale = mean.movedim(-1, 0).unsqueeze(1), variance.sqrt().movedim(-1, 0).unsqueeze(1)
-        return mean + scale * z.movedim(-1, 0)
-
-    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """diag(p) - p p', (n, c, c)."""
         p = f.softmax(-1)
         return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
@@ -62,3 +59,44 @@ class Categorical(Likelihood):
     def extra_repr(self) -> str:
         """The number of classes, for printing."""
         return str(self.num_classes)
+
+
+class _ExpectedLogSumExp(torch.autograd.Function):
+    """E log sum_j exp f_j at fixed Sobol draws of f, with its derivatives by hand.
+
+    With p = softmax(f) and f = mean + std z, the derivative in mean_j is E p_j, and that in variance_j is
+    E[p_j z_j] / (2 std_j), or its limit p_j (1 - p_j) / 2 where there is no variance. Nothing of the size of the draws
+    is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, variance: Tensor) -> Tensor:
+        """From (*b, n, c) to (*b, n)."""
+        probs, logsumexp, z = _softmax(mean, variance)
+        if any(ctx.needs_input_grad):
+            expected = probs.mean(1).movedim(0, -1)
+            pull = torch.bmm(z.unsqueeze(1) / z.shape[1], probs.flatten(2)).view(probs[:, 0].shape).movedim(0, -1)
+            small = variance <= torch.finfo(variance.dtype).eps
+            std = torch.where(small, 1.0, variance).sqrt()
+            ctx.save_for_backward(expected, torch.where(small, expected * (1 - expected), pull / std) / 2)
+        return logsumexp.mean(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients in mean and variance, (*b, n, c)."""
+        by_mean, by_variance = ctx.saved_tensors
+        return grads[0].unsqueeze(-1) * by_mean, grads[0].unsqueeze(-1) * by_variance
+
+
+def _softmax(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """softmax(f) (c, q, *b, n) at Sobol points z (c, q), and log sum_j exp f_j, (q, *b, n).
+
+    Classes come first, where a sum over them is several times faster, and the large array is changed in place.
+    """
+    points, _ = expectations.points(mean, shared=False)  # (q, 1, ..., 1, c)
+    z = points.movedim(-1, 0).contiguous()  # (c, q, 1, ..., 1)
+    f = torch.addcmul(mean.movedim(-1, 0).unsqueeze(1), variance.sqrt().movedim(-1, 0).unsqueeze(1), z)
+    top = f.amax(0)
+    f.sub_(top).exp_()
+    total = f.sum(0)
+    return f.div_(total), top + total.log(), z.flatten(1)

@@ -1,14 +1,12 @@
 """Gaussian noise."""
 
-import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
 from bayeskit.core import checks
-from bayeskit.core.likelihood.base import Likelihood
+from bayeskit.core.likelihood.conjugate import Conjugate
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import GaussianPredictive
 
@@ -16,7 +14,7 @@ NOISE_FLOOR = 1e-6
 """Smallest noise variance that is learnt, in the units of y."""
 
 
-class Gaussian(Likelihood):
+class Gaussian(Conjugate):
     """y = f + noise, p(y | f) = N(y; f, noise).
 
     Args:
@@ -25,6 +23,7 @@ class Gaussian(Likelihood):
             a noise that is not learnt may be any positive number.
 
     Examples:
+        >>> import torch
         >>> likelihood = Gaussian(noise=0.25, learn=False)
         >>> likelihood.distribution(torch.zeros(3, 1)).stddev.squeeze(-1)
         tensor([0.5000, 0.5000, 0.5000])
@@ -59,20 +58,9 @@ class Gaussian(Likelihood):
         """N(f, noise) of each output."""
         return td.Independent(td.Normal(f, self.noise.to(f).sqrt(), validate_args=False), 1, validate_args=False)
 
-    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-        """Log N(y; mean, noise) - variance / (2 noise), (*b, n)."""
-        noise = self.noise.to(mean)
-        squares = (outputs(y, mean) - mean) ** 2 + variance
-        return -0.5 * (squares / noise + noise.log() + math.log(2 * math.pi)).sum(-1)
-
-    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Alpha = (y - mean) / noise, beta = 1 / noise, each (n, k)."""
-        precision = (1 / self.noise).detach().to(mean)
-        return (outputs(y, mean) - mean) * precision, precision.expand(mean.shape)
-
-    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
-        """diag(1 / noise), (n, k, k)."""
-        return torch.diag_embed((1 / self.noise).detach().to(f).expand(f.shape))
+    def observations(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The targets themselves, (*b, n, k), and the noise, (1,) or (k,)."""
+        return (y.unsqueeze(-1) if y.ndim == 1 else y), self.noise
 
     def gaussian_predictive(self, values: FunctionValues) -> GaussianPredictive:
         """N(mean, variance + noise), exact."""

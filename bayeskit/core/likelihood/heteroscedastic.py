@@ -40,12 +40,12 @@ class Heteroscedastic(Likelihood):
             td.Normal(location, (log_variance / 2).exp(), validate_args=False), 1, validate_args=False
         )
 
-    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-        """-(log 2 pi + E g + ((y - E f)^2 + Var f) exp(-E g + Var g / 2)) / 2, (*b, n)."""
+    def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """-(log 2 pi + E g + ((y - E f)^2 + Var f) exp(-E g + Var g / 2)) / 2, (*b, n, t)."""
         squares, precision, log_variance = self._moments(mean, variance, y)
-        return -0.5 * (squares * precision + log_variance + math.log(2 * math.pi)).sum(-1)
+        return -0.5 * (squares * precision + log_variance + math.log(2 * math.pi))
 
-    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives of the closed form, each (n, 2 t).
 
         With r = (y - E f)^2 + Var f and e = exp(-E g + Var g / 2): alpha = ((y - E f) e, (r e - 1) / 2) and
@@ -57,7 +57,7 @@ class Heteroscedastic(Likelihood):
         beta = torch.cat([precision, squares * precision / 2], dim=-1)
         return alpha, beta.clamp(min=SMALLEST_PRECISION)
 
-    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """The Fisher information diag(exp(-g), 1 / 2), (n, 2 t, 2 t): the Hessian is indefinite for small residuals."""
         log_variance = f.chunk(2, dim=-1)[1]
         return torch.diag_embed(torch.cat([(-log_variance).exp(), torch.full_like(log_variance, 0.5)], dim=-1))

@@ -24,21 +24,21 @@ class Poisson(Likelihood):
         rate = f.clamp(-limit, limit).exp()
         return td.Independent(td.Poisson(rate, validate_args=False), 1, validate_args=False)
 
-    def log_prob(self, f: Tensor, y: Tensor) -> Tensor:
-        """The closed form y f - exp(f) - log y!, (*b, n)."""
+    def log_prob_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """The closed form y f - exp(f) - log y!, (*b, n, k)."""
         y = outputs(y, f)
-        return (y * f - f.exp() - (y + 1).lgamma()).sum(-1)
+        return y * f - f.exp() - (y + 1).lgamma()
 
-    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-        """The closed form y mean - exp(mean + variance / 2) - log y!, (*b, n)."""
+    def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """The closed form y mean - exp(mean + variance / 2) - log y!, (*b, n, k)."""
         y = outputs(y, mean)
-        return (y * mean - (mean + variance / 2).exp() - (y + 1).lgamma()).sum(-1)
+        return y * mean - (mean + variance / 2).exp() - (y + 1).lgamma()
 
-    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha = y - rate and beta = rate with rate = exp(mean + variance / 2), each (n, k)."""
         rate = (mean + variance / 2).exp()
         return outputs(y, mean) - rate, rate.clamp(min=SMALLEST_PRECISION)
 
-    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """diag(exp(f)), (n, k, k)."""
         return torch.diag_embed(f.exp())

@@ -48,7 +48,7 @@ class StudentT(Likelihood):
         law = td.StudentT(torch.full_like(f, self.df), f, self.scale.to(f).expand(f.shape), validate_args=False)
         return td.Independent(law, 1, validate_args=False)
 
-    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """The Fisher information (df + 1) / ((df + 3) scale^2), (n, k, k): the law is not log-concave in f."""
         information = (self.df + 1) / (self.df + 3) / self.scale.detach().to(f) ** 2
         return torch.diag_embed(information.expand(f.shape))

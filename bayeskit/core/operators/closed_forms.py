@@ -28,6 +28,7 @@ from bayeskit.core.operators.algebra import (
     solve_rule,
 )
 from bayeskit.core.operators.factor import LinAlgError
+from bayeskit.core.operators.mixed import Mixed
 from bayeskit.core.operators.scaled import Scaled
 
 # --- diagonal: D = diag(d) ---
@@ -155,7 +156,7 @@ def evidently_semidefinite(op: LinearOperator) -> bool:
         return all(evidently_semidefinite(part) for part in op.linear_ops)
     if isinstance(op, BlockLinearOperator):
         return evidently_semidefinite(op.base_linear_op)
-    if isinstance(op, Scaled):
+    if isinstance(op, Scaled | Mixed):
         return evidently_semidefinite(op.inner)
     return isinstance(op, RootLinearOperator) or getattr(op, "semidefinite", False)
 

@@ -7,7 +7,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DenseLinearOperator
 from torch import Tensor
 
-from bayeskit.core.operators.algebra import describe, root_rule
+from bayeskit.core.operators.algebra import block_rule, describe, root_rule
 from bayeskit.core.operators.budget import chunks
 from bayeskit.core.operators.factor import JITTERS, semidefinite_root
 
@@ -118,3 +118,14 @@ def _(op: KernelOperator) -> Tensor:
         variance = KernelOperator(op.x1, op.x2, kernel=op.before).diagonal(dim1=-1, dim2=-2)
         rounding = ROUNDING * op.shape[-1] * variance.detach().amax(-1)
     return semidefinite_root(op.to_dense(), name=describe(op), rounding=rounding)
+
+
+@block_rule.register
+def _(op: KernelOperator, k: int) -> Tensor:
+    """Entry (j, l) of every block by one evaluation on pairs of inputs: k^2 diagonals in place of the matrix."""
+    parts = [(op.x1[..., j::k, :], op.x2[..., j::k, :]) for j in range(k)]
+    rows = [
+        torch.stack([KernelOperator(x1, x2, kernel=op.kernel).diagonal(dim1=-1, dim2=-2) for _, x2 in parts], -1)
+        for x1, _ in parts
+    ]
+    return torch.stack(rows, -2)

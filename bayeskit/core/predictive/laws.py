@@ -139,6 +139,18 @@ def log_prob(law: td.Distribution, y: Tensor) -> Tensor:
     return torch.where(below | above, -torch.inf, law.log_prob(inside))
 
 
+def allowed(law: td.Distribution) -> Tensor:
+    """A value inside the support of each output, of the law's batch and event shape.
+
+    Examples:
+        >>> allowed(td.Normal(torch.zeros(2), 1.0)), allowed(td.Gamma(torch.ones(2), 1.0))
+        (tensor([0., 0.]), tensor([1., 1.]))
+    """
+    base = law.base_dist if isinstance(law, td.Independent) else law
+    inside, _, _ = _clip(torch.zeros(law.batch_shape + law.event_shape), base.support)
+    return inside.floor() if is_discrete(law) else inside
+
+
 def _clip(y: Tensor, support: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`y` moved to a point inside the support where it is not, and where it lay below and above."""
     low, high = getattr(support, "lower_bound", -torch.inf), getattr(support, "upper_bound", torch.inf)

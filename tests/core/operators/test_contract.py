@@ -169,6 +169,12 @@ CASES = [
         lambda d, r: d.unsqueeze(-1) * symmetric(r) * d.unsqueeze(-2),
         positive=(0,),
     ),
+    Case(
+        "Mixed",
+        ((2, 3), (3, 3, 3)),
+        lambda w, r: operators.Mixed(w, BlockInterleavedLinearOperator(DenseLinearOperator(symmetric(r)))),
+        lambda w, r: torch.einsum("...jp,...pnm,...lp->...njml", w, symmetric(r), w).flatten(-4, -3).flatten(-2),
+    ),
     Case("KernelOperator", ((6, 2),), lambda x: operators.KernelOperator(x, x, kernel=KERNEL), rbf),
     Case(
         "KernelOperator (x) I",

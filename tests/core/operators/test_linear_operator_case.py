@@ -5,7 +5,7 @@ import unittest
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel
-from linear_operator.operators import DiagLinearOperator
+from linear_operator.operators import BlockInterleavedLinearOperator, DenseLinearOperator, DiagLinearOperator
 from linear_operator.test.linear_operator_test_case import LinearOperatorTestCase
 
 from bayeskit.core import operators
@@ -83,6 +83,18 @@ class TestScaled(Hooks):
 
     def evaluate_linear_op(self, linear_op):
         return linear_op.scale.unsqueeze(-1) * linear_op.inner.to_dense() * linear_op.scale.unsqueeze(-2)
+
+
+class TestMixed(Hooks):
+    def create_linear_op(self):
+        roots = torch.linspace(-1.5, 2.0, 18).reshape(2, 3, 3).sin()
+        blocks = roots @ roots.mT + torch.diag(torch.tensor([1.0, 0.5, 2.0]))
+        independent = BlockInterleavedLinearOperator(DenseLinearOperator(blocks))
+        return operators.Mixed(torch.tensor([[1.0, 0.5], [-0.4, 0.9]]), independent)
+
+    def evaluate_linear_op(self, linear_op):
+        rows = torch.block_diag(*[linear_op.mixing] * 3)
+        return rows @ linear_op.inner.to_dense() @ rows.mT
 
 
 class TestKernelOperator(Hooks):
