@@ -37,11 +37,17 @@ NOISE_STARTS = (1.0, 10.0, 100.0, 1e3, 1e4)
 
 LARGEST_LEVERAGE = 1 - 1e-9
 
+LEVEL, HALF_WIDTH = 0.95, 1.959964
+"""Intervals of this level shall hold as many of the rows left out; in standard deviations of a normal law."""
+
 
 def calibrated(model: Model, z: Tensor, rows: Data, result: Collapsed, left_out: Tensor) -> Collapsed:
     """Set output scale and noise to where rows left out are predicted best, and the collapsed result with them.
 
     Maximizes the leave-one-out log predictive density of some rows, in proportion to all of them, plus the log priors.
+    Errors with heavier tails than a normal law can leave its intervals too narrow at that optimum: then scale and noise
+    grow by one factor, which changes no mean, until 95 % intervals hold 95 % of these rows.
+
     Rows that placed z or taught the lengthscales look better known than new ones are; leave out others. Where outputs
     have kernels, noise levels or missing entries of their own, or the noise is not learnt, nothing is changed.
 
@@ -77,8 +83,16 @@ def calibrated(model: Model, z: Tensor, rows: Data, result: Collapsed, left_out:
     free = [raw, *([spectrum.kernel.raw_outputscale] if isinstance(spectrum.kernel, ScaleKernel) else [])]
     minimize_lbfgs(loss, free, max_iter=50, description="scale and noise")
     with torch.no_grad():
+        if spectrum.kernel is not None:
+            _widen(spectrum.kernel, likelihood, spectrum.widening(*spectrum.settings()))
         note("log density of a row left out", float(spectrum.log_density(*spectrum.settings()) / spectrum.total))
         return spectrum.collapsed(result, *spectrum.settings())
+
+
+def _widen(kernel: ScaleKernel, likelihood: Gaussian, factor: Tensor) -> None:
+    """Multiply output scale and noise by the same factor: variances change by it, means do not."""
+    kernel.outputscale = kernel.outputscale * factor
+    likelihood.raw_noise.copy_((likelihood.noise * factor - likelihood.floor).log())
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,13 +173,25 @@ class Spectrum:
 
     def log_density(self, scale: Tensor, noise: Tensor) -> Tensor:
         """Log predictive density of the rows left out one by one, times all rows over these, summed over outputs."""
+        error, variance = self._left_out(scale, noise)
+        density = -0.5 * (error.square() / variance + (2 * torch.pi * variance).log())
+        return (self.weights * density).sum() * (self.total / self.weights.sum())
+
+    def widening(self, scale: Tensor, noise: Tensor) -> Tensor:
+        """The factor on all variances, one or more, at which 95 % intervals hold 95 % of the rows left out."""
+        error, variance = self._left_out(scale, noise)
+        ratios, order = (error.abs() / variance.sqrt()).flatten().sort()
+        held = self.weights.expand_as(error).flatten()[order].cumsum(0)
+        quantile = ratios[torch.searchsorted(held, LEVEL * held[-1]).clamp_max(len(ratios) - 1)]
+        return (quantile / HALF_WIDTH).square().clamp_min(1)
+
+    def _left_out(self, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors (k, r) of the rows left out one by one, and the variances (r,) of observations there."""
         shrunk = scale / (noise + scale * self.eigenvalues)
         mean = (self.basis @ (self.target * shrunk.unsqueeze(-1))).mT
         leverage = (self.weights * (self.squares @ shrunk)).clamp_max(LARGEST_LEVERAGE)
         variance = scale * self.unexplained + noise + noise * leverage / (self.weights * (1 - leverage))
-        error = (self.residual - mean) / (1 - leverage)
-        density = -0.5 * (error.square() / variance + (2 * torch.pi * variance).log())
-        return (self.weights * density).sum() * (self.total / self.weights.sum())
+        return (self.residual - mean) / (1 - leverage), variance
 
     def collapsed(self, before: Collapsed, scale: Tensor, noise: Tensor) -> Collapsed:
         """Bound and posterior at another output scale and noise."""

@@ -46,7 +46,7 @@ def learn_on_subset(
     Examples:
         >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp.hyperparameters import learnable
-        >>> from bayeskit.gp.process import default_prior
+        >>> from bayeskit.gp import default_prior
         >>> x = torch.linspace(0, 6, 60, dtype=torch.float64).unsqueeze(-1)
         >>> model = learnable(default_prior(x), Gaussian(), learn=True)
         >>> settings = {"max_iter": 20, "restarts": 0, "generator": torch.Generator().manual_seed(0)}

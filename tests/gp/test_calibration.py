@@ -4,7 +4,7 @@ import torch
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
 from bayeskit.gp import SGPR
-from bayeskit.gp.calibration import Spectrum, calibrated
+from bayeskit.gp.calibration import Spectrum, _widen, calibrated
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import learnable
 from bayeskit.gp.training_set import training_set
@@ -55,8 +55,34 @@ def test_rows_left_out_are_predicted_better_and_the_bound_stays_one():
     before = (found.log_density(*found.settings()) + model.log_prior()).item()
     after = calibrated(model, z, rows, result, torch.arange(len(rows)))
     assert (found.log_density(*found.settings()) + model.log_prior()).item() > before
+    assert abs(found.widening(*found.settings()).item() - 1) < 1e-9 or found.widening(*found.settings()).item() == 1
     with torch.no_grad():
         close(after.bound, collapsed(model, z, rows).bound)
+
+
+def test_widening_moves_no_mean_and_covers():
+    """Errors with heavy tails under a noise far too small."""
+    g = generator(2)
+    x = torch.rand(1200, 1, dtype=torch.float64, generator=g) * 6
+    heavy = torch.randn(1200, 1, dtype=torch.float64, generator=g) / torch.rand(
+        1200, 1, generator=g
+    ).double().clamp_min(0.05)
+    data = Data(x, x.sin() + 0.05 * heavy)
+    model, z = learnable(process(matern((1.0,))), Gaussian(0.01), learn=True), x[:20]
+    rows = training_set(process(matern((1.0,))), Gaussian(0.01), data)
+    with torch.no_grad():
+        result = collapsed(model, z, rows)
+        found = Spectrum.build(model, z, rows, result, torch.arange(len(rows)))
+        factor = found.widening(*found.settings())
+        assert float(factor) > 1.5
+        _widen(model.kernel, model.likelihood, factor)
+        wide = found.collapsed(result, *found.settings())
+        assert abs(float(found.widening(*found.settings())) - 1) < 1e-9
+        close(wide.tril @ wide.whitened.mT, result.tril @ result.whitened.mT)
+        posterior, noise_variance = wide.posterior(model.process(), z), model.likelihood.noise
+        values = posterior(rows.x)
+        covered = (values.mean - rows.y).abs() < 1.96 * (values.variance + noise_variance).sqrt()
+    assert 0.945 < float(covered.double().mean()) < 0.957
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian([0.1, 0.2]), Gaussian(0.1, learn=False)], ids=["own", "fixed"])
