@@ -9,20 +9,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from linear_operator import LinearOperator
+from linear_operator.operators import ConstantMulLinearOperator, RootLinearOperator, SumLinearOperator
 from torch import Tensor
 
 from bayeskit.core import operators, random
 from bayeskit.core.types import Inputs
+
+if TYPE_CHECKING:
+    from gpytorch.distributions import MultivariateNormal
 
 Functions = Callable[[Tensor], Tensor]
 """s fixed functions: maps inputs (n, *input_shape) to values (s, n, k), the same whenever and however often asked."""
 
 
 class FunctionValues(ABC):
-    """The joint law of f(x_1), ..., f(x_n): `GaussianValues` or `SampledValues`.
+    """The joint law of f(x_1), ..., f(x_n): `GaussianValues`, `SampledValues` or a `MixtureValues` of such.
 
     Laws: `variance == covariance.diagonal()` reshaped to (n, k); moments of `sample` tend to `mean` and `covariance`.
     """
@@ -94,6 +99,23 @@ class GaussianValues(FunctionValues):
         repeated = scale.repeat(self.mean.shape[-2])
         return GaussianValues(shift + scale * self.mean, operators.Scaled(repeated, self.joint))
 
+    def to_gpytorch(self) -> "MultivariateNormal":
+        """The same law as a gpytorch `MultivariateNormal`, for k > 1 outputs a `MultitaskMultivariateNormal`.
+
+        The covariance stays an operator. What gpytorch then computes with it follows gpytorch's own settings: beyond
+        `max_cholesky_size` rows, 800 unless set, its log densities and samples are approximate.
+
+        Examples:
+            >>> from linear_operator.operators import DiagLinearOperator
+            >>> GaussianValues(torch.zeros(2, 1), DiagLinearOperator(torch.tensor([1.0, 4.0]))).to_gpytorch().variance
+            tensor([1., 4.])
+        """
+        from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+
+        if self.mean.shape[-1] == 1:
+            return MultivariateNormal(self.mean.squeeze(-1), self.joint)
+        return MultitaskMultivariateNormal(self.mean, self.joint)
+
 
 @dataclass(frozen=True, eq=False)
 class SampledValues(FunctionValues):
@@ -139,6 +161,99 @@ class SampledValues(FunctionValues):
     def affine(self, shift: Tensor, scale: Tensor) -> "SampledValues":
         """Every draw in the new units."""
         return SampledValues(shift + scale * self.draws)
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureValues(FunctionValues):
+    """A mixture of joint laws, sum_s w_s p_s(f): the function when something behind it takes one of several values.
+
+    Args:
+        components: The s joint laws, all over the same inputs and outputs.
+        weights: w, (s,), summing to one.
+
+    Examples:
+        >>> from linear_operator.operators import DiagLinearOperator
+        >>> zero = DiagLinearOperator(torch.zeros(1))
+        >>> parts = GaussianValues(-torch.ones(1, 1), zero), GaussianValues(torch.ones(1, 1), zero)
+        >>> values = MixtureValues(parts, torch.tensor([0.5, 0.5]))
+        >>> values.mean, values.variance
+        (tensor([[0.]]), tensor([[1.0000]]))
+    """
+
+    components: tuple[FunctionValues, ...]
+    weights: Tensor
+
+    @cached_property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        """The weighted average of the means, (*b, n, k)."""
+        return self._average([part.mean for part in self.components])
+
+    @cached_property
+    def variance(self) -> Tensor:  # type: ignore[override]
+        """The average variance plus the variance of the means, (*b, n, k)."""
+        within = self._average([part.variance for part in self.components])
+        return within + self._centered.square().sum(0)
+
+    @property
+    def covariance(self) -> LinearOperator:
+        """The average covariance plus the covariance of the means, (*b, n*k, n*k), a lazy sum."""
+        weighted = [
+            ConstantMulLinearOperator(part.covariance, w.to(part.mean))
+            for part, w in zip(self.components, self.weights, strict=True)
+        ]
+        return SumLinearOperator(*weighted, RootLinearOperator(self._centered.flatten(-2).movedim(0, -1)))
+
+    def output_covariance(self) -> Tensor:
+        """Covariance among the outputs at each input, (*b, n, k, k)."""
+        within = self._average([part.output_covariance() for part in self.components])
+        return within + torch.einsum("s...i,s...j->...ij", self._centered, self._centered)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """A component for each draw, then a joint draw of it, (s, *b, n, k)."""
+        generator = random.given_or_fixed(generator)
+        return by_component(
+            random.categorical(self.weights, num_samples, generator=generator),
+            lambda s, count: self.components[s].sample(count, generator=generator),
+        )
+
+    def affine(self, shift: Tensor, scale: Tensor) -> "MixtureValues":
+        """Every component in the new units."""
+        return MixtureValues(tuple(part.affine(shift, scale) for part in self.components), self.weights)
+
+    @cached_property
+    def _centered(self) -> Tensor:
+        """sqrt(w_s) (m_s - m), (s, *b, n, k)."""
+        means = torch.stack([part.mean for part in self.components])
+        return self._weights(means).sqrt() * (means - self.mean)
+
+    def _average(self, values: list[Tensor]) -> Tensor:
+        stacked = torch.stack(values)
+        return (self._weights(stacked) * stacked).sum(0)
+
+    def _weights(self, like: Tensor) -> Tensor:
+        return self.weights.to(like).reshape(-1, *(1 for _ in like.shape[1:]))
+
+
+def by_component(index: Tensor, draw: Callable[[int, int], Tensor]) -> Tensor:
+    """Draws of a mixture whose components are chosen: draw i comes from component `index[i]`.
+
+    Args:
+        index: (s,) integers.
+        draw: Maps a component and a number c to c draws of it, (c, *shape); asked once a component.
+
+    Returns:
+        (s, *shape).
+
+    Examples:
+        >>> by_component(torch.tensor([1, 0, 1]), lambda s, count: torch.full((count, 1), float(s))).flatten()
+        tensor([1., 0., 1.])
+    """
+    parts, places = [], []
+    for s in index.unique().tolist():
+        place = (index == s).nonzero().squeeze(-1)
+        parts.append(draw(s, len(place)))
+        places.append(place)
+    return torch.cat(parts)[torch.cat(places).argsort().to(parts[0].device)]
 
 
 class Posterior(ABC):

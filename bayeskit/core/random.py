@@ -21,6 +21,16 @@ def normal(shape: tuple[int, ...], *, like: Tensor, generator: torch.Generator) 
     return torch.randn(shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)
 
 
+def categorical(weights: Tensor, num_samples: int, *, generator: torch.Generator) -> Tensor:
+    """Positions drawn with replacement in proportion to `weights` (s,), made on the generator's own device.
+
+    Examples:
+        >>> categorical(torch.tensor([0.0, 1.0]), 3, generator=torch.Generator())
+        tensor([1, 1, 1])
+    """
+    return torch.multinomial(weights.to(generator.device), num_samples, replacement=True, generator=generator)
+
+
 def seed(generator: torch.Generator) -> int:
     """A seed drawn from `generator`, for things that take an integer.
 

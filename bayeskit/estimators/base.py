@@ -242,6 +242,13 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         with torch.no_grad():
             return self.posterior_(x)
 
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
+        """Rows as the fitted posterior knows them, in standardized units."""
+        X, y = reading.split_dataset(X, y)
+        x, y, weights = reading.read(self, X, y, sample_weight, reset=False, **self._reading())
+        data = Data(self._scaled(x), self._standardize(self._encode(y, reset=False)), weights)
+        return data.to(device=self.device_)
+
     def _chunks(self, X: Any) -> list[Inputs]:
         """Scaled inputs, at most `PREDICT_ROWS` at a time."""
         check_is_fitted(self)

@@ -11,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
-from bayeskit.core import checks, random
+from bayeskit.core import checks
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
 from bayeskit.estimators.base import BayesEstimator, _squeeze
@@ -95,8 +95,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         check_is_fitted(self)
         generator = self._generator(random_state)
         values = self._values(self._read_again(X))
-        with torch.no_grad(), random.seeded(generator):
-            draws = self.likelihood_.distribution(values.sample(n_samples, generator=generator)).sample()
+        draws = self.likelihood_.sample(values, n_samples, generator=generator)
         scaler = self.target_scaler_
         draws = draws.reshape(*draws.shape[:2], -1)  # (s, n, k), also where the law has no axis of outputs
         return _squeeze(draws.double().cpu() * scaler.scale + scaler.shift).movedim(0, -1).numpy()

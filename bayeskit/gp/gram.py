@@ -20,6 +20,8 @@ from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel
 from gpytorch.means import Mean
 from torch import Tensor
 
+from bayeskit.gp.deep_kernel import DeepKernel
+
 CANCELLATION = 1e-8
 """Largest error of a squared distance, in squared lengthscales, that |a|^2 + |b|^2 - 2ab may make by cancellation."""
 
@@ -43,6 +45,9 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
     same = x1 is x2
     x1 = x1.double()
     x2 = x1 if same else x2.double()
+    if isinstance(kernel, DeepKernel):
+        first = kernel.features(x1)
+        return gram(kernel.base_kernel, first, first if same else kernel.features(x2))
     known = _stationary(kernel)
     if known is not None:
         lengthscale, outputscale, smoothness = known
@@ -89,6 +94,10 @@ def gram_diagonal(kernel: Kernel, x: Tensor) -> Tensor:
         outputscale = torch.ones((), dtype=x.dtype, device=x.device) if known[1] is None else known[1].to(x)
         batch = torch.broadcast_shapes(kernel.batch_shape, x.shape[:-2])
         return outputscale.unsqueeze(-1).expand(*batch, x.shape[-2])
+    if isinstance(kernel, DeepKernel) and _stationary(kernel.base_kernel) is None:
+        return gram_diagonal(kernel.base_kernel, kernel.features(x))
+    if isinstance(kernel, DeepKernel):
+        return gram_diagonal(kernel.base_kernel, x)  # the same everywhere, whatever the features
     return gram_pairs(kernel, x, x)
 
 

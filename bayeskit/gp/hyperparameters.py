@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayeskit.core import random
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.gp import mixing
+from bayeskit.gp.deep_kernel import settled
 from bayeskit.gp.gram import mean_rows
 from bayeskit.gp.process import GaussianProcess
 
@@ -152,12 +153,7 @@ def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) ->
 
 
 def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:
-    parameters = list(module.parameters())
-    if (
-        parameters
-        and not any(p.requires_grad for p in parameters)
-        and all(p.dtype == torch.float64 for p in parameters)
-    ):
+    if any(True for _ in module.parameters()) and settled(module):
         return module  # nothing will change it, and a conditioned kernel carries large tensors
     copied = copy.deepcopy(module, shared).double()
     return copied if learn else copied.requires_grad_(False)

@@ -9,6 +9,7 @@ with z, L, R of `Conditioned`. The update is exact: f has the posterior's law wh
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, chunks
+from bayeskit.gp.deep_kernel import DeepKernel
 from bayeskit.gp.gram import gram, outer_dims
 from bayeskit.gp.neighbors import Nearest
 from bayeskit.gp.output_kernel import OutputKernel, apart
+from bayeskit.gp.pairs import PairKernel, mixed, multitask_terms
 
 NUM_WAVES = 512
 """Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
@@ -39,6 +42,9 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       covariance over draws are those of the kernel exactly; each draw is a sum of `NUM_WAVES` waves, hence Gaussian
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
+    - A deep kernel: draws of its base, at the features.
+    - gpytorch's multitask kernels over pairs (input, output): draws of the data kernel, mixed by a root of the
+      covariance of the outputs.
     - `Nearest`: inducing values, and the rest from a draw of its base, exact.
     - A kernel over inputs and outputs: draws of the latent functions, mixed.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
@@ -65,31 +71,85 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
         >>> bool((f(x)[..., 2:] == f(x[2:])).all())
         True
     """
-    shape = (num_samples, num_outputs)
-    if isinstance(kernel, Conditioned | IterativelyConditioned):
-        prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
-        return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, shape, generator))
-    if isinstance(kernel, Nearest):
-        prior = draws(kernel.base, num_samples, num_outputs, like=like, generator=generator)
-        noise = random.normal((*shape, len(kernel.z)), like=like, generator=generator)
-        return _Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
-    if isinstance(kernel, OutputKernel):
-        q = kernel.mixing.shape[-1]
-        latents = draws(kernel.base, num_samples * num_outputs, q, like=like, generator=generator)
-        return _Mixtures(latents, kernel.mixing.detach(), num_outputs)
-    if type(kernel) is ScaleKernel:
-        base = draws(kernel.base_kernel, num_samples, num_outputs, like=like, generator=generator)
-        dims = outer_dims(kernel)
-        base = base if dims is None else _Columns(base, dims)
-        return _Scaled(base, kernel.outputscale.detach().to(like).sqrt())
-    if type(kernel) is AdditiveKernel and kernel.active_dims is None:
-        parts = [
-            draws(part, num_samples, num_outputs, like=like, generator=generator) for part in cast(Any, kernel.kernels)
-        ]
-        return _Sum(parts)
-    if type(kernel) is RBFKernel or type(kernel) is MaternKernel:
-        return _Waves(kernel, shape, like=like, generator=generator)
-    return _Anchored(kernel, shape, like=like, seed=random.seed(generator))
+    return _Asked(num_samples, num_outputs, like, generator).of(kernel)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How many draws, of which kind, and what makes them."""
+
+    num_samples: int
+    num_outputs: int
+    like: Tensor
+    generator: torch.Generator
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.num_samples, self.num_outputs
+
+    def of(self, kernel: Kernel) -> Draws:
+        """By the rule of the kernel's type; a subclass may compute anything, so it has no rule of its parent's."""
+        return _RULES.get(type(kernel), _anchored)(kernel, self)
+
+
+def _conditioned(kernel: Any, asked: _Asked) -> Draws:
+    prior = asked.of(kernel.base)
+    return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, asked.shape, asked.generator))
+
+
+def _nearest(kernel: Nearest, asked: _Asked) -> Draws:
+    prior = asked.of(kernel.base)
+    noise = random.normal((*asked.shape, len(kernel.z)), like=asked.like, generator=asked.generator)
+    return _Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
+
+
+def _of_outputs(kernel: OutputKernel, asked: _Asked) -> Draws:
+    q = kernel.mixing.shape[-1]
+    latents = replace(asked, num_samples=asked.num_samples * asked.num_outputs, num_outputs=q).of(kernel.base)
+    return _Mixtures(latents, kernel.mixing.detach(), asked.num_outputs)
+
+
+def _of_pairs(kernel: PairKernel, asked: _Asked) -> Draws:
+    latents = replace(asked, num_outputs=kernel.num_outputs)
+    return _Sum([mixed(latents.of(data), kernel, term) for data, term in multitask_terms(kernel.base)])
+
+
+def _of_features(kernel: DeepKernel, asked: _Asked) -> Draws:
+    return _OfFeatures(asked.of(kernel.base_kernel), kernel)
+
+
+def _scaled(kernel: ScaleKernel, asked: _Asked) -> Draws:
+    base, dims = asked.of(kernel.base_kernel), outer_dims(kernel)
+    base = base if dims is None else _Columns(base, dims)
+    return _Scaled(base, kernel.outputscale.detach().to(asked.like).sqrt())
+
+
+def _added(kernel: AdditiveKernel, asked: _Asked) -> Draws:
+    if kernel.active_dims is not None:
+        return _anchored(kernel, asked)
+    return _Sum([asked.of(part) for part in cast(Any, kernel.kernels)])
+
+
+def _stationary(kernel: Kernel, asked: _Asked) -> Draws:
+    return _Waves(kernel, asked.shape, like=asked.like, generator=asked.generator)
+
+
+def _anchored(kernel: Kernel, asked: _Asked) -> Draws:
+    return _Anchored(kernel, asked.shape, like=asked.like, seed=random.seed(asked.generator))
+
+
+_RULES: dict[type[Kernel], Callable[[Any, _Asked], Draws]] = {
+    Conditioned: _conditioned,
+    IterativelyConditioned: _conditioned,
+    Nearest: _nearest,
+    OutputKernel: _of_outputs,
+    PairKernel: _of_pairs,
+    DeepKernel: _of_features,
+    ScaleKernel: _scaled,
+    AdditiveKernel: _added,
+    RBFKernel: _stationary,
+    MaternKernel: _stationary,
+}
 
 
 class _Waves:
@@ -163,7 +223,17 @@ class _Scaled:
         self.base, self.factor = base, factor
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.base(x) * self.factor.unsqueeze(-1)
+        return self.base(x) * self.factor.to(x).unsqueeze(-1)
+
+
+class _OfFeatures:
+    """f(h(x))."""
+
+    def __init__(self, base: Draws, kernel: DeepKernel):
+        self.base, self.kernel = base, kernel
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.base(self.kernel.features(x))
 
 
 class _Columns:

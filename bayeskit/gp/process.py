@@ -21,8 +21,10 @@ from bayeskit.core.types import Inputs
 from bayeskit.gp import pathwise
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned, ConditionedMean
+from bayeskit.gp.deep_kernel import settled
 from bayeskit.gp.gram import Evaluated, mean_rows
 from bayeskit.gp.neighbors import Nearest
+from bayeskit.gp.pairs import PairKernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,10 @@ class GaussianProcess(Posterior):
         if self.mixing is not None:
             self._check_mixing(self.mixing)
         point = torch.zeros(1, 1)
+        pairs = [part.base for part in self.kernel.modules() if isinstance(part, PairKernel)]
+        inside = {part for base in pairs for part in base.modules()}
         for part in self.kernel.modules():
-            if isinstance(part, Kernel) and part.num_outputs_per_input(point, point) > 1:
+            if isinstance(part, Kernel) and part not in inside and part.num_outputs_per_input(point, point) > 1:
                 raise ValueError(
                     f"`kernel` must give one number for a pair of inputs, but {type(part).__name__} gives a matrix "
                     "over outputs; for independent outputs use a kernel of batch shape () or (k,) and "
@@ -140,9 +144,8 @@ class GaussianProcess(Posterior):
 
     def frozen(self) -> "GaussianProcess":
         """The same process with hyperparameters in float64 that need no gradient; itself if they are so already."""
-        parameters = [*self.mean.parameters(), *self.kernel.parameters()]
-        parameters += [] if self.mixing is None else [self.mixing]
-        if all(p.dtype == torch.float64 and not p.requires_grad for p in parameters):
+        known = self.mixing is None or (self.mixing.dtype == torch.float64 and not self.mixing.requires_grad)
+        if known and settled(self.mean) and settled(self.kernel):
             return self
         mixing = None if self.mixing is None else self.mixing.detach().double().clone()
         return replace(self, mean=_frozen(self.mean), kernel=_frozen(self.kernel), mixing=mixing)

@@ -7,7 +7,7 @@ import torch
 from linear_operator.operators import DenseLinearOperator, IdentityLinearOperator, KroneckerProductLinearOperator
 
 from bayeskit.core import operators
-from bayeskit.core.posterior import FunctionValues, GaussianValues, Posterior, SampledValues
+from bayeskit.core.posterior import FunctionValues, GaussianValues, MixtureValues, Posterior, SampledValues
 
 
 def gaussian(batch=(), *, n=3, k=2):
@@ -33,6 +33,12 @@ def sampled(batch=()):
     return SampledValues(draws)
 
 
+def mixture(batch=()):
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    shifted = gaussian(batch).affine(torch.ones(2, dtype=torch.float64), 2 * torch.ones(2, dtype=torch.float64))
+    return MixtureValues((gaussian(batch), sampled(batch), shifted), weights)
+
+
 VALUES = {
     "dense": gaussian(),
     "dense, batch": gaussian((2,)),
@@ -40,6 +46,8 @@ VALUES = {
     "independent outputs": independent(),
     "draws": sampled(),
     "draws, batch": sampled((2,)),
+    "mixture": mixture(),
+    "mixture, batch": mixture((2,)),
 }
 every_law = pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
 

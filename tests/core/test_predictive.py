@@ -13,7 +13,9 @@ from bayeskit.core.predictive import (
     IntegralPredictive,
     MixturePredictive,
     NoisyStudentTPredictive,
+    PooledPredictive,
     StudentTPredictive,
+    pool,
 )
 
 
@@ -38,6 +40,14 @@ def laws(n=4, k=1, dtype=torch.float64):
         "mixture": MixturePredictive(joint),
         "weighted": MixturePredictive(joint.base_dist, torch.tensor([0.2, 0.3, 0.5], dtype=dtype).log()),
         "integral": IntegralPredictive(values, laplace_law),
+        "pooled": PooledPredictive(
+            (GaussianPredictive(values, torch.tensor([0.3], dtype=dtype)), MixturePredictive(joint)),
+            torch.tensor([0.3, 0.7], dtype=dtype),
+        ),
+        "pooled row by row": PooledPredictive(
+            (GaussianPredictive(values, torch.tensor([0.3], dtype=dtype)), MixturePredictive(joint)),
+            torch.stack([torch.linspace(0, 1, n, dtype=dtype), 1 - torch.linspace(0, 1, n, dtype=dtype)]),
+        ),
     }
 
 
@@ -303,3 +313,24 @@ def test_cdf_reads_targets_like_the_density(name, n):
     torch.testing.assert_close(law.affine(0.0, 1.0).cdf(y), expected)
     assert law.cdf(0.0).shape == (n, 1)
     assert law.cdf(y.expand(5, n)).shape == (5, n, 1)
+
+
+def test_pooled_classes_average_probabilities():
+    tables = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    parts = [CategoricalPredictive(table.log(), torch.full((3,), 0.1 * s)) for s, table in enumerate(tables)]
+    law = pool(parts, torch.tensor([[0.25, 1.0, 0.5], [0.75, 0.0, 0.5]]))
+    weights = torch.tensor([0.25, 1.0, 0.5]).unsqueeze(-1)
+    torch.testing.assert_close(law.probs, weights * tables[0] + (1 - weights) * tables[1])
+    torch.testing.assert_close(law.expected_entropy, torch.tensor([0.075, 0.0, 0.05]))
+
+
+def test_a_pool_of_parts_of_one_law_is_the_mixture():
+    means = torch.tensor([-1.0, 0.5, 3.0]).double()
+    whole = MixturePredictive(td.Independent(td.Normal(means.reshape(3, 1, 1), 0.4), 1))
+    parts = [MixturePredictive(td.Independent(td.Normal(m.reshape(1, 1, 1), 0.4), 1)) for m in means]
+    law = pool(parts, torch.full((3,), 1 / 3).double())
+    y = torch.linspace(-3, 5, 9).double().reshape(9, 1, 1)
+    torch.testing.assert_close(law.log_prob(y), whole.log_prob(y))
+    torch.testing.assert_close(law.cdf(y), whole.cdf(y))
+    torch.testing.assert_close(law.quantile(0.7), whole.quantile(0.7))
+    torch.testing.assert_close(law.total, whole.total)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
+from bayeskit.core import random
 from bayeskit.core.likelihood import expectations, marginals
 from bayeskit.core.likelihood.missing import Observed
-from bayeskit.core.posterior import FunctionValues, SampledValues
-from bayeskit.core.predictive import Predictive, laws
+from bayeskit.core.posterior import FunctionValues, MixtureValues, SampledValues
+from bayeskit.core.predictive import Predictive, laws, pool
 
 SMALLEST_PRECISION = 2e-8
 """Floor of the site precisions: a likelihood that is not log-concave would otherwise give improper sites."""
@@ -215,10 +216,13 @@ class Likelihood(nn.Module, ABC):
     def predictive(self, values: FunctionValues) -> Predictive:
         """The law of y at each input when f has the law `values`.
 
-        Stored draws give the mixture over them. Gaussian values give a closed form where there is one, otherwise
-        quadrature of the density itself (one latent per output), otherwise a mixture over 512 Sobol draws. The
-        result keeps a copy of the likelihood: it neither follows nor differentiates the likelihood's parameters.
+        Stored draws give the mixture over them, a mixture that of its components' predictives. Gaussian values give a
+        closed form where there is one, otherwise quadrature of the density itself (one latent per output), otherwise a
+        mixture over 512 Sobol draws. The result keeps a copy of the likelihood: it neither follows nor differentiates
+        the likelihood's parameters.
         """
+        if isinstance(values, MixtureValues):
+            return pool([self.predictive(part) for part in values.components], values.weights)
         frozen = copy.deepcopy(self).requires_grad_(False)
         if isinstance(values, SampledValues):
             count = len(values.draws)
@@ -229,6 +233,20 @@ class Likelihood(nn.Module, ABC):
     def gaussian_predictive(self, values: FunctionValues) -> Predictive:
         """`predictive` for Gaussian values; the place for a closed form."""
         return marginals.over_gaussian(self.distribution, values)
+
+    def sample(self, values: FunctionValues, num_samples: int, *, generator: torch.Generator) -> Tensor:
+        """Joint draws of the observations at all inputs: a draw of the function, then one of y given it.
+
+        Args:
+            values: Law of the latents (n, k).
+            num_samples: s.
+            generator: Source of randomness.
+
+        Returns:
+            (s, n, t), or (s, n) where y is one label or number an input.
+        """
+        with torch.no_grad(), random.seeded(generator):
+            return self.distribution(values.sample(num_samples, generator=generator)).sample()
 
     def _observed(self, f: Tensor, y: Tensor) -> Observed:
         """Targets with gaps filled, and where they were."""
