@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Inference
+from bayeskit.core.likelihood import Likelihood
 
 Task = Literal["regression", "classification"]
 Family = Literal["gp", "bnn"]
@@ -39,6 +40,12 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
 
 # family -> what turns a kernel or a network into the prior of an estimator.
 PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
+
+MAX_EXACT_ROWS = 3_000
+"""Rows up to which a whole exact fit is a matter of seconds to a minute."""
+
+MAX_COLLAPSED_ROWS = 500_000
+"""Rows up to which one pass with hundreds of inducing points, and the data themselves in float64, are affordable."""
 
 
 def names(task: Task | None = None, *, family: Family | None = None) -> list[str]:
@@ -84,20 +91,26 @@ def quick(name: str) -> Inference:
     return get(name, **inference_class(name).quick)()
 
 
-def default(family: Family, task: Task, num_rows: int, *, num_correlated: int = 1) -> str:
-    """The method used when none is named, by task and size.
+def default(
+    family: Family, task: Task, num_rows: int, likelihood: Likelihood | None = None, *, num_correlated: int = 1
+) -> str:
+    """The method used when none is named, by task, size and what the likelihood allows.
 
-    A GP is exact while a whole fit stays in seconds (3,000 rows), then sparse; classes need a variational bound. With
-    correlated outputs every one of them is a row of the exact method. A network gets a last-layer Laplace
-    approximation: one training run, one pass for the curvature, an evidence.
+    A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches; classes, and
+    any likelihood that has no closed form, need a variational bound. With correlated outputs every one of them is a row
+    of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation: one
+    training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
-    if task == "classification":
+    if task == "classification" or num_rows > MAX_COLLAPSED_ROWS:
         return "svgp"
-    if num_correlated > 1:
-        return "exact" if num_rows * num_correlated <= 3_000 else "svgp"
-    return "exact" if num_rows <= 3_000 else "sgpr" if num_rows <= 100_000 else "svgp"
+    if num_rows * num_correlated <= MAX_EXACT_ROWS:
+        chosen = "exact"
+    else:
+        chosen = "sgpr" if num_correlated == 1 else "svgp"
+    allowed = likelihood is None or isinstance(likelihood, inference_class(chosen).likelihoods)
+    return chosen if allowed else "svgp"
 
 
 def prior(family: Family) -> Callable[..., Any]:

@@ -2,6 +2,7 @@ import pytest
 
 from bayeskit import registry
 from bayeskit.core.inference import Inference
+from bayeskit.core.likelihood import Gaussian, Poisson, StudentT
 
 
 def test_every_entry_is_an_inference_with_a_kind():
@@ -23,7 +24,11 @@ def test_defaults_by_task_and_size():
     assert registry.default("gp", "regression", 500) == "exact"
     assert registry.default("gp", "regression", 50_000) == "sgpr"
     assert registry.default("gp", "regression", 1_000_000) == "svgp"
+    assert registry.default("gp", "regression", 500, Gaussian()) == "exact"
+    assert registry.default("gp", "regression", 500, StudentT()) == "svgp"
+    assert registry.default("gp", "regression", 50_000, Poisson()) == "svgp"
     assert registry.default("gp", "regression", 500, num_correlated=3) == "exact"
     assert registry.default("gp", "regression", 5_000, num_correlated=3) == "svgp"
+    assert registry.default("gp", "regression", 500, StudentT(), num_correlated=3) == "svgp"
     assert registry.default("gp", "classification", 50) == "svgp"
     assert registry.default("bnn", "regression", 50) == "laplace"

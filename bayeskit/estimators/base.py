@@ -152,7 +152,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
 
     def _default_inference(self, num_rows: int) -> str:
         """The registered name used when none is given."""
-        return registry.default(self._family, self._task, num_rows)
+        return registry.default(self._family, self._task, num_rows, self.likelihood)
 
     def _check_family(self, name: str) -> None:
         """Refuse a method of the other family by naming the estimator to use, an unknown name by listing the known."""

@@ -34,7 +34,7 @@ class _Processes(BayesEstimator[Law]):
 
     def _default_inference(self, num_rows: int) -> str:
         correlated = 1 if self.num_latents is None else self.num_outputs_
-        return registry.default("gp", self._task, num_rows, num_correlated=correlated)
+        return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated)
 
     def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> Law:
         """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.
@@ -66,7 +66,7 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
         kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
             Parameters with `requires_grad` are learnt, others are kept.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
-            choose by task and size (exact up to 3,000 rows).
+            choose by task, size and likelihood (exact up to 3,000 rows).
         likelihood: Law of the observations given f; None for Gaussian noise of learnt variance.
         num_latents: With several targets, the number q of independent functions that they are learnt mixtures of
             (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for

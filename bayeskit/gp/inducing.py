@@ -5,13 +5,19 @@ from gpytorch.kernels import Kernel
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.gp.gram import gram, gram_diagonal
+from bayeskit.core.operators.budget import chunks
+from bayeskit.gp.gram import gram, gram_diagonal, gram_pairs
 from bayeskit.gp.pivoted_cholesky import pivoted_cholesky
 
 MAX_CANDIDATES = 20_000
 """Rows among which the starting points are looked for; more are thinned out at random."""
 
-LLOYD_STEPS = 20
+LLOYD_STEPS = 10
+
+METRIC_STEP = 0.1
+"""Step along each feature, in units of its spread, over which a kernel's loss of correlation is read off."""
+
+METRIC_ROWS = 64
 
 STARTS = ("greedy", "kmeans")
 
@@ -26,7 +32,7 @@ def starting_points(
         x: Inputs (n, d).
         num_inducing: Points wanted, m.
         start: "greedy" takes the input with the largest variance given those taken before; "kmeans" takes the centers
-            of clusters of the inputs.
+            of clusters of the inputs, in the kernel's own `metric`, so that irrelevant features count for nothing.
         generator: Source of randomness.
 
     Returns:
@@ -65,6 +71,41 @@ def spread(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def metric(kernel: Kernel, x: Tensor) -> Tensor:
+    r"""The distance in each feature over which a kernel decorrelates, (d,): lengthscales up to a factor they share.
+
+    With rho_j the correlation, averaged over some rows, between an input and the same input moved by a step h_j along
+    feature j,
+
+        l_j = h_j / sqrt(-2 log rho_j),
+
+    which is the lengthscale of an RBF kernel and in proportion to those of a Matern one; any kernel has it.
+
+    Args:
+        kernel: Any kernel.
+        x: Inputs (n, d).
+
+    Examples:
+        >>> from gpytorch.kernels import RBFKernel
+        >>> kernel = RBFKernel(ard_num_dims=2)
+        >>> kernel.lengthscale = torch.tensor([[0.5, 4.0]])
+        >>> metric(kernel, torch.tensor([[0.0, 0.0], [2.0, 2.0]])).round(decimals=3).tolist()
+        [0.5, 4.0]
+    """
+    steps = METRIC_STEP * spread(x)
+    rows = x[torch.linspace(0, len(x) - 1, min(len(x), METRIC_ROWS), device=x.device).long()]
+    before = gram_diagonal(kernel, rows)
+    scales = []
+    for j, step in enumerate(steps):
+        moved = rows.clone()
+        moved[:, j] += step
+        size = (before * gram_diagonal(kernel, moved)).sqrt().clamp_min(1e-300)
+        correlation = (gram_pairs(kernel, rows, moved) / size).mean().clamp(1e-6, 1 - 1e-12)
+        scales.append(step / (-2 * correlation.log()).sqrt())
+    return torch.stack(scales)
+
+
+@torch.no_grad()
 def _greedy(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Generator) -> Tensor:
     """Largest conditional variance first, of the average kernel where outputs have their own."""
 
@@ -78,30 +119,28 @@ def _greedy(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Gener
 
 @torch.no_grad()
 def _cluster_centers(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Generator) -> Tensor:
-    """k-means on features of unit spread, from centers drawn far apart.
-
-    References:
-        Arthur and Vassilvitskii (2007), "k-means++: The Advantages of Careful Seeding", section 2.2.
-    """
-    scale = spread(x)
-    points = (x - x.mean(0)) / scale
-    centers, nearest = points[:0], torch.ones_like(points[:, 0])
-    for _ in range(num_inducing):
-        weights = nearest.clamp_min(1e-300).to(generator.device)
-        chosen = points[torch.multinomial(weights, 1, generator=generator).to(x.device)]
-        nearest = torch.minimum(nearest, _squares(points, chosen)) if len(centers) else _squares(points, chosen)
-        centers = torch.cat([centers, chosen])
+    """k-means in the kernel's metric, from centers drawn among the inputs."""
+    center, scale = x.mean(0), metric(kernel, x)
+    points = (x - center) / scale
+    order = torch.randperm(len(points), generator=generator, device=generator.device)[:num_inducing]
+    centers = points[order.to(points.device)]
     assigned = None
     for _ in range(LLOYD_STEPS):
-        closest = torch.cdist(points, centers).argmin(-1)
+        sums, sizes, closest = _assigned(points, centers)
         if assigned is not None and torch.equal(closest, assigned):
             break
         assigned = closest
-        members = torch.nn.functional.one_hot(closest, num_inducing).to(points)  # a product sums in a fixed order
-        sizes = members.sum(0).unsqueeze(-1)
-        centers = torch.where(sizes > 0, members.mT @ points / sizes.clamp_min(1), centers)
-    return centers * scale + x.mean(0)
+        centers = torch.where(sizes > 0, sums / sizes.clamp_min(1), centers)
+    return centers * scale + center
 
 
-def _squares(points: Tensor, center: Tensor) -> Tensor:
-    return (points - center).square().sum(-1)
+def _assigned(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum (m, d) and number (m, 1) of the points nearest to each center; the nearest center of each point, (n,)."""
+    sums, sizes, closest = torch.zeros_like(centers), torch.zeros_like(centers[:, :1]), []
+    for part in chunks(len(points), 4 * len(centers), cached=True):
+        nearest = torch.cdist(points[part], centers).argmin(-1, keepdim=True)
+        members = points.new_zeros(len(nearest), len(centers)).scatter_(1, nearest, 1.0)
+        sums += members.mT @ points[part]  # a product sums in a fixed order, which adding by index does not
+        sizes += members.sum(0).unsqueeze(-1)
+        closest.append(nearest.squeeze(-1))
+    return sums, sizes, torch.cat(closest)

@@ -1,10 +1,12 @@
 """Sparse Gaussian-process regression by the collapsed bound."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
@@ -12,31 +14,51 @@ from bayeskit.core.likelihood import Conjugate, Dirichlet, Gaussian, Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.collapsed import collapsed
-from bayeskit.gp.hyperparameters import learnable
+from bayeskit.gp.calibration import calibrated
+from bayeskit.gp.collapsed import Collapsed, collapsed
+from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.subset import learn_on_subset
 from bayeskit.gp.training_set import inputs, training_set
+
+LEARNING = ("auto", "bound", "subset")
+
+PASS_BUDGET = 4e11
+"""Largest n m^2 that `num_inducing=None` chooses: some ten to twenty seconds for the pass, on one core."""
+
+BOUND_BUDGET = 1e12
+"""Largest 5 n m^2 max_iter, the multiplications of learning by the bound, for which "auto" does that."""
+
+MAX_LEFT_OUT = 2_000
+"""Rows of which the predictions settle output scale and noise; the posterior is conditioned on them like on all."""
 
 
 @dataclass(eq=False, repr=False)
 class SGPR(Inference):
     r"""Sparse regression with the optimal Gaussian at inducing points integrated out.
 
-    With Q = k(X, Z) k(Z, Z)^-1 k(Z, X) and noise s, the bound
+    With Q = k(X, Z) k(Z, Z)^-1 k(Z, X) and noise s, the evidence has the bound
 
-        log p(y) >= log N(y; m(X), Q + s I) - 1/(2 s) tr(k(X, X) - Q)
+        log p(y) >= log N(y; m(X), Q + s I) - 1/(2 s) tr(k(X, X) - Q),
 
-    is maximized over hyperparameters and Z together by L-BFGS, in float64. It equals the evidence where Z holds all the
-    inputs, and grows with every point added.
+    which equals it where Z holds all the inputs, and grows with every point added. Hyperparameters first maximize the
+    exact evidence of some rows. From there, few inducing points are learnt with all hyperparameters by maximizing the
+    bound; many stay at cluster centers, cost one pass over the data, and output scale and noise are those under which
+    rows left out of that pass are predicted best.
 
     Args:
-        num_inducing: m; with at least as many points as distinct inputs the method is exact and Z stays put.
+        num_inducing: m; None for 15 sqrt(n), and less where n m^2 would pass 4e11. With at least as many points as
+            distinct inputs the method is exact and Z stays put.
+        learning: "bound" (maximize it over hyperparameters and Z, by L-BFGS), "subset" (lengthscales from some rows,
+            scale and noise by leaving rows out, Z in place), or "auto": the former while 5 n m^2 max_iter <= 1e12.
         start: "kmeans" (centers of clusters) or "greedy" (largest variance given the others); see
             `gp.inducing.starting_points`.
-        max_iter: L-BFGS iterations at most.
+        max_iter: L-BFGS iterations at most, on the bound and (no more than 50) on the evidence of the subset.
+        learning_rows: Rows, drawn at random, of whose exact evidence hyperparameters are learnt first.
+        restarts: Further random starts on the evidence of the subset; the best optimum is kept.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
-        learn_inducing: Whether to move Z.
+        learn_inducing: Whether to move Z where the bound is maximized.
 
     References:
         Titsias (2009), "Variational Learning of Inducing Variables in Sparse Gaussian Processes", equation 9.
@@ -55,45 +77,27 @@ class SGPR(Inference):
     kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
 
-    num_inducing: int = 256
+    num_inducing: int | None = None
+    learning: str = "auto"
     start: str = "kmeans"
     max_iter: int = 100
+    learning_rows: int = 2_000
+    restarts: int = 0
     learn: bool = True
     learn_inducing: bool = True
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """The sparse posterior process given `data`, at learnt hyperparameters and inducing points."""
         self.check(prior, likelihood, data)
-        checks.positive(self.num_inducing, name="num_inducing", integer=True)
-        checks.positive(self.max_iter, name="max_iter", integer=True)
-        checks.choice(self.start, name="start", options=STARTS)
+        self._validate()
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        if model.parameters:
-            assert isinstance(likelihood, Conjugate)
-            model.center(likelihood.observations(rows.y)[0], rows.weights)
-        z, complete = starting_points(
-            model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
-        )
-        unit = spread(inputs(rows))
-        free = (z / unit).requires_grad_(self.learn_inducing and not complete)  # moves in units of the features' spread
-        parameters = [p for p in (*model.parameters, free) if p.requires_grad]
-        history: dict[str, list[float]] = {}
         with operators.recording() as notes:
-            if parameters:
-                history = minimize_lbfgs(
-                    lambda: -(collapsed(model, free * unit, rows).bound + model.log_prior()),
-                    parameters,
-                    max_iter=self.max_iter,
-                    description="SGPR",
-                )
-            with torch.no_grad():
-                z = free * unit if free.requires_grad else z
-                result = collapsed(model, z, rows)
-                posterior = result.posterior(model.process(), z)
+            result, z, history = self._learnt(model, rows, generator)
+            posterior = result.posterior(model.process(), z)
         return Fit(
             posterior,
             model.frozen_likelihood(),
@@ -101,3 +105,79 @@ class SGPR(Inference):
             history,
             dict(notes) | {"inducing points": len(z)},
         )
+
+    def _learnt(
+        self, model: Model, rows: Data, generator: torch.Generator
+    ) -> tuple[Collapsed, Tensor, dict[str, list[float]]]:
+        """Learn what is to be learnt; the collapsed result, the inducing points, and the curves of the last search."""
+        num_inducing = self.num_inducing or default_num_inducing(len(rows))
+        by_bound = self._by_bound(len(rows), num_inducing)
+        kept, left_out, history = rows, None, {}
+        if model.parameters:
+            assert isinstance(model.likelihood, Conjugate)
+            model.center(model.likelihood.observations(rows.y)[0], rows.weights)
+            if not by_bound and len(rows) >= 5:
+                kept, left_out = _divided(rows, generator)
+            settings = {"max_iter": self.max_iter, "restarts": self.restarts, "generator": generator}
+            history = learn_on_subset(model, kept, self.learning_rows, **settings)
+        placing = {"start": self.start, "generator": generator}
+        z, complete = starting_points(model.kernel, inputs(kept), num_inducing, **placing)
+        if complete and left_out is not None:  # there may be points enough for all
+            z, complete = starting_points(model.kernel, inputs(rows), num_inducing, **placing)
+        if by_bound:
+            z, climbed = self._maximize_bound(model, z, rows, move=self.learn_inducing and not complete)
+            history = climbed or history
+        with torch.no_grad():
+            result = collapsed(model, z, rows)
+        if left_out is not None and not complete:
+            result = calibrated(model, z, rows, result, left_out)
+        return result, z, history
+
+    def _validate(self) -> None:
+        if self.num_inducing is not None:
+            checks.positive(self.num_inducing, name="num_inducing", integer=True)
+        checks.positive(self.max_iter, name="max_iter", integer=True)
+        checks.positive(self.learning_rows, name="learning_rows", integer=True)
+        checks.choice(self.start, name="start", options=STARTS)
+        checks.choice(self.learning, name="learning", options=LEARNING)
+        if self.restarts:
+            checks.positive(self.restarts, name="restarts", integer=True)
+
+    def _by_bound(self, n: int, m: int) -> bool:
+        """Whether hyperparameters and Z are learnt by maximizing the bound."""
+        affordable = 5.0 * n * m**2 * self.max_iter <= BOUND_BUDGET
+        return self.learning == "bound" or (self.learning == "auto" and affordable)
+
+    def _maximize_bound(
+        self, model: Model, z: Tensor, rows: Data, *, move: bool
+    ) -> tuple[Tensor, dict[str, list[float]]]:
+        """Inducing points and hyperparameters that maximize bound plus log prior, and the curves of the search."""
+        unit = spread(inputs(rows))
+        free = (z / unit).requires_grad_(move)  # moves in units of the features' spread
+        parameters = [p for p in (*model.parameters, free) if p.requires_grad]
+        if not parameters:
+            return z, {}
+        history = minimize_lbfgs(
+            lambda: -(collapsed(model, free * unit, rows).bound + model.log_prior()),
+            parameters,
+            max_iter=self.max_iter,
+            description="SGPR",
+        )
+        return (free * unit).detach() if move else z, history
+
+
+def _divided(rows: Data, generator: torch.Generator) -> tuple[Data, Tensor]:
+    """All rows but some, which are to be left out, and which these are: a fifth, at most `MAX_LEFT_OUT`."""
+    order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.y.device)
+    count = min(MAX_LEFT_OUT, len(rows) // 5)
+    return rows.rows(order[count:].sort().values), order[:count].sort().values
+
+
+def default_num_inducing(n: int) -> int:
+    """How many inducing points n rows get: 15 sqrt(n), and at most what keeps n m^2 within 4e11.
+
+    Examples:
+        >>> default_num_inducing(10_000), default_num_inducing(100_000)
+        (1500, 2000)
+    """
+    return math.ceil(min(15 * math.sqrt(n), math.sqrt(PASS_BUDGET / n)))

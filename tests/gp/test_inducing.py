@@ -1,11 +1,12 @@
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel
 
 from bayeskit.gp.gram import gram, gram_diagonal
-from bayeskit.gp.inducing import starting_points
+from bayeskit.gp.inducing import metric, starting_points
 from bayeskit.gp.pivoted_cholesky import pivoted_cholesky
 
-from .problems import close, generator, matern, test_inputs
+from .problems import close, generator, matern, scaled, test_inputs
 
 
 def test_full_pivoted_cholesky_is_a_factor():
@@ -36,6 +37,25 @@ def test_starting_points_ignore_order_and_repetition(start):
     assert torch.equal(points[0][0], points[1][0])
     assert points[0][0].shape == (9, 2)
     assert not points[0][1]
+
+
+def test_the_metric_is_that_of_the_lengthscales():
+    x = test_inputs(200, 3)
+    kernel = scaled(RBFKernel(ard_num_dims=3), torch.tensor([[0.3, 2.0, 500.0]], dtype=torch.float64))
+    close(metric(kernel, x) / torch.tensor([0.3, 2.0, 500.0]), torch.ones(3), 1e-4)
+    rough = metric(matern((0.9, 90.0)), x[:, :2])
+    close(rough[1] / rough[0], torch.tensor(100.0), 0.05)
+    total = matern((0.9, 1.4)) + matern((0.9, 1.4), nu=1.5)
+    ratio = metric(total.requires_grad_(False), x[:, :2])
+    assert 1.4 < float(ratio[1] / ratio[0]) < 1.7  # 1.56, whatever the kernel
+
+
+def test_clusters_ignore_features_that_the_kernel_ignores():
+    x = test_inputs(400, 2)
+    kernel = matern((0.5, 1e4))
+    z, _ = starting_points(kernel, x, 12, start="kmeans", generator=generator())
+    nearest = (x[:, None, 0] - z[None, :, 0]).abs().amin(1)
+    assert float(nearest.mean()) < 0.12  # twelve points on one feature; in two they leave 0.2
 
 
 def test_few_distinct_inputs_are_taken_whole():

@@ -10,6 +10,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, Exact, GaussianProcess, default_prior
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import learnable
+from bayeskit.gp.sgpr import default_num_inducing
 from bayeskit.gp.training_set import training_set
 
 from .problems import close, constant, generator, noise, process, regression, same_law, test_inputs
@@ -161,7 +162,8 @@ def test_low_noise_keeps_its_coverage():
     x = torch.rand(1500, 2, dtype=torch.float64, generator=g) * 4
     truth = (x[:, :1]).sin() * (0.7 * x[:, 1:]).cos()
     y = truth + 2e-3 * torch.randn(1500, 1, dtype=torch.float64, generator=g)
-    result = fit(Data(x[:1200], y[:1200]), default_prior(x), Gaussian(), SGPR(num_inducing=100, max_iter=200))
+    method = SGPR(num_inducing=100, max_iter=200, learning_rows=400)
+    result = fit(Data(x[:1200], y[:1200]), default_prior(x), Gaussian(), method)
     values = result.posterior(x[1200:])
     std = (values.variance + result.likelihood.noise).sqrt()
     covered = ((values.mean - y[1200:]).abs() < 1.96 * std).double().mean()
@@ -175,3 +177,56 @@ def test_few_distinct_inputs_and_constant_columns():
     result = fit(data, default_prior(x), Gaussian(), SGPR())
     assert result.diagnostics["inducing points"] == 3
     assert float((result.posterior(x).mean - data.y).abs().max()) < 0.05
+
+
+def test_without_settings_there_are_as_many_points_as_the_rows_deserve():
+    data = regression(300)
+    result = fit(data, default_prior(data.x), Gaussian(), SGPR(max_iter=5))
+    assert result.diagnostics["inducing points"] == default_num_inducing(300) == 260
+    assert default_num_inducing(1_000_000) ** 2 * 1e6 <= 4.01e11
+
+
+@pytest.mark.parametrize("learning", ["bound", "subset"])
+def test_both_ways_of_learning_find_the_function(learning):
+    """Many rows, few points: lengthscales from 100 rows, and either the bound or rows left out for the rest."""
+    data, x = regression(600, d=1), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64).unsqueeze(-1)
+    method = SGPR(num_inducing=25, learning=learning, learning_rows=100, max_iter=30)
+    result = fit(data, default_prior(data.x), Gaussian(), method)
+    close(result.posterior(x).mean, x.sin(), 0.06)
+    assert 0.008 < float(result.likelihood.noise) < 0.015  # 0.01 in truth, and 120 rows are left out
+    assert result.diagnostics["rows used to learn hyperparameters"] == 100
+    again = fit(data, default_prior(data.x), Gaussian(), method)
+    assert torch.equal(again.posterior(x).mean, result.posterior(x).mean)
+
+
+def test_a_bound_learnt_from_a_subset_is_below_the_evidence():
+    data = regression(200, d=1)
+    result = fit(data, default_prior(data.x), Gaussian(), SGPR(num_inducing=15, learning="subset", learning_rows=80))
+    kernel = result.posterior.kernel.base
+    full = Exact(learn=False).infer(
+        GaussianProcess(result.posterior.mean.base_mean, kernel), result.likelihood, data, generator=generator()
+    )
+    assert float(result.log_evidence) <= float(full.log_evidence) + 1e-9
+
+
+def test_order_of_rows_changes_nothing_when_some_are_left_out():
+    data, x = regression(150), test_inputs()
+    shuffled = data.rows(torch.randperm(len(data), generator=generator()))
+    method = SGPR(num_inducing=20, max_iter=5, learning="subset", learning_rows=60, restarts=1)
+    one, two = (fit(d, default_prior(d.x), Gaussian(), method) for d in (data, shuffled))
+    same_law(one.posterior, two.posterior, x, 1e-9)
+
+
+def test_settings_are_checked():
+    data = regression(5)
+    with pytest.raises(ValueError, match="did you mean 'subset'"):
+        fit(data, method=SGPR(learning="subste"))
+    with pytest.raises(ValueError, match="learning_rows"):
+        fit(data, method=SGPR(learning_rows=0))
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_few_rows_are_enough(n):
+    data = regression(n)
+    result = fit(data, default_prior(data.x), Gaussian(), SGPR(num_inducing=1, learning="subset", max_iter=3))
+    assert bool((result.posterior(data.x).variance >= 0).all())
