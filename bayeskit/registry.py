@@ -4,7 +4,7 @@ Adding a method is one file and one line here. Classes are imported when asked f
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
 >>> names("classification")
-['deep_ensemble', 'laplace', 'map', 'nuts', 'sgld', 'svgp', 'swsgp']
+['coreset', 'deep_ensemble', 'dual_svgp', 'laplace', 'map', 'nuts', 'orthogonal_svgp', 'sgld', 'svgp', 'swsgp']
 >>> get("laplace")()
 Laplace()
 """
@@ -25,7 +25,10 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "exact": ("gp", "bayeskit.gp:Exact", {}),
     "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
     "svgp": ("gp", "bayeskit.gp:SVGP", {}),
+    "dual_svgp": ("gp", "bayeskit.gp:DualSVGP", {}),
     "fully_bayesian": ("gp", "bayeskit.gp:FullyBayesian", {}),
+    "coreset": ("gp", "bayeskit.gp:CoresetGP", {}),
+    "orthogonal_svgp": ("gp", "bayeskit.gp:OrthogonalSVGP", {}),
     "swsgp": ("gp", "bayeskit.gp:SWSGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),

@@ -89,3 +89,21 @@ def test_sparse_methods_with_every_input_are_exact():
         assert torch.allclose(sparse.posterior(x).mean, exact.posterior(x).mean, **TOLERANCE)
         assert torch.allclose(sparse.posterior(x).variance, exact.posterior(x).variance, **TOLERANCE)
         assert float(sparse.log_evidence) == pytest.approx(float(exact.log_evidence), abs=1e-8)
+
+
+def test_the_exact_process_is_sgpr_is_a_coreset_where_all_inputs_are_points():
+    data, likelihood = rows(20, 1), Gaussian(noise=NOISE, learn=False)
+    prior = gp.default_prior(data.x)
+    methods = (
+        gp.Exact(learn=False),
+        gp.SGPR(num_inducing=20, learn=False),
+        gp.CoresetGP(num_points=20, learn=False),
+    )
+    exact, *others = (m.infer(prior, likelihood, data, generator=generator()) for m in methods)
+    x = torch.randn(6, 3, generator=generator(), dtype=torch.float64)
+    for fit in others:
+        assert torch.allclose(fit.posterior(x).mean, exact.posterior(x).mean, **TOLERANCE)
+        assert torch.allclose(
+            fit.posterior(x).covariance.to_dense(), exact.posterior(x).covariance.to_dense(), rtol=1e-6, atol=1e-7
+        )  # weights of the coreset are found by a search
+        assert float(fit.log_evidence) == pytest.approx(float(exact.log_evidence), abs=1e-7)

@@ -1,17 +1,21 @@
 """Gaussian processes with scikit-learn habits."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from bayeskit import registry
 from bayeskit.core.inference import Fit
+from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
 from bayeskit.core.types import Inputs
 from bayeskit.estimators.base import BayesEstimator, Law
 from bayeskit.estimators.tasks import ClassificationEstimator, RegressionEstimator
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class _Processes(BayesEstimator[Law]):
@@ -46,6 +50,10 @@ class _Processes(BayesEstimator[Law]):
         check_is_fitted(self)
         leave_one_out = registry.load("bayeskit.gp:leave_one_out")
         return self._deliver(leave_one_out(Fit(self.posterior_, self.likelihood_), self._data(X, y, sample_weight)))
+
+    def coreset(self) -> "DataFrame":
+        """The noisy rows that the posterior is conditioned on, heaviest first; see `coreset_table`."""
+        return coreset_table(self)
 
 
 class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
@@ -167,3 +175,53 @@ class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+
+
+def coreset_table(estimator: Any) -> "DataFrame":
+    """The coreset of a fitted GP estimator, in original units.
+
+    For `gp.CoresetGP` these are the learnt pseudo observations, for `gp.Exact` the data themselves at their weights.
+
+    Args:
+        estimator: A fitted `GPRegressor` or `GPClassifier`.
+
+    Returns:
+        A row a point: its inputs (named as in `fit`, else x0, x1, ...), its outputs ("y", or "y0", "y1", ...; for other
+        likelihoods than Gaussian noise those of the latents, "latent0", ...), and its "weight", the number of
+        observations it counts as (for other likelihoods its "precision", in the units of the outputs); one column of
+        them for each output where they differ. Sorted by their sum, largest first.
+
+    Raises:
+        ValueError: The method does not condition on noisy rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> model = GPRegressor(inference="exact").fit([[0.0], [1.0], [2.0]], [5.0, 6.0, 7.0])
+        >>> model.coreset().round(6).sort_values("x0")["y"].tolist()
+        [5.0, 6.0, 7.0]
+    """
+    import pandas as pd
+
+    check_is_fitted(estimator)
+    found = registry.load("bayeskit.gp.pseudo_observations:pseudo_observations")(estimator.posterior_)
+    if found is None:
+        raise ValueError(
+            f"{type(estimator.inference_).__name__} has no coreset: its posterior is not the prior conditioned on "
+            "noisy rows; use `gp.CoresetGP` (or `gp.Exact`, whose coreset is the data)"
+        )
+    z, y, noise = (t.detach().double().cpu() for t in found)
+    likelihood, scaler = estimator.likelihood_, estimator.input_scaler_
+    z = z if scaler is None else z * scaler.scale + scaler.shift
+    names = [*getattr(estimator, "feature_names_in_", [f"x{j}" for j in range(z.shape[-1])])]
+    if likelihood.target == "continuous":
+        shift, scale = (t.detach().cpu() for t in estimator._latent_units())
+        y, noise = shift + scale * y, scale.square() * noise
+    gaussian = isinstance(likelihood, Gaussian)
+    one = likelihood.noise.detach().cpu() * estimator.target_scaler_.scale.square() if gaussian else 1.0
+    weights = one / noise
+    if torch.allclose(weights, weights[:, :1], rtol=1e-10, atol=0.0):
+        weights = weights[:, :1]
+    for values, name in ((y, "y" if gaussian else "latent"), (weights, "weight" if gaussian else "precision")):
+        names += [name] if values.shape[-1] == 1 else [f"{name}{j}" for j in range(values.shape[-1])]
+    order = weights.sum(-1).argsort(descending=True, stable=True)
+    return pd.DataFrame(torch.cat([z, y, weights], dim=-1)[order].numpy(), columns=names)

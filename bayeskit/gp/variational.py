@@ -1,7 +1,7 @@
 """A Gaussian over whitened inducing values, its bound, and natural-gradient ascent to the best one."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,11 @@ from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import marginals, projected
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs
+
+KEPT_ELEMENTS = 2**28
+"""Above this size of L^-1 k(Z, X), blocks of it are formed again for every pass instead of being kept (2 GiB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +49,20 @@ class Variational:
         """The Gaussian at the present values of `leaves()`."""
         return cls(leaves[0], leaves[1].triu())
 
-    def divergence(self) -> Tensor:
-        """sum_j KL[q(v_j) || N(0, I)], a scalar."""
-        logdet = 2 * self.root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
-        return 0.5 * (self.root.square().sum() + self.mean.square().sum() - self.mean.numel() - logdet)
+    @classmethod
+    def from_sites(cls, sites: Sites) -> "Variational":
+        """q(v) proportional to N(v; 0, I) times the sites."""
+        return cls(*sites.moments())
+
+    def divergence(self, before: "Variational | None" = None) -> Tensor:
+        """sum_j KL[q(v_j) || N(0, I)], or from another Gaussian `before`; a scalar."""
+        mean, root = self.mean, self.root
+        if before is not None:  # in coordinates in which the other one is standard normal
+            joint = torch.cat([(mean - before.mean).unsqueeze(-1), root], dim=-1)
+            joint = torch.linalg.solve_triangular(before.root, joint, upper=True)
+            mean, root = joint[..., 0], joint[..., 1:]
+        logdet = 2 * root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
+        return 0.5 * (root.square().sum() + mean.square().sum() - mean.numel() - logdet)
 
     def posterior(self, model: Model, z: Tensor) -> GaussianProcess:
         """The process with this law at its inducing points."""
@@ -77,16 +91,7 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
 def ascend(
     model: Model, z: Tensor, variational: Variational, data: Data, *, max_steps: int, tolerance: float = 1e-7
 ) -> tuple[Variational, float]:
-    """Maximize the bound over q(v) alone by natural-gradient steps over all rows.
-
-    With (a_i, b_i) the first and (negated) second derivatives of E_q[log p(y_i | f)] in the mean of f(x_i), a step of
-    length t moves the natural parameters to
-
-        S^-1   <-  (1 - t) S^-1   + t (I + sum_i w_i b_i A_i A_i'),
-        S^-1 q <-  (1 - t) S^-1 q + t sum_i w_i (a_i + b_i A_i' q) A_i,         A_i = L^-1 k(Z, x_i).
-
-    At t = 1 this is the optimum at once for a Gaussian likelihood; elsewhere a step that lowers the bound is halved.
-    With a mixing the means of all latent functions move together, as in `coupled.py`.
+    """Maximize the bound over q(v) alone by natural-gradient steps over all rows; see `settle`.
 
     Args:
         model: Mean, kernel and likelihood, which stay.
@@ -100,46 +105,70 @@ def ascend(
         The best q(v) and its bound.
     """
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-    blocks = _Blocks(model, tril, z, data)
-    value, length, taken = blocks.bound(variational), 1.0, 0
-    precision, shift = _natural(variational)
+    start = Sites.of(variational.mean, variational.root)
+    sites, value = settle(model, tril, z, data, start, max_steps=max_steps, tolerance=tolerance)
+    return Variational.from_sites(sites), value
+
+
+@torch.no_grad()
+def settle(
+    model: Model,
+    tril: Tensor,
+    z: Tensor,
+    data: Data,
+    start: Sites,
+    *,
+    before: Sites | None = None,
+    max_steps: int,
+    tolerance: float = 1e-7,
+) -> tuple[Sites, float]:
+    """The sites of all rows at the optimum of the bound, by natural-gradient steps.
+
+    With (a_i, b_i) the first and (negated) second derivatives of E_q[log p(y_i | f)] in the mean of f(x_i), a step of
+    length t moves the sites to
+
+        P  <-  (1 - t) P + t sum_i w_i b_i A_i A_i',
+        l  <-  (1 - t) l + t sum_i w_i (a_i + b_i A_i' q) A_i,         A_i = L^-1 k(Z, x_i).
+
+    At t = 1 this is the optimum at once for a Gaussian likelihood; elsewhere a step that lowers the bound is halved.
+    With a mixing the means of all latent functions move together, as in `coupled.py`.
+
+    Args:
+        model: Mean, kernel and likelihood, which stay.
+        tril: L, (m, m) or (k, m, m).
+        z: Inducing points (m, d).
+        data: All rows.
+        start: Where to start.
+        before: Sites of earlier data at the same L and Z, which stay; the bound is then one on log p(y | earlier y).
+        max_steps: Steps at most.
+        tolerance: Stop when a full step gains less than this share of the bound.
+
+    Returns:
+        The sites of these rows, and the bound.
+
+    References:
+        Khan and Lin (2017), "Conjugate-Computation Variational Inference", section 3.
+        Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.
+    """
+    rows = _Blocks(model, tril, z, data, before)
+    sites, length, taken = start, 1.0, 0
+    value, target = rows.evaluate(sites)
     while taken < max_steps and length > 1e-3:
-        target_precision, target_shift = blocks.sites(variational)
-        if model.mixing is not None:
-            couplings = blocks.couplings(variational)
-            target_shift = coupled_shift(couplings, variational.mean, target_precision, target_shift)
         while length > 1e-3:
-            mixed = torch.lerp(precision, target_precision, length), torch.lerp(shift, target_shift, length)
-            proposal = _from_natural(*mixed)
-            proposed = blocks.bound(proposal)
+            proposal = sites.toward(target, length)
+            proposed, next_target = rows.evaluate(proposal)
             if proposed >= value:
                 break
             length /= 2
         else:
             break
         gain, taken = proposed - value, taken + 1
-        variational, value, (precision, shift) = proposal, proposed, mixed
+        sites, value, target = proposal, proposed, next_target
         if gain <= tolerance * (1 + abs(value)):
             break
         length = min(1.0, 2 * length)
     operators.note("natural-gradient steps", taken)
-    return variational, value
-
-
-def _natural(variational: Variational) -> tuple[Tensor, Tensor]:
-    """S^-1 (k, m, m) and S^-1 q (k, m)."""
-    eye = torch.eye(variational.mean.shape[-1], dtype=variational.mean.dtype, device=variational.mean.device)
-    inverse_root = torch.linalg.solve_triangular(variational.root, eye, upper=True)
-    precision = inverse_root.mT @ inverse_root
-    return precision, (precision @ variational.mean.unsqueeze(-1)).squeeze(-1)
-
-
-def _from_natural(precision: Tensor, shift: Tensor) -> Variational:
-    """From S^-1 = P P' with P lower triangular: R = P^-T is upper triangular."""
-    factor = factorize(precision, name="precision of q(v)")
-    eye = torch.eye(shift.shape[-1], dtype=shift.dtype, device=shift.device)
-    root = torch.linalg.solve_triangular(factor.tril.mT, eye, upper=True)
-    return Variational(factor.solve(shift.unsqueeze(-1)).squeeze(-1), root)
+    return sites, value
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,56 +195,51 @@ class _Block:
         mean = mean_rows(model.mean, inputs(data), model.num_outputs)
         return cls(data, projection, mean, variance)
 
-    def shift(self, variational: Variational) -> Tensor:
-        """A' q, (k, n)."""
-        return projected(self.projection, variational.mean)
-
-    def marginals(self, variational: Variational) -> tuple[Tensor, Tensor]:
-        """Mean and variance of f(x_i), each (n, k)."""
-        spread = (variational.root.mT @ self.projection).square().sum(-2)
-        return (self.mean + self.shift(variational)).mT, (self.variance + spread).mT
+    def evaluate(self, model: Model, variational: Variational) -> tuple[Tensor, Sites, Tensor | None]:
+        """The rows' expected log-likelihood under q, their sites there, and what couples mixed latents, (n, q, q)."""
+        a = self.projection
+        shift = projected(a, variational.mean)
+        mean = (self.mean + shift).mT
+        variance = (self.variance + (variational.root.mT @ a).square().sum(-2)).mT
+        value = self.data.total(model.expected_log_prob(mean, variance, self.data.y))
+        alpha, beta = (site.mT for site in model.site_gradients(mean, variance, self.data.y))  # (k, n) each
+        weights = self.data.scale if self.data.weights is None else self.data.scale * self.data.weights
+        alpha, beta = alpha * weights, beta * weights
+        pull = (a @ (alpha + beta * shift).unsqueeze(-1)).squeeze(-1)
+        coupled = None
+        if model.mixing is not None:
+            coupled = model.couplings(mean, variance, self.data.y) * torch.as_tensor(weights).reshape(-1, 1, 1)
+        return value, Sites(pull, (a * beta.unsqueeze(-2)) @ a.mT), coupled
 
 
 class _Blocks:
-    """All rows in blocks, their projections formed once."""
+    """All rows in blocks, their projections formed once where memory allows."""
 
-    def __init__(self, model: Model, tril: Tensor, z: Tensor, data: Data):
-        self.model, self.blocks = model, []
+    def __init__(self, model: Model, tril: Tensor, z: Tensor, data: Data, before: Sites | None):
+        self.model, self.tril, self.z, self.data, self.before = model, tril, z, data, before
+        self.earlier = None if before is None else Variational.from_sites(before)
+        kept = tril[..., 0].numel() * len(data) <= KEPT_ELEMENTS
+        self.blocks = list(self._built()) if kept else None
+
+    def evaluate(self, sites: Sites) -> tuple[float, Sites]:
+        """The bound over all rows, and the sites that a full step from here leads to."""
+        variational = Variational.from_sites(sites if self.before is None else self.before + sites)
+        total, target = -variational.divergence(self.earlier), Sites.none(self.model.num_outputs, self.z)
+        couplings = []
+        for block in self._built() if self.blocks is None else self.blocks:
+            value, part, coupled = block.evaluate(self.model, variational)
+            total, target = total + value, target + part
+            couplings += [] if coupled is None else [(block.projection, coupled)]
+        if couplings:
+            known = target if self.before is None else self.before + target
+            precision = torch.eye(len(self.z), dtype=self.z.dtype, device=self.z.device) + known.precision
+            shift = coupled_shift(couplings, variational.mean, precision, known.shift)
+            target = Sites(target.shift + shift - known.shift, target.precision)
+        return float(total), target
+
+    def _built(self) -> Iterator[_Block]:
         start = 0
-        for x in chunks(inputs(data), len(z) * model.num_outputs):
-            part = data.rows(slice(start, start + len(x)))
-            self.blocks.append(_Block.build(model, tril, z, part))
+        for x in chunks(inputs(self.data), len(self.z) * self.model.num_outputs):
+            part = replace(self.data.rows(slice(start, start + len(x))), scale=self.data.scale)
+            yield _Block.build(self.model, self.tril, self.z, part)
             start += len(x)
-
-    def bound(self, variational: Variational) -> float:
-        """The bound over all rows."""
-        total = -variational.divergence()
-        for block in self.blocks:
-            mean, variance = block.marginals(variational)
-            total = total + block.data.total(self.model.expected_log_prob(mean, variance, block.data.y))
-        return float(total)
-
-    def sites(self, variational: Variational) -> tuple[Tensor, Tensor]:
-        """Natural parameters that a full step leads to: (k, m, m) and (k, m)."""
-        k, m = variational.mean.shape
-        precision = torch.eye(m, dtype=variational.mean.dtype, device=variational.mean.device).repeat(k, 1, 1)
-        shift = torch.zeros_like(variational.mean)
-        for block in self.blocks:
-            mean, variance = block.marginals(variational)
-            alpha, beta = self.model.site_gradients(mean, variance, block.data.y)  # (n, k) each
-            alpha, beta = alpha.mT, beta.mT
-            if block.data.weights is not None:
-                alpha, beta = alpha * block.data.weights, beta * block.data.weights
-            a = block.projection  # (m, n) or (k, m, n)
-            precision = precision + (a * beta.unsqueeze(-2)) @ a.mT
-            pull = alpha + beta * block.shift(variational)
-            shift = shift + (a @ pull.unsqueeze(-1)).squeeze(-1)
-        return precision, shift
-
-    def couplings(self, variational: Variational) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each block A, and what couples the latents that a mixing mixes, (n, q, q)."""
-        for block in self.blocks:
-            mean, variance = block.marginals(variational)
-            matrices = self.model.couplings(mean, variance, block.data.y)
-            weights = block.data.weights
-            yield block.projection, matrices if weights is None else matrices * weights[:, None, None]

@@ -1,0 +1,229 @@
+"""Sparse variational inference with sites as the state: natural gradients for q, and hyperparameters beside them."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bayeskit.core import checks, operators
+from bayeskit.core.inference import Evidence, Fit, Inference, Kind
+from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.operators import factorize
+from bayeskit.core.optimize import Training, minimize, minimize_lbfgs
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data
+from bayeskit.gp.dual_bound import Inducing, RowSites, noise_of, rows_bound
+from bayeskit.gp.dual_process import DualProcess
+from bayeskit.gp.gram import gram
+from bayeskit.gp.hyperparameters import Model, learnable
+from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.sites import Sites
+from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.variational import settle
+
+DEFAULT_STEPS = 600
+DEFAULT_BATCH = 1024
+ROUND = 8
+"""L-BFGS iterations with the rows' sites held, before q is settled again."""
+PASSED_ROWS = 4_000_000
+"""Rows that the natural-gradient steps at the end pass over at most, when there are more than 40,000."""
+
+History = dict[str, list[float]]
+
+
+@dataclass(eq=False, repr=False)
+class DualSVGP(Inference):
+    r"""Sparse variational inference whose Gaussian is kept as the prior times sites (t-SVGP).
+
+    With f_j(Z) - m_j(Z) = L v_j, q(v_j) is proportional to N(v_j; 0, I) exp(l_j' v_j - v_j' P_j v_j / 2). A
+    natural-gradient step of length t needs no inverse of its covariance:
+
+        P  <-  (1 - t) P + t sum_i w_i b_i A_i A_i',
+        l  <-  (1 - t) l + t sum_i w_i (a_i + b_i A_i' q) A_i,          A_i = L^-1 k(Z, x_i),
+
+    a_i and b_i being the first and negated second derivatives of E_q[log p(y_i | f)]. While hyperparameters and Z are
+    learnt the sites are held, and q moves along with the prior: up to `by_rows` rows one site a row, all rows at a time
+    by L-BFGS (for Gaussian noise exactly the collapsed bound); beyond, one site on f(Z), with a step of the sites and
+    one of Adam for each mini-batch. Last, q is brought to its optimum over all rows.
+
+    The posterior is a `DualProcess`. Given to `infer` as prior, it keeps Z and hyperparameters, and the new data's
+    sites are added to its own: for Gaussian noise the same posterior as all data at once, and no growth in memory.
+
+    Args:
+        num_inducing: m.
+        start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
+        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them.
+        max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
+        training: Settings of the mini-batch phase; None for about 600 steps of Adam at a learning rate of 0.05 that
+            falls to zero, in batches of 1,024.
+        length: Length t of the sites' steps over mini-batches; None for the batch's share of the rows, at least 0.1.
+        learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
+        learn_inducing: Whether to move Z.
+
+    References:
+        Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes".
+        Khan and Lin (2017), "Conjugate-Computation Variational Inference", section 3.
+
+    Examples:
+        >>> from bayeskit.core.likelihood import Bernoulli
+        >>> from bayeskit.gp import default_prior
+        >>> x = torch.linspace(-1, 1, 40, dtype=torch.float64).unsqueeze(-1)
+        >>> data, method, generator = Data(x, (x[:, 0] > 0).long()), DualSVGP(num_inducing=10), torch.Generator()
+        >>> fit = method.infer(default_prior(x), Bernoulli(), data, generator=generator)
+        >>> bool((fit.posterior(x).mean[:, 0] > 0).long().eq(data.y).all())
+        True
+        >>> more = method.infer(fit.posterior, fit.likelihood, data, generator=generator)  # at the same Z
+        >>> len(more.posterior.z)
+        10
+    """
+
+    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
+    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
+    kind: ClassVar[Kind] = "conditioning"
+    quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
+
+    num_inducing: int = 256
+    start: str = "kmeans"
+    by_rows: int = 10_000
+    max_iter: int = 100
+    training: Training | None = None
+    length: float | None = None
+    learn: bool = True
+    learn_inducing: bool = True
+
+    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
+        """The posterior process given `data`, at learnt hyperparameters and Z or those of a `DualProcess`."""
+        self._check(prior, likelihood, data)
+        assert isinstance(prior, GaussianProcess)
+        rows = training_set(prior, likelihood, data)
+        model = learnable(prior, likelihood, learn=self.learn)
+        if not len(rows):
+            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
+        if isinstance(prior, DualProcess):
+            return _more(prior, likelihood, rows)
+        with operators.recording() as notes:
+            if isinstance(likelihood, Gaussian) and model.parameters:
+                model.center(rows.y, rows.weights)
+            z, complete = starting_points(
+                model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
+            )
+            points = _Points(z, spread(inputs(rows)), self.learn_inducing and not complete)
+            with torch.enable_grad():
+                sites, history = self._learn(model, points, rows, generator)
+            with torch.no_grad():
+                z = points.z()
+                tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
+                sites, value = settle(model, tril, z, rows, sites, max_steps=_steps(model, len(rows)))
+                posterior = DualProcess.of(model.process(), z, tril, sites)
+        diagnostics = dict(notes) | {"inducing points": len(z)}
+        return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
+
+    def _check(self, prior: Posterior, likelihood: Likelihood, data: Data) -> None:
+        self.check(prior, likelihood, data)
+        for name in ("num_inducing", "max_iter"):
+            checks.positive(getattr(self, name), name=name, integer=True)
+        checks.choice(self.start, name="start", options=STARTS)
+        if self.length is not None:
+            checks.positive(self.length, name="length")
+            if self.length > 1:
+                raise ValueError(f"`length` must be at most 1; got {self.length}")
+
+    def _learn(self, model: Model, points: "_Points", rows: Data, generator: torch.Generator) -> tuple[Sites, History]:
+        """Learn hyperparameters and Z; the sites where they end."""
+        learnt = [p for p in (*model.parameters, points.free) if p.requires_grad]
+        if not learnt:
+            return Sites.none(model.num_outputs, points.z()), {}
+        if len(rows) * model.num_outputs <= self.by_rows:
+            return _learn_by_rows(model, points.z, rows, learnt, self.max_iter)
+        training = self.training or _default_training(len(rows))
+        share = (training.batch_size or len(rows)) / len(rows)
+        length = self.length or min(1.0, max(share, 0.1))
+        inducing = _started(model, points.z().detach(), rows)
+
+        def loss(batch: Data) -> Tensor:
+            return -(inducing.bound(model, points.z(), batch, length=length) + model.log_prior())
+
+        history = minimize(
+            loss, learnt, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
+        )
+        z = points.z().detach()
+        inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
+        return inducing.sites, history
+
+
+class _Points:
+    """Inducing points that move in units of the features' spread, or stay."""
+
+    def __init__(self, z: Tensor, unit: Tensor, learn: bool):
+        self.start, self.unit, self.free = z, unit, (z / unit).requires_grad_(learn)
+
+    def z(self) -> Tensor:
+        """Where they are, (m, d)."""
+        return self.free * self.unit if self.free.requires_grad else self.start
+
+
+def _learn_by_rows(
+    model: Model, z: Callable[[], Tensor], rows: Data, learnt: list[Tensor], max_iter: int
+) -> tuple[Sites, History]:
+    """Settle q, then learn with the rows' sites held, in turn; one round is all for Gaussian noise."""
+    closed = isinstance(model.likelihood, Gaussian)
+    sites, history, last = Sites.none(model.num_outputs, z()), {"loss": []}, -math.inf
+    for _ in range(1 if closed else math.ceil(max_iter / ROUND)):
+        with torch.no_grad():
+            at = z()
+            tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
+            sites, value = settle(model, tril, at, rows, sites, max_steps=1 if closed else 20)
+            value += float(model.log_prior())
+            held = RowSites.at(model, tril, at, rows, sites)
+        if value - last <= 1e-4 * (1 + abs(value)):
+            break
+        last = value
+        part = minimize_lbfgs(
+            lambda held=held: -(rows_bound(model, z(), rows, held)[0] + model.log_prior()),
+            learnt,
+            max_iter=max_iter if closed else ROUND,
+            description="DualSVGP",
+        )
+        history["loss"] += part["loss"]
+        with torch.no_grad():
+            sites = rows_bound(model, z(), rows, held)[1]
+    return sites, history
+
+
+@torch.no_grad()
+def _started(model: Model, z: Tensor, rows: Data) -> Inducing:
+    """Sites of some rows for all: what mini-batches start from."""
+    tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
+    every = max(1, len(rows) // (4 * DEFAULT_BATCH))
+    some = rows.rows(slice(0, None, every))
+    some = replace(some, scale=len(rows) / len(some))
+    sites, _ = settle(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=5)
+    return Inducing(z, tril, sites, noise_of(model))
+
+
+def _default_training(n: int) -> Training:
+    """`DEFAULT_STEPS` steps, whatever n."""
+    epochs = math.ceil(DEFAULT_STEPS / math.ceil(n / DEFAULT_BATCH))
+    return Training(lr=0.05, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")
+
+
+def _steps(model: Model, n: int) -> int:
+    """Natural-gradient steps at most over n rows; Gaussian noise needs one."""
+    return 1 if isinstance(model.likelihood, Gaussian) else min(100, max(2, PASSED_ROWS // n))
+
+
+@torch.no_grad()
+def _more(prior: DualProcess, likelihood: Likelihood, rows: Data) -> Fit:
+    """The posterior of a posterior: the new rows' sites, found with those of the earlier data held, are added."""
+    with operators.recording() as notes:
+        model = learnable(prior.base, likelihood, learn=False)
+        start = Sites.none(model.num_outputs, prior.z)
+        steps = _steps(model, len(rows))
+        sites, value = settle(model, prior.tril, prior.z, rows, start, before=prior.sites, max_steps=steps)
+        posterior = DualProcess.of(prior.base, prior.z, prior.tril, prior.sites + sites)
+    diagnostics = dict(notes) | {"inducing points": len(prior.z)}
+    return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), {}, diagnostics)
