@@ -22,17 +22,23 @@ from torch import Tensor
 
 from bayeskit.gp.deep_kernel import DeepKernel
 
+SLOPES = {math.inf: -0.5, 1.5: -1.5, 2.5: -5 / 6}
+"""Constants in phi' for each smoothness."""
+
 CANCELLATION = 1e-8
 """Largest error of a squared distance, in squared lengthscales, that |a|^2 + |b|^2 - 2ab may make by cancellation."""
 
 
-def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
-    """The dense matrix of covariances between two sets of inputs, in float64.
+def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The dense matrix of covariances between two sets of inputs.
+
+    Distances are formed in float64 whatever comes out; what the function of the distance is evaluated in is `dtype`.
 
     Args:
         kernel: A kernel of batch shape *b.
         x1: (n1, d), or (*b, n1, d) with one set of inputs for each kernel of the batch.
         x2: (n2, d) or (*b, n2, d); the same object as `x1` gives a diagonal without rounding.
+        dtype: Type of the matrix. float32 is for steps that are noisy anyway; what is kept is float64.
 
     Returns:
         (*b, n1, n2).
@@ -47,22 +53,15 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
     x2 = x1 if same else x2.double()
     if isinstance(kernel, DeepKernel):
         first = kernel.features(x1)
-        return gram(kernel.base_kernel, first, first if same else kernel.features(x2))
+        return gram(kernel.base_kernel, first, first if same else kernel.features(x2), dtype=dtype)
     known = _stationary(kernel)
     if known is not None:
-        lengthscale, outputscale, smoothness = known
-        center = x1.detach().mean(-2, keepdim=True)  # far from the origin, |a|^2 + |b|^2 - 2ab cancels
-        a = (x1 - center) / lengthscale
-        b = a if same else (x2 - center) / lengthscale
-        scale = torch.ones((), dtype=a.dtype, device=a.device) if outputscale is None else outputscale.to(a)
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], scale.shape)
-        a = a.expand(*batch, *a.shape[-2:])
-        b = a if same else b.expand(*batch, *b.shape[-2:])
-        return _Stationary.apply(a, b, scale.expand(batch), (smoothness, same))  # type: ignore[return-value]
+        a, b, scale, smoothness = _in_lengthscales(known, x1, x2)
+        return _Stationary.apply(a, b, scale, (smoothness, same, dtype))  # type: ignore[return-value]
     parts = _parts(kernel)
     if parts is not None:
         # gpytorch would add a low-rank kernel to another by way of a Cholesky factor, with jitter.
-        matrices = torch.broadcast_tensors(*(gram(part, x1, x1 if same else x2) for part in parts))
+        matrices = torch.broadcast_tensors(*(gram(part, x1, x1 if same else x2, dtype=dtype) for part in parts))
         stacked = torch.stack(matrices)
         return stacked.sum(0) if isinstance(kernel, AdditiveKernel) else stacked.prod(0)
     if type(kernel) is ScaleKernel:
@@ -70,11 +69,29 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         if dims is not None:
             x1 = x1.index_select(-1, dims)
             x2 = x1 if same else x2.index_select(-1, dims)
-        return kernel.outputscale[..., None, None] * gram(kernel.base_kernel, x1, x1 if same else x2)
+        scale = kernel.outputscale[..., None, None].to(dtype)
+        return scale * gram(kernel.base_kernel, x1, x1 if same else x2, dtype=dtype)
     batch = kernel.batch_shape
     x1 = x1.expand(*batch, *x1.shape[-2:]) if x1.dim() == 2 else x1
     x2 = x1 if same else (x2.expand(*batch, *x2.shape[-2:]) if x2.dim() == 2 else x2)
-    return kernel(x1, x2).to_dense()
+    return kernel(x1, x2).to_dense().to(dtype)
+
+
+def grams(kernel: Kernel, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """k(z, z) in float64, k(z, x) in `dtype` and the variances k(x_i, x_i) in float64: `gram` thrice, at less cost.
+
+    Examples:
+        >>> square, cross, diagonal = grams(RBFKernel(), torch.zeros(2, 1), torch.zeros(3, 1), dtype=torch.float32)
+        >>> square.sum().item(), cross.sum().item(), diagonal.sum().item()
+        (4.0, 6.0, 3.0)
+    """
+    known = _stationary(kernel)
+    if known is None:
+        return gram(kernel, z, z), gram(kernel, z, x, dtype=dtype), gram_diagonal(kernel, x)
+    a, b, scale, smoothness = _in_lengthscales(known, z.double(), x.double())
+    square: Any = _Stationary.apply(a, a, scale, (smoothness, True, torch.float64))
+    cross: Any = _Stationary.apply(a, b, scale, (smoothness, False, dtype))
+    return square, cross, scale.unsqueeze(-1).expand(*scale.shape, x.shape[-2])
 
 
 def gram_diagonal(kernel: Kernel, x: Tensor) -> Tensor:
@@ -196,15 +213,54 @@ def _stationary(kernel: Kernel) -> tuple[Tensor, Tensor | None, float] | None:
     return None
 
 
+def _in_lengthscales(
+    known: tuple[Tensor, Tensor | None, float], x1: Tensor, x2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The inputs of a stationary kernel in units of its lengthscales, its output scale, all batched, its smoothness."""
+    lengthscale, outputscale, smoothness = known
+    center = x1.detach().mean(-2, keepdim=True)  # far from the origin, |a|^2 + |b|^2 - 2ab cancels
+    a = (x1 - center) / lengthscale
+    b = a if x1 is x2 else (x2 - center) / lengthscale
+    scale = torch.ones((), dtype=a.dtype, device=a.device) if outputscale is None else outputscale.to(a)
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], scale.shape)
+    if batch:
+        same, a = a is b, a.expand(*batch, *a.shape[-2:])
+        b, scale = a if same else b.expand(*batch, *b.shape[-2:]), scale.expand(batch)
+    return a, b, scale, smoothness
+
+
 def _largest(values: Tensor) -> float:
     return float(values.max()) if values.numel() else 0.0
 
 
-def _by_differences(weight: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _squared_distances(a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, bool]:
+    """The products factor |a_i - b_j|^2, (*b, n1, n2), and whether they were formed by differences of coordinates."""
+    a_squared, b_squared = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
+    if torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION:
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(factor), True
+    left = torch.cat([a * -2, a_squared, torch.ones_like(a_squared)], dim=-1) * factor
+    right = torch.cat([b, torch.ones_like(b_squared), b_squared], dim=-1)
+    return left @ right.mT, False
+
+
+def _pull(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """The gradient 2 factor sum_j weight_ij (a_i - b_j), (*b, n1, d): one product has the sums of the weights too."""
+    sums = (weight @ torch.cat([b, torch.ones_like(b[..., :1])], dim=-1).to(weight.dtype)).to(a.dtype)
+    return (sums[..., -1:] * a - sums[..., :-1]).mul_(2 * factor)
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """sum_ij left_ij right_ij, (*b,)."""
+    if left.dim() == 2:
+        return torch.dot(left.reshape(-1), right.reshape(-1))
+    return (left * right).sum((-2, -1))
+
+
+def _by_differences(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """Gradients in a and b for dK/dr^2 times the incoming gradient, one feature at a time and without cancellation."""
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
     for j in range(a.shape[-1]):
-        pull = (a[..., j].unsqueeze(-1) - b[..., j].unsqueeze(-2)).mul_(weight).mul_(2)  # (*b, n1, n2)
+        pull = (a[..., j].unsqueeze(-1) - b[..., j].unsqueeze(-2)).mul_(weight).mul_(2 * factor)  # (*b, n1, n2)
         grad_a[..., j], grad_b[..., j] = pull.sum(-1), -pull.sum(-2)
     return grad_a, grad_b
 
@@ -213,33 +269,24 @@ class _Stationary(torch.autograd.Function):
     """s phi(|a - b|^2) and its gradients in a, b and s; see the equations at the top of the file."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool]) -> Tensor:
-        """K of shape (*b, n1, n2); `law` is the smoothness and whether a and b are the same inputs."""
-        smoothness, same = law
-        a_squared, b_squared = a.square().sum(-1), b.square().sum(-1)
-        ctx.apart = torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION
-        if ctx.apart:
-            squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        else:
-            squared = (a @ b.mT).mul_(-2).add_(a_squared.unsqueeze(-1)).add_(b_squared.unsqueeze(-2)).clamp_(min=0)
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool, torch.dtype]) -> Tensor:
+        """K of shape (*b, n1, n2); `law` is the smoothness, whether a and b are the same inputs, and the type of K."""
+        smoothness, same, dtype = law
+        squared, ctx.apart = _squared_distances(a, b, 0.5 if smoothness == math.inf else 2 * smoothness)
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
-        s = scale[..., None, None]
+        squared, s = squared.to(dtype).clamp_(min=0), scale[..., None, None].to(dtype)
         if smoothness == math.inf:
-            matrix = squared.mul_(-0.5).exp_().mul_(s)
-            slope = matrix * -0.5 if any(ctx.needs_input_grad) else None
+            matrix = slope = squared.neg_().exp_().mul_(s)
         else:
-            u = squared.mul_(2 * smoothness).sqrt_()
-            decay = torch.exp(-u).mul_(s)
-            if smoothness == 1.5:
-                matrix = (u + 1).mul_(decay)
-                slope = decay.mul_(-1.5) if any(ctx.needs_input_grad) else None
-            else:
-                linear = u + 1
-                matrix = u.square_().div_(3).add_(linear).mul_(decay)
-                slope = linear.mul_(decay).mul_(-5 / 6) if any(ctx.needs_input_grad) else None
-        if slope is not None:
+            u = squared.sqrt()
+            slope = torch.neg(u).exp_().mul_(s)  # up to the factor of SLOPES
+            matrix = torch.addcmul(slope, u, slope)
+            if smoothness == 2.5:
+                slope, matrix = matrix, torch.addcmul(matrix, squared, slope, value=1 / 3)
+        if any(ctx.needs_input_grad):
             ctx.save_for_backward(a, b, scale, matrix, slope)
+            ctx.factor = SLOPES[smoothness]
         return matrix
 
     @staticmethod
@@ -250,13 +297,12 @@ class _Stationary(torch.autograd.Function):
         need_a, need_b, need_scale = ctx.needs_input_grad[:3]
         grad_a = grad_b = grad_scale = None
         if need_a or need_b:
-            weight = grad * slope
+            weight = slope * grad
             if ctx.apart:
-                grad_a, grad_b = _by_differences(weight, a, b)
-            elif need_a:
-                grad_a = (weight.sum(-1).unsqueeze(-1) * a - weight @ b).mul_(2)
-            if need_b and not ctx.apart:
-                grad_b = (weight.sum(-2).unsqueeze(-1) * b - weight.mT @ a).mul_(2)
+                grad_a, grad_b = _by_differences(weight.to(a.dtype), a, b, ctx.factor)
+            else:
+                grad_a = _pull(weight, a, b, ctx.factor) if need_a else None
+                grad_b = _pull(weight.mT, b, a, ctx.factor) if need_b else None
         if need_scale:
-            grad_scale = torch.linalg.vecdot(grad, matrix).sum(-1) / scale
+            grad_scale = _inner(grad, matrix).to(scale) / scale
         return grad_a, grad_b, grad_scale, None

@@ -1,12 +1,15 @@
 """What is learnt besides the function: parameters of mean, kernel and likelihood, held by weak priors."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from gpytorch.kernels import Kernel
 from gpytorch.means import ConstantMean, Mean
+from gpytorch.priors import NormalPrior
+from gpytorch.priors.prior import Prior
 from torch import Tensor, nn
 
 from bayeskit.core import random
@@ -18,6 +21,8 @@ from bayeskit.gp.process import GaussianProcess
 
 NOISE_SPREAD = 3.0
 """Standard deviation of the logarithm of the noise variance (above its floor) around its starting value."""
+
+LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,6 +49,13 @@ class Model:
         self._noise_start = (
             self.likelihood.raw_noise.detach().clone() if isinstance(self.likelihood, Gaussian) else None
         )
+
+        named = [entry for module in (self.mean, self.kernel) for entry in module.named_priors()]
+        self._priors = [
+            (owner, prior, closure)
+            for _, owner, prior, closure, _ in named
+            if any(p.requires_grad for p in owner.parameters(recurse=False))
+        ]
 
     @property
     def num_outputs(self) -> int:
@@ -99,10 +111,8 @@ class Model:
         The entries of a learnt mixing have a normal one, without which W could grow as the kernel's scale shrinks.
         """
         total = torch.zeros((), dtype=torch.float64, device=_device(self))
-        for module in (self.mean, self.kernel):
-            for _, owner, prior, closure, _ in module.named_priors():
-                if any(p.requires_grad for p in owner.parameters(recurse=False)):
-                    total = total + prior.log_prob(closure(owner)).sum()
+        for owner, prior, closure in self._priors:
+            total = total + _log_density(prior, closure(owner))
         noise = self.likelihood.raw_noise if isinstance(self.likelihood, Gaussian) else None
         if noise is not None and noise.requires_grad:
             # On the raw scale, which also pulls back a search that stepped so far down that noise = floor to rounding.
@@ -155,6 +165,14 @@ def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) ->
     if prior.mixing is not None:
         mixed = nn.Parameter(prior.mixing.detach().double().clone(), learn and prior.mixing.requires_grad)
     return Model(mean, kernel, _copied(likelihood, learn, {}), prior.num_latents, mixed)
+
+
+def _log_density(prior: Prior, value: Tensor) -> Tensor:
+    """Log density of independent values, without the layers of torch's distributions for the usual one."""
+    if type(prior) is NormalPrior:
+        point: Any = value if prior._transform is None else prior._transform(value)
+        return (-0.5 * ((point - prior.loc) / prior.scale).square() - prior.scale.log() - LOG_ROOT_TWO_PI).sum()
+    return prior.log_prob(value).sum()
 
 
 def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:

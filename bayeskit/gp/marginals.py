@@ -1,14 +1,44 @@
 """What inducing values say of the function at some inputs, one input at a time.
 
-With f(Z) = L v, v ~ N(q, R R') and A = L^-1 k(Z, x):
+With f(Z) = L v, L L' = k(Z, Z), v ~ N(q, S) and A = L^-1 k(Z, x):
 
-    E f(x) - m(x) = A' q,        var f(x) = k(x, x) - |A|^2 + |R' A|^2.
+    E f(x) - m(x) = A' q,        var f(x) = k(x, x) + A' (S - I) A.
+
+The derivative is written by hand. Of everything that grows with the number of inputs it shares W = (S - I) A between
+the two passes, so that both together need four products: with g, h the incoming gradients of mean and variance,
+
+    dS = A diag(h) A',    dq = A g,    dA = 2 W diag(h) + q g',    dk(Z, x) = L^-T dA,
+
+and what goes back through the Cholesky factor is a function of P = dA A' = 2 (S - I) dS + q dq', without another pass:
+
+    dL = -tril(L^-T P),        dk(Z, Z) = -L^-T tril(P) L^-1    (half of P on the diagonal),
+
+the second because the lower triangle of L' tril(X) is that of L' X. It is not made symmetric: k(Z, Z) is, so what
+follows only meets its symmetric part.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from bayeskit.core.operators import blocks, factorize
 from bayeskit.gp.conditioned import floored
+
+NUGGET = 1e-6
+"""Added to k(Z, Z), in units of its mean diagonal, where the covariances with x are rounded to float32: they err by
+6e-8, which a smaller eigenvalue would amplify into variances that mean nothing."""
+
+
+Form = Literal["root", "triangular", "sites"]
+
+_SQUARES: Mapping[Form, Callable[[Tensor], Tensor]] = {
+    "root": lambda root: blocks.symmetric_product(root, root),
+    "triangular": blocks.upper_square,
+    "sites": Tensor.clone,
+}
+"""S from each form of it, as a tensor that may be changed."""
 
 
 def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,10 +49,10 @@ def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: T
         cross: k(Z, x), (m, n) or (k, m, n).
         before: k(x, x), (n,) or (k, n).
         mean: q, (k, m).
-        root: R, (k, m, r).
+        root: R with R R' = S, (k, m, r).
 
     Returns:
-        A' q and the variances, each (k, n).
+        A' q and the variances, each (k, n), in the type of `cross`.
 
     Examples:
         >>> one = torch.ones(1, 1, dtype=torch.float64)
@@ -30,9 +60,43 @@ def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: T
         >>> shift.item(), variance.item()
         (0.5, 1.0)
     """
-    projection = torch.linalg.solve_triangular(tril, cross, upper=False)
-    left = floored(before - projection.square().sum(-2), before)
-    return projected(projection, mean), left + (root.mT @ projection).square().sum(-2)
+    inverse = blocks.lower_inverse(tril.detach()).to(cross.dtype)
+    return _Marginals.apply((inverse, "root", True), tril, cross, before, mean, root)  # type: ignore[return-value]
+
+
+def marginals_of_grams(
+    square: Tensor, cross: Tensor, before: Tensor, mean: Tensor, spread: Tensor, *, form: Form
+) -> tuple[Tensor, Tensor]:
+    """As `marginals`, from k(Z, Z) instead of L: the fastest way to a gradient in all of it.
+
+    k(Z, Z) is factorized in float64. In float32 it carries `NUGGET`.
+
+    Args:
+        square: k(Z, Z) in float64, (m, m) or (k, m, m).
+        cross: k(Z, x), (m, n) or (k, m, n); its type is that of all the products.
+        before: k(x, x), (n,) or (k, n).
+        mean: q, (k, m).
+        spread: How far q(v) reaches, in one of these forms.
+        form: "root" for R with R R' = S, (k, m, r); "triangular" for an upper-triangular one, whose derivative is
+            triangular too; "sites" for S itself, (k, m, m). The derivative that this one gives, of a loss, leaves out
+            what inputs would take away from the precision of v: a likelihood that is not log-concave has such inputs,
+            and a natural gradient with them may not lead to a Gaussian.
+
+    Returns:
+        A' q and the variances, each (k, n), in the type of `cross`.
+
+    Examples:
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> shift, variance = marginals_of_grams(one, one / 2, one[0], one, one.unsqueeze(0), form="sites")
+        >>> shift.item(), variance.item()
+        (0.5, 1.0)
+    """
+    if cross.dtype == torch.float64:
+        factor = factorize(square.detach(), name="K_zz")
+    else:
+        factor = factorize(square.detach(), name="K_zz in single precision", least=NUGGET)
+    inverse = blocks.lower_inverse(factor.tril).to(cross.dtype)
+    return _Marginals.apply((inverse, form, False), square, cross, before, mean, spread)  # type: ignore[return-value]
 
 
 def projected(projection: Tensor, mean: Tensor) -> Tensor:
@@ -40,3 +104,59 @@ def projected(projection: Tensor, mean: Tensor) -> Tensor:
     if projection.dim() == 2:
         return mean @ projection
     return (mean.unsqueeze(-2) @ projection).squeeze(-2)
+
+
+class _Marginals(torch.autograd.Function):
+    """The equations at the top of the file; `base` is what the gradient goes back to, L or k(Z, Z)."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: tuple[Tensor, Form, bool], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and variance, (k, n) each; `plan` is L^-1 in the type of `cross`, the form, and whether `base` is L."""
+        inverse, form, _ = plan
+        _, cross, before, mean, spread = tensors
+        a, q, spread = blocks.lower_matmul(inverse, cross), mean.to(cross.dtype), spread.to(cross.dtype)
+        excess = _SQUARES[form](spread)
+        excess.diagonal(dim1=-2, dim2=-1).sub_(1)  # S - I
+        w = excess @ a  # (k, m, n)
+        before = before.to(a.dtype).expand(len(q), -1)
+        raw = (w * a).sum(-2).add_(before)
+        variance = floored(raw, before)
+        ctx.save_for_backward(a, w, excess, q, spread, raw < variance)
+        ctx.plan = plan
+        return projected(a, q), variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients in base, cross, before, mean and spread."""
+        a, w, excess, q, spread, below = ctx.saved_tensors
+        inverse, form, from_tril = ctx.plan
+        g, h = grads[0], grads[1].masked_fill(below, 0)  # (k, n)
+        shared = a.dim() == 2
+        slope = _weighted_square(a, h)
+        grad_q = g @ a.mT if shared else (a @ g.unsqueeze(-1)).squeeze(-1)
+        grad_base = grad_cross = None
+        if ctx.needs_input_grad[2]:
+            grad_a = (q.unsqueeze(-1) * g.unsqueeze(-2)).addcmul_(w, h.unsqueeze(-2), value=2)
+            grad_cross = blocks.upper_matmul(inverse.mT, grad_a.sum(0) if shared else grad_a)
+        if ctx.needs_input_grad[1]:
+            product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
+            grad_base = _through_cholesky(inverse, product.sum(0) if shared else product, from_tril)
+        if form == "sites":
+            grad_spread = _weighted_square(a, h.clamp(min=0)) if bool((h < 0).any()) else slope
+        else:
+            grad_spread = (blocks.upper_part if form == "triangular" else torch.matmul)(slope, spread).mul_(2)
+        return None, grad_base, grad_cross, h, grad_q, grad_spread
+
+
+def _weighted_square(a: Tensor, h: Tensor) -> Tensor:
+    """A diag(h) A' for A of shape (m, n) or (k, m, n) and h (k, n): (k, m, m)."""
+    weighted = a * h.unsqueeze(-2)
+    return blocks.symmetric_product(weighted, a.expand(weighted.shape))
+
+
+def _through_cholesky(inverse: Tensor, product: Tensor, from_tril: bool) -> Tensor:
+    """From the lower triangle of P to the gradient in L, or in k(Z, Z)."""
+    if from_tril:
+        return blocks.upper_matmul(inverse.mT, product).tril_().neg_()
+    product.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return blocks.upper_matmul(inverse.mT, blocks.lower_matmul(product, inverse)).neg_()

@@ -42,7 +42,8 @@ class Split:
     @classmethod
     def from_leaves(cls, leaves: list[Tensor]) -> "Split":
         """The two at the present values of `leaves()`."""
-        return cls(Variational.from_leaves(leaves[:2]), Variational.from_leaves(leaves[2:]))
+        mean1, root1, mean2, root2 = leaves
+        return cls(Variational(mean1, root1.triu()), Variational(mean2, root2.triu()))
 
     def joint(self) -> Variational:
         """The same law of [a; b], with a block-diagonal root."""

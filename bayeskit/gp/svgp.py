@@ -10,19 +10,25 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Likelihood
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.natural import NaturalGradient
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs, training_set
-from bayeskit.gp.variational import Variational, ascend, bound
+from bayeskit.gp.variational import Variational, ascend, bound, data_term
+
+TYPES = {"single": torch.float32, "double": torch.float64}
+
+START_ROWS = 8192
+"""Rows that q starts from in the mini-batch phase, at most."""
 
 DEFAULT_STEPS = 400
-DEFAULT_BATCH = 256
+DEFAULT_BATCH = 1024
 
 
 @dataclass(eq=False, repr=False)
@@ -40,6 +46,11 @@ class SVGP(Inference):
     Args:
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
+        variational: How q moves in the mini-batch phase: "natural", by natural-gradient steps while Adam moves the
+            rest, or "adam", along with the rest.
+        natural_lr: Length of the natural-gradient steps: q averages over about the last 1 / natural_lr batches.
+        precision: "single" or "double", the type of the products of the mini-batch phase. Its gradients are noisy
+            anyway; factors, and all that comes after this phase, are in float64 in either case.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 256.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
@@ -69,6 +80,9 @@ class SVGP(Inference):
 
     num_inducing: int = 128
     start: str = "kmeans"
+    variational: str = "natural"
+    natural_lr: float = 0.1
+    precision: str = "single"
     training: Training | None = None
     learn: bool = True
     learn_inducing: bool = True
@@ -78,14 +92,19 @@ class SVGP(Inference):
         self.check(prior, likelihood, data)
         checks.positive(self.num_inducing, name="num_inducing", integer=True)
         checks.choice(self.start, name="start", options=STARTS)
+        checks.choice(self.variational, name="variational", options=("natural", "adam"))
+        checks.positive(self.natural_lr, name="natural_lr")
+        if self.natural_lr > 1:
+            raise ValueError(f"`natural_lr` must be at most 1, a full step; got {self.natural_lr}")
+        checks.choice(self.precision, name="precision", options=tuple(TYPES))
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             z, history = self._train(model, rows, generator)
             with torch.no_grad():
                 posterior, value = _optimum(model, z, rows)
@@ -102,18 +121,36 @@ class SVGP(Inference):
         learnt = [p for p in (*model.parameters, free) if p.requires_grad]
         if not learnt:
             return z, {}
-        variational = Variational.prior(model.num_outputs, z)
+        start = Variational.prior(model.num_outputs, z)
+        some = rows
+        if self.variational == "natural" and len(rows) > START_ROWS:  # the first steps bring in the others
+            some = next(iter(rows.batches(START_ROWS, generator=generator)))
         with torch.no_grad():
-            variational, _ = ascend(model, z, variational, rows, max_steps=5)
-        leaves = variational.leaves()
+            start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 5)
 
-        def loss(batch: Data) -> Tensor:
-            where = free * unit if free.requires_grad else z
-            return -(bound(model, where, Variational.from_leaves(leaves), batch) + model.log_prior())
+        def where() -> Tensor:
+            return free * unit if free.requires_grad else z
 
-        training = self.training or _default_training(len(rows))
-        history = minimize(loss, [*learnt, *leaves], rows, training, generator=generator, description="SVGP")
-        return (free * unit).detach() if free.requires_grad else z, history
+        training, dtype = self.training or _default_training(len(rows)), TYPES[self.precision]
+        settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
+        if self.variational == "adam":
+            leaves = start.leaves(dtype)
+
+            def loss(batch: Data) -> Tensor:
+                return -(bound(model, where(), Variational.from_leaves(leaves), batch) + model.log_prior())
+
+            history = minimize(loss, [*learnt, *leaves], **settings)
+        else:
+            covariance = start.root @ start.root.mT
+            mean, covariance = (t.to(dtype).requires_grad_(True) for t in (start.mean, covariance))
+            own = NaturalGradient(mean, covariance, num_rows=len(rows), lr=self.natural_lr)
+
+            def loss(batch: Data) -> Tensor:
+                fit = data_term(model, where(), mean, covariance, batch, form="sites")
+                return own.divergence - fit - model.log_prior()
+
+            history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
+        return where().detach(), history
 
 
 def _default_training(n: int) -> Training:
@@ -124,7 +161,7 @@ def _default_training(n: int) -> Training:
 
 def _optimum(model: Model, z: Tensor, rows: Data) -> tuple[GaussianProcess, float]:
     """The best q(v) at the learnt hyperparameters and Z, and its bound."""
-    if isinstance(model.likelihood, Gaussian) and model.mixing is None:
+    if isinstance(model.likelihood, Conjugate) and model.mixing is None:
         result = collapsed(model, z, rows)
         return result.posterior(model.process(), z), float(result.bound)
     start = Variational.prior(model.num_outputs, z)

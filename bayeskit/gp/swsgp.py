@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Likelihood
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -57,6 +57,7 @@ class SWSGP(Inference):
         Information". The weight of the divergence and the diagonal q(u) are choices made here.
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import default_prior
         >>> x = torch.linspace(0, 6, 60, dtype=torch.float64).unsqueeze(-1)
         >>> data, generator = Data(x, x.sin()), torch.Generator().manual_seed(0)
@@ -91,8 +92,8 @@ class SWSGP(Inference):
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             z, history = self._train(model, rows, generator)
             num_neighbors = min(self.num_neighbors, len(z))
             with torch.no_grad():

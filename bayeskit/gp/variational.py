@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks, floored
 from bayeskit.gp.coupled import coupled_shift
-from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
+from bayeskit.gp.gram import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.hyperparameters import Model
-from bayeskit.gp.marginals import marginals, projected
+from bayeskit.gp.marginals import Form, marginals_of_grams, projected
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs
@@ -40,14 +41,14 @@ class Variational:
         mean = z.new_zeros(num_outputs, len(z))
         return cls(mean, torch.diag_embed(torch.ones_like(mean)))
 
-    def leaves(self) -> list[Tensor]:
+    def leaves(self, dtype: torch.dtype = torch.float64) -> list[Tensor]:
         """Free copies to optimize: q and R."""
-        return [self.mean.detach().clone().requires_grad_(True), self.root.detach().clone().requires_grad_(True)]
+        return [t.detach().to(dtype, copy=True).requires_grad_(True) for t in (self.mean, self.root)]
 
     @classmethod
     def from_leaves(cls, leaves: list[Tensor]) -> "Variational":
-        """The Gaussian at the present values of `leaves()`."""
-        return cls(leaves[0], leaves[1].triu())
+        """The Gaussian at the present values of `leaves()`; every gradient keeps R upper-triangular."""
+        return cls(leaves[0], leaves[1])
 
     @classmethod
     def from_sites(cls, sites: Sites) -> "Variational":
@@ -61,8 +62,7 @@ class Variational:
             joint = torch.cat([(mean - before.mean).unsqueeze(-1), root], dim=-1)
             joint = torch.linalg.solve_triangular(before.root, joint, upper=True)
             mean, root = joint[..., 0], joint[..., 1:]
-        logdet = 2 * root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
-        return 0.5 * (root.square().sum() + mean.square().sum() - mean.numel() - logdet)
+        return _Divergence.apply(mean, root)  # type: ignore[return-value]
 
     def posterior(self, model: Model, z: Tensor) -> GaussianProcess:
         """The process with this law at its inducing points."""
@@ -79,13 +79,28 @@ def bound(model: Model, z: Tensor, variational: Variational, data: Data) -> Tens
         variational: q(v).
         data: All rows or a mini-batch of them.
     """
-    tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
+    data_fit = data_term(model, z, variational.mean, variational.root, data, form="triangular")
+    return data_fit - variational.divergence()
+
+
+def data_term(model: Model, z: Tensor, mean: Tensor, spread: Tensor, data: Data, *, form: Form) -> Tensor:
+    """sum_i w_i E_q[log p(y_i | f(x_i))] on the scale of the full data, differentiable in everything.
+
+    What grows with the number of inducing points or rows is formed in the type of `mean`, factors in float64.
+
+    Args:
+        model: Mean, kernel and any likelihood.
+        z: Inducing points (m, d).
+        mean: q, (k, m).
+        spread: S or a root of it, (k, m, m).
+        data: All rows or a mini-batch of them.
+        form: Which; see `marginals_of_grams`.
+    """
     x = inputs(data)
-    cross, before = gram(model.kernel, z, x), gram_diagonal(model.kernel, x)
-    shift, variance = marginals(tril, cross, before, variational.mean, variational.root)
-    mean = mean_rows(model.mean, x, model.num_outputs) + shift
-    expected = model.expected_log_prob(mean.mT, variance.mT, data.y)
-    return data.total(expected) - variational.divergence()
+    square, cross, before = grams(model.kernel, z, x, dtype=mean.dtype)
+    shift, variance = marginals_of_grams(square, cross, before, mean, spread, form=form)
+    prior = mean_rows(model.mean, x, model.num_outputs)
+    return data.total(model.expected_log_prob((prior + shift).mT, variance.to(prior).mT, data.y))
 
 
 def ascend(
@@ -243,3 +258,24 @@ class _Blocks:
             part = replace(self.data.rows(slice(start, start + len(x))), scale=self.data.scale)
             yield _Block.build(self.model, self.tril, self.z, part)
             start += len(x)
+
+
+class _Divergence(torch.autograd.Function):
+    """(tr R R' + |q|^2 - m - log |R R'|) / 2, summed over outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, root: Tensor) -> Tensor:
+        """A scalar, in float64, from q (k, m) and an upper-triangular R (k, m, m)."""
+        ctx.save_for_backward(mean, root)
+        pivots = root.diagonal(dim1=-2, dim2=-1).double()
+        squares = torch.linalg.vector_norm(root, dtype=torch.float64).square() + mean.double().square().sum()
+        return 0.5 * (squares - mean.numel()) - pivots.abs().log().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        """(q, R - diag(R)^-1)."""
+        mean, root = ctx.saved_tensors
+        scale = grads[0].to(root)
+        slope = root * scale
+        slope.diagonal(dim1=-2, dim2=-1).sub_(scale / root.diagonal(dim1=-2, dim2=-1))
+        return mean * scale, slope

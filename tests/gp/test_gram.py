@@ -2,7 +2,7 @@ import pytest
 import torch
 from gpytorch.kernels import LinearKernel, MaternKernel, PeriodicKernel, RBFKernel, ScaleKernel
 
-from bayeskit.gp.gram import Evaluated, gram, gram_diagonal, gram_pairs
+from bayeskit.gp.gram import Evaluated, gram, gram_diagonal, gram_pairs, grams
 
 from .problems import close, generator, test_inputs
 
@@ -43,6 +43,17 @@ def test_values_and_gradients_are_those_of_gpytorch(kernel, same):
     pairs = zip(*(torch.autograd.grad((weight * k).sum(), leaves) for k in (ours, theirs)), strict=True)
     for one, two in pairs:
         close(one, two, 1e-7)  # their sqrt of a clamped squared distance costs digits where inputs coincide
+
+
+def test_three_at_once_and_in_another_type(kernel):
+    z, x = test_inputs(5), test_inputs(3, seed=2)
+    square, cross, diagonal = grams(kernel, z, x, dtype=torch.float64)
+    close(square, gram(kernel, z, z), 1e-12)
+    close(cross, gram(kernel, z, x), 1e-12)
+    close(diagonal.expand(*cross.shape[:-2], 3), gram_diagonal(kernel, x), 1e-12)
+    single = gram(kernel, z + 1e4, x + 1e4, dtype=torch.float32)
+    assert single.dtype == torch.float32
+    close(single.double(), gram(kernel, z + 1e4, x + 1e4), 1e-6)
 
 
 def test_the_derivative_by_hand_is_that_of_differences():

@@ -46,7 +46,7 @@ class Factor:
         return 2 * self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def factorize(matrix: Tensor, *, name: str) -> Factor:
+def factorize(matrix: Tensor, *, name: str, least: float = 0.0) -> Factor:
     """The Cholesky factor `L L' = matrix + jitter`, differentiable, in float64.
 
     Jitter starts at zero and rises from 1e-10 to 1e-4 of the mean diagonal, tenfold a step and only for those
@@ -55,6 +55,7 @@ def factorize(matrix: Tensor, *, name: str) -> Factor:
     Args:
         matrix: Symmetric positive definite, (*b, n, n), any floating type; only its lower triangle is read.
         name: What the matrix is, for notes and errors, such as "K_zz".
+        least: Where jitter starts, for a factor that will meet numbers which are rounded more coarsely than its own.
 
     Returns:
         The factor; its `tril` is float64.
@@ -74,10 +75,13 @@ def factorize(matrix: Tensor, *, name: str) -> Factor:
     scale = matrix.detach().diagonal(dim1=-2, dim2=-1).mean(-1)  # (*b,)
     jitter = torch.zeros_like(scale)
     failed = torch.ones_like(scale, dtype=torch.bool)
-    for level in JITTERS:
+    for level in (least, *(level for level in JITTERS if level > least)):
         jitter = torch.where(failed, level, jitter)
-        added = (jitter * scale).unsqueeze(-1).expand(matrix.shape[:-1])  # (*b, n)
-        tril, info = torch.linalg.cholesky_ex(matrix if level == 0 else matrix + torch.diag_embed(added))
+        shifted = matrix
+        if level > 0:
+            shifted = matrix.clone()
+            shifted.diagonal(dim1=-2, dim2=-1).add_((jitter * scale).unsqueeze(-1))
+        tril, info = torch.linalg.cholesky_ex(shifted)
         failed = info > 0
         if not failed.any():
             used = float(jitter.max())
@@ -136,7 +140,8 @@ def _checked(matrix: Tensor, *, name: str) -> Tensor:
     """The matrix in float64, refused if it is not square or not finite."""
     if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"{name} must be a square matrix (*b, n, n); got shape {tuple(matrix.shape)}")
-    if not torch.isfinite(matrix).all():
+    # One number tells of all of them, unless their sum overflows.
+    if not torch.isfinite(matrix.detach().sum()) and not torch.isfinite(matrix).all():
         raise LinAlgError(
             f"{name} ({_size(matrix)}) has NaN or infinite entries. Check the inputs and the kernel or network "
             "parameters for them; in training, lower the learning rate."

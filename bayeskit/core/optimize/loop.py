@@ -31,6 +31,7 @@ def minimize(
     description: str = "training",
     validation: Callable[[], Tensor] | None = None,
     buffers: Iterable[Tensor] = (),
+    own: torch.optim.Optimizer | None = None,
 ) -> History:
     """Minimize a loss over mini-batches, changing `parameters` in place.
 
@@ -50,6 +51,9 @@ def minimize(
         description: A few words for the progress bar and for errors.
         validation: The loss to watch, a scalar per row of some held-out data (see `split`); smaller is better.
         buffers: Further tensors that the loss changes in place (running statistics), kept along with the parameters.
+        own: A further optimizer, for tensors with steps of their own kind: it steps those it was built with, from
+            their gradients of the same loss per row, unclipped and without the schedule. What it remembers between
+            steps belongs into `buffers`.
 
     Returns:
         {"loss": [...], "validation": [...]}: per epoch, the training loss per row averaged over its mini-batches, and
@@ -70,9 +74,10 @@ def minimize(
     """
     training.validate()
     leaves = [p for p in parameters if p.requires_grad]
-    tensors = [*leaves, *buffers]
+    stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
+    tensors = [*leaves, *stepped, *buffers]
     ranks.agree(tensors, generator)
-    loop = _Loop(training, leaves, tensors, generator, description)
+    loop = _Loop(training, leaves, tensors, generator, description, own=own)
     file = None if training.checkpoint is None else Checkpoint(training.checkpoint)
     if file is not None:
         loop.resume(file, _identity(training, leaves, data, generator, description))
@@ -104,8 +109,11 @@ class _Loop:
         tensors: list[Tensor],
         generator: torch.Generator,
         description: str,
+        *,
+        own: torch.optim.Optimizer | None,
     ):
-        self.training, self.parameters, self.tensors = training, parameters, tensors
+        self.training, self.parameters, self.tensors, self.own = training, parameters, tensors, own
+        self.stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
         self.generator, self.description = generator, description
         self.optimizer = _optimizer(training, parameters)
         self.history: History = {"loss": []}
@@ -131,6 +139,8 @@ class _Loop:
             if watched and num_steps == 1:  # a full batch: the loss belongs to the parameters before the step
                 self._judge(value)
             self.optimizer.step()
+            if self.own is not None:
+                self.own.step()
             mean += value * min(size, len(data) - i * size) / len(data)
         self._share_statistics()
         self.history["loss"].append(mean)
@@ -158,11 +168,12 @@ class _Loop:
         """Put the gradient, averaged over ranks and clipped, where the optimizer looks for it; return the loss."""
         with torch.enable_grad():
             value = loss()
-        gradients = torch.autograd.grad(value, self.parameters, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)]
+        moved = [*self.parameters, *self.stepped]
+        gradients = torch.autograd.grad(value, moved, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(moved, gradients, strict=True)]
         averaged = ranks.average([value.detach().reshape(1), *filled])
         number = self._finite(averaged[0].item(), "loss", step)
-        for parameter, gradient in zip(self.parameters, averaged[1:], strict=True):
+        for parameter, gradient in zip(moved, averaged[1:], strict=True):
             parameter.grad = gradient
         if self.training.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
@@ -228,7 +239,9 @@ def _optimizer(training: Training, parameters: list[Tensor]) -> torch.optim.Opti
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=decay)
     adam = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    return adam(parameters, lr=training.lr, weight_decay=decay)
+    # One pass over each tensor instead of one for each operation, where torch has it.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
+    return adam(parameters, lr=training.lr, weight_decay=decay, fused=fused)
 
 
 def _write_back(tensors: list[Tensor], values: list[Tensor]) -> None:

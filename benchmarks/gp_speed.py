@@ -1,0 +1,357 @@
+"""Sparse variational GPs beside GPyTorch's: steps, prediction, scaling, and the time to reach an accuracy.
+
+    BAYESKIT_DATA=... python benchmarks/gp_speed.py --only step,natural,predict,scaling,reach --threads 1
+
+Everything is timed interleaved in one process, medians, after both sides were found to agree at the same parameters.
+"""
+
+import argparse
+import copy
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gpytorch
+import numpy as np
+import torch
+
+from bayeskit import gp
+from bayeskit.core.likelihood import Gaussian
+from bayeskit.core.optimize import Training, minimize
+from bayeskit.core.types import Data
+from bayeskit.gp.collapsed import collapsed
+from bayeskit.gp.hyperparameters import Model, learnable
+from bayeskit.gp.natural import NaturalGradient
+from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.variational import Variational, bound, data_term
+
+SIZES = ((128, 256), (512, 1024), (1024, 1024))
+NUM_ROWS, FEATURES = 40_000, 8
+SETS = {"kin40k": "gp_regression", "protein": "uci", "elevators": "gp_regression"}
+
+
+class Peer(gpytorch.models.ApproximateGP):
+    """GPyTorch's whitened sparse GP with a Matern-5/2 kernel."""
+
+    def __init__(self, z, *, natural=False):
+        law = gpytorch.variational.NaturalVariationalDistribution if natural else None
+        law = law or gpytorch.variational.CholeskyVariationalDistribution
+        super().__init__(gpytorch.variational.VariationalStrategy(self, z, law(len(z)), learn_inducing_locations=True))
+        self.mean_module = gpytorch.means.ConstantMean()
+        base = gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=z.shape[1])
+        self.covar_module = gpytorch.kernels.ScaleKernel(base)
+
+    def forward(self, x):
+        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+
+def problem(m, b):
+    g = torch.Generator().manual_seed(0)
+    z, x = torch.randn(m, FEATURES, generator=g), torch.randn(b, FEATURES, generator=g)
+    return z, x, x.sum(-1).sin()
+
+
+def agree(m=64, b=100):
+    """Bound, gradients and predictions at the same parameters: 1e-6 in float64, 1e-3 in float32 (jitter 1e-6)."""
+    z, x, y = (t.double() for t in problem(m, b))
+    peer, noise = Peer(z).double(), gpytorch.likelihoods.GaussianLikelihood().double()
+    law = peer.variational_strategy._variational_distribution
+    g = torch.Generator().manual_seed(1)
+    law.variational_mean.data = torch.randn(m, dtype=z.dtype, generator=g)
+    law.chol_variational_covar.data = torch.eye(m).double() / 2 + torch.randn(m, m, generator=g).double().tril() / m
+    peer.variational_strategy.variational_params_initialized.fill_(1)
+    with (
+        gpytorch.settings.variational_cholesky_jitter(double_value=1e-12),
+        gpytorch.settings.cholesky_jitter(None, 0.0),
+    ):
+        value = gpytorch.mlls.VariationalELBO(noise, peer, num_data=NUM_ROWS)(peer(x), y)
+        leaves = [*peer.covar_module.parameters(), peer.mean_module.raw_constant]
+        leaves += [peer.variational_strategy.inducing_points, law.variational_mean, law.chol_variational_covar]
+        expected = [value, *torch.autograd.grad(value, [*leaves, noise.raw_noise])]
+        peer.eval()
+        predicted = peer(x)
+    likelihood = Gaussian(noise.noise.detach())
+    scale = torch.autograd.grad(noise.noise.sum(), noise.raw_noise)[0] / (likelihood.noise - likelihood.floor).detach()
+    model = Model(copy.deepcopy(peer.mean_module), copy.deepcopy(peer.covar_module), likelihood, 1)
+    data = Data(x, y.unsqueeze(-1), scale=NUM_ROWS / b)
+    where = z.clone().requires_grad_(True)
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-3)):
+        mean, root = (t.detach().to(dtype).unsqueeze(0).requires_grad_(True) for t in leaves[-2:])
+        half = root.double()
+        logdet = 2 * half.diagonal(dim1=-2, dim2=-1).abs().log().sum()
+        divergence = 0.5 * (half.square().sum() + mean.double().square().sum() - m - logdet)
+        ours = (data_term(model, where, mean, root, data, form="root") - divergence) / NUM_ROWS
+        ordered = [*model.kernel.parameters(), model.mean.raw_constant, where, mean, root, likelihood.raw_noise]
+        found = [ours, *torch.autograd.grad(ours, ordered)]
+        found[-2], found[-1] = found[-2].tril(), found[-1] * scale
+        for one, two in zip(found, expected, strict=True):
+            error = float((one.detach().reshape(two.shape) - two.detach()).norm() / (1e-3 + two.detach().norm()))
+            assert error < tolerance, (dtype, error)
+    values = Variational(leaves[-2].detach().unsqueeze(0), leaves[-1].detach().unsqueeze(0)).posterior(model, z)(x)
+    assert (values.mean[:, 0] - predicted.mean).abs().max() < 1e-6
+    assert (values.variance[:, 0] - predicted.variance).abs().max() < 1e-6
+    print("Bound, gradients and predictions agree: 1e-6 in float64, 1e-3 in float32.\n")
+
+
+def their_step(m, b, *, natural):
+    z, x, y = problem(m, b)
+    peer, noise = Peer(z, natural=natural).train(), gpytorch.likelihoods.GaussianLikelihood().train()
+    objective = gpytorch.mlls.VariationalELBO(noise, peer, num_data=NUM_ROWS)
+    rest = [*peer.hyperparameters(), *noise.parameters()]
+    if natural:
+        first = gpytorch.optim.NGD(peer.variational_parameters(), num_data=NUM_ROWS, lr=0.1)
+        optimizers = [first, torch.optim.Adam(rest, lr=0.01)]
+    else:
+        optimizers = [torch.optim.Adam([*peer.parameters(), *noise.parameters()], lr=0.01)]
+
+    def step():
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (-objective(peer(x), y)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def our_step(m, b, *, natural, repeats):
+    """Steps of the library's own training loop, each an epoch of one batch."""
+    z, x, y = problem(m, b)
+    data = Data(x.double(), y.double().unsqueeze(-1), scale=NUM_ROWS / b)
+    model = learnable(gp.default_prior(data.x), Gaussian(), learn=True)
+    where = z.double().requires_grad_(True)
+    start = Variational.prior(1, where)
+    learnt, settings, own = [*model.parameters, where], {}, None
+    if natural:
+        mean, covariance = (t.detach().float().requires_grad_(True) for t in (start.mean, start.root))
+        own = NaturalGradient(mean, covariance, num_rows=b, lr=0.1)
+        settings = {"own": own, "buffers": own.memory}
+
+        def loss(batch):
+            return own.divergence - data_term(model, where, mean, covariance, batch, form="sites") - model.log_prior()
+    else:
+        leaves = start.leaves(torch.float32)
+        learnt += leaves
+
+        def loss(batch):
+            return -bound(model, where, Variational.from_leaves(leaves), batch) - model.log_prior()
+
+    training = Training(lr=0.01, max_epochs=repeats, batch_size=None)
+
+    def steps():
+        minimize(loss, learnt, data, training, generator=torch.Generator(), **settings)
+
+    return steps
+
+
+def interleaved(first, second, rounds):
+    """Medians of wall and of processor time of both, in milliseconds, after a warm-up."""
+    spent = ([], [])
+    for k in range(rounds + 1):
+        for call, times in zip((first, second), spent, strict=True):
+            begin = time.perf_counter(), time.process_time()
+            call()
+            if k:
+                times.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    return [[1e3 * statistics.median(column) for column in zip(*times, strict=True)] for times in spent]
+
+
+def steps(*, natural):
+    print(f"### A step, {'natural gradients and ' if natural else ''}Adam, float32, milliseconds\n")
+    print("| M | B | bayeskit | GPyTorch | ratio | ratio of processor time |\n|---|---|---|---|---|---|")
+    for m, b in SIZES:
+        theirs, repeats = their_step(m, b, natural=natural), 20 if m < 200 else 3
+        ours, peer = interleaved(
+            our_step(m, b, natural=natural, repeats=repeats), lambda f=theirs, r=repeats: [f() for _ in range(r)], 8
+        )
+        numbers = ours[0] / repeats, peer[0] / repeats, ours[0] / peer[0], ours[1] / peer[1]
+        print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |".format(m, b, *numbers), flush=True)
+    print()
+
+
+def fitted(m=512):
+    """Our posterior and GPyTorch's model, same M and kernel, ready to predict."""
+    z, x, y = problem(m, 4000)
+    data = Data(x.double(), y.double().unsqueeze(-1))
+    model = learnable(gp.default_prior(data.x), Gaussian(0.05), learn=False)
+    posterior = collapsed(model, data.x[:m], data).posterior(model.process(), data.x[:m])
+    return posterior, Peer(z).eval()
+
+
+def our_prediction(posterior: GaussianProcess, x):
+    with torch.no_grad():
+        values = posterior(x)
+        return values.mean, values.variance
+
+
+def predict(n=100_000):
+    posterior, peer = fitted()
+    x = torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(2))
+
+    def theirs():
+        with torch.no_grad(), gpytorch.settings.fast_pred_var():
+            return [(values.mean, values.variance) for values in map(peer, x.split(1024))]
+
+    ours, other = interleaved(lambda: our_prediction(posterior, x), theirs, 3)
+    print(f"### Mean and variance at {n} points, M = 512 (ours in float64, theirs in float32, chunks of 1024)\n")
+    print("| bayeskit s | GPyTorch s | ratio | ratio of processor time |\n|---|---|---|---|")
+    print(f"| {ours[0] / 1e3:.2f} | {other[0] / 1e3:.2f} | {ours[0] / other[0]:.2f} | {ours[1] / other[1]:.2f} |\n")
+    for count in (100_000, 400_000):
+        command = [sys.executable, __file__, "--memory", str(count), "--threads", str(torch.get_num_threads())]
+        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+    print()
+
+
+def memory(n):
+    """Growth of the peak memory of this process, beyond inputs and results."""
+    posterior, _ = fitted()
+    x = torch.randn(n, FEATURES)
+    our_prediction(posterior, x[:5000])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    our_prediction(posterior, x)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    own = n * 8 * (FEATURES + 2) / 2**20
+    print(f"{n} points: peak grew by {grown:.0f} MiB, of which inputs in float64 and results are {own:.0f}")
+
+
+def scaling(figure):
+    """Time of an Adam step against its flops over the rate of a float32 product of 1024 x 1024 matrices."""
+    square = torch.randn(1024, 1024)
+    rate = 2 * 1024**3 / (interleaved(lambda: square @ square, lambda: None, 15)[0][0] / 1e3)
+    print(f"### A step as M and B grow; a product runs at {rate / 1e9:.0f} Gflop/s\n")
+    print("| M | B | ms | Gflop | share of the rate |\n|---|---|---|---|---|")
+    points = []
+    for m, b in [
+        (128, 1024),
+        (256, 1024),
+        (512, 256),
+        (512, 1024),
+        (512, 4096),
+        (1024, 1024),
+        (1024, 4096),
+        (2048, 1024),
+    ]:
+        milliseconds = interleaved(our_step(m, b, natural=False, repeats=3), lambda: None, 3)[0][0] / 3
+        # Products and solves that know of triangles and symmetry: 5 M^2 B with the rows, 4 M^3 without.
+        flops = 5 * m * m * b + 4 * m**3
+        points.append((flops, milliseconds / 1e3))
+        share = flops / rate / (milliseconds / 1e3)
+        print(f"| {m} | {b} | {milliseconds:.1f} | {flops / 1e9:.2f} | {share:.2f} |", flush=True)
+    print()
+    if figure is not None:
+        import matplotlib.pyplot as plt
+
+        flops, seconds = np.array(sorted(points)).T
+        fig, ax = plt.subplots(figsize=(5, 3.5))
+        ax.loglog(flops, seconds, "o-", label="an Adam step")
+        ax.loglog(flops, flops / rate, "--", label="its flops at the rate of a product")
+        ax.set(xlabel="flops", ylabel="seconds")
+        ax.legend()
+        fig.tight_layout()
+        fig.savefig(figure, dpi=120)
+
+
+def load(name):
+    """Standardized split 0."""
+    arrays = np.load(Path(os.environ["BAYESKIT_DATA"]) / SETS[name] / f"{name}.npz")
+    if "train_idx" in arrays:
+        train, test = arrays["train_idx"][0], arrays["test_idx"][0]
+    else:
+        train, test = np.flatnonzero(arrays["test_fold"] != 0), np.flatnonzero(arrays["test_fold"] == 0)
+    pieces = []
+    for values in (arrays["X"], arrays["y"][:, None]):
+        deviation = values[train].std(0)
+        scaled = (values - values[train].mean(0)) / np.where(deviation > 1e-10, deviation, 1.0)
+        pieces.append([torch.from_numpy(scaled[rows]) for rows in (train, test)])
+    return pieces
+
+
+def their_fit(x, y, x_test, y_test, *, epochs=30):
+    x, y = x.float(), y[:, 0].float()
+    g = torch.Generator().manual_seed(0)
+    peer = Peer(x[torch.randperm(len(x), generator=g)[:512]].clone()).train()
+    noise = gpytorch.likelihoods.GaussianLikelihood().train()
+    objective = gpytorch.mlls.VariationalELBO(noise, peer, num_data=len(x))
+    optimizer = torch.optim.Adam([*peer.parameters(), *noise.parameters()], lr=0.01)
+    begin = time.perf_counter(), time.process_time()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=g).split(1024):
+            optimizer.zero_grad()
+            (-objective(peer(x[rows]), y[rows])).backward()
+            optimizer.step()
+    spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    peer.eval()
+    with torch.no_grad():
+        parts = [noise.eval()(peer(part)) for part in x_test.float().split(1024)]
+    mean, variance = torch.cat([p.mean for p in parts]).double(), torch.cat([p.variance for p in parts]).double()
+    residual = y_test[:, 0] - mean
+    nlpd = 0.5 * ((2 * torch.pi * variance).log() + residual.square() / variance)
+    return float(residual.square().mean().sqrt()), float(nlpd.mean()), *spent
+
+
+def our_fit(method, x, y, x_test, y_test):
+    begin = time.perf_counter(), time.process_time()
+    fit = method.infer(gp.default_prior(x), Gaussian(), Data(x, y), generator=torch.Generator().manual_seed(0))
+    spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    law = fit.likelihood.predictive(fit.posterior(x_test))
+    return float((law.mean - y_test).square().mean().sqrt()), float(-law.log_prob(y_test).mean()), *spent
+
+
+def methods(n):
+    """Budgets from the smallest up: the first whose accuracy suffices is the answer."""
+    for m, budget in ((256, 60), (256, 150), (512, 150), (512, 300)):
+        epochs = max(1, round(budget * 1024 / n))
+        training = Training(lr=0.05, max_epochs=epochs, batch_size=n // round(budget / epochs), schedule="cosine")
+        yield f"svgp, M = {m}, {budget} steps", gp.SVGP(num_inducing=m, training=training)
+    yield "sgpr, M = 256, 25 iterations", gp.SGPR(num_inducing=256, max_iter=25)
+
+
+def reach():
+    print("### Time to the NLPD that GPyTorch's Adam (M = 512, 30 epochs, lr 0.01, batches of 1024) ends at\n")
+    print("| set | method | RMSE | NLPD | s | processor s | share of GPyTorch's |\n|---|---|---|---|---|---|---|")
+    for name in SETS:
+        (x, x_test), (y, y_test) = load(name)
+        target = their_fit(x, y, x_test, y_test)
+        print("| {} | GPyTorch | {:.3f} | {:.3f} | {:.1f} | {:.1f} | 1 |".format(name, *target), flush=True)
+        for label, method in methods(len(x)):
+            numbers = our_fit(method, x, y, x_test, y_test)
+            share = numbers[3] / target[3]
+            print(
+                "| {} | {} | {:.3f} | {:.3f} | {:.1f} | {:.1f} | {:.2f} |".format(name, label, *numbers, share),
+                flush=True,
+            )
+            if numbers[1] <= target[1]:
+                break
+    print()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="step,natural,predict,scaling,reach")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--figure", default=None, help="where to write the plot of the scaling section (PNG)")
+    parser.add_argument("--memory", type=int, default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory is not None:
+        memory(arguments.memory)
+        return
+    print(f"torch {torch.__version__}, gpytorch {gpytorch.__version__}, {arguments.threads} threads\n")
+    agree()
+    sections = {
+        "step": lambda: steps(natural=False),
+        "natural": lambda: steps(natural=True),
+        "predict": predict,
+        "scaling": lambda: scaling(arguments.figure),
+        "reach": reach,
+    }
+    for name in arguments.only.split(","):
+        sections[name]()
+
+
+if __name__ == "__main__":
+    main()
