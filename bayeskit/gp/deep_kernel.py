@@ -110,6 +110,18 @@ class DeepKernel(Kernel):
                 )
 
 
+def network_weights(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of the networks of all deep kernels inside, which are on the scale their layers gave them.
+
+    Examples:
+        >>> from gpytorch.kernels import RBFKernel, ScaleKernel
+        >>> [tuple(p.shape) for p in network_weights(ScaleKernel(DeepKernel(nn.Linear(3, 2), RBFKernel())))]
+        [(2, 3), (2,)]
+    """
+    networks = [part.network for part in module.modules() if isinstance(part, DeepKernel)]
+    return [p for network in networks for p in network.parameters()]
+
+
 def settled(module: nn.Module) -> bool:
     """Whether nothing needs a gradient and every hyperparameter is in float64; networks keep their own type.
 
@@ -119,8 +131,7 @@ def settled(module: nn.Module) -> bool:
         >>> settled(kernel), settled(kernel.double())
         (False, True)
     """
-    networks = [part.network for part in module.modules() if isinstance(part, DeepKernel)]
-    weights = {id(p) for network in networks for p in network.parameters()}
+    weights = {id(p) for p in network_weights(module)}
     return all(not p.requires_grad and (p.dtype == torch.float64 or id(p) in weights) for p in module.parameters())
 
 

@@ -1,5 +1,6 @@
 """Trained gpytorch models as posteriors of this library."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +15,13 @@ from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import collapsed
-from bayeskit.gp.correlated import CorrelatedProcess
 from bayeskit.gp.gpytorch_model import GPyTorchModel, copied, exact_algebra
 from bayeskit.gp.gpytorch_prior import prior_of
 from bayeskit.gp.gpytorch_strategy import posterior_of
 from bayeskit.gp.gram import gram, gram_diagonal
 from bayeskit.gp.hyperparameters import Model
-from bayeskit.gp.pairs import paired
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.stacked import StackedProcess, stacked
 
 
 def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Posterior:
@@ -29,9 +29,10 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
 
     - `ExactGP` of one output, or of a batch of independent ones, and `ApproximateGP` with a variational strategy over
       inducing values (whitened, unwhitened, contour integral, large batch, orthogonally decoupled, any variational
-      distribution, independent tasks) become a `GaussianProcess`: in float64, with functions to draw, a prior for more
-      data. Strategies with inducing points of their own for each output, and linear coregionalization, become a
-      `Coregionalized`; `ExactGP` with a multitask kernel a `CorrelatedProcess`.
+      distribution, independent tasks, linear coregionalization) become a `GaussianProcess`: in float64, with functions
+      to draw, a prior for more data.
+    - `ExactGP` with a multitask kernel, and strategies with inducing points of their own for each function, become a
+      `StackedProcess`: the same, for `gp.Exact`.
     - Any other module whose call returns a `MultivariateNormal` becomes a `GPyTorchModel`, which asks it for its values
       and has no functions to draw.
 
@@ -88,11 +89,11 @@ def _exact(model: Any, likelihood: Any) -> Posterior | None:
     if not torch.isfinite(y).all():
         raise ValueError("`model.train_targets` must be finite; leave out the rows that are not, by `set_train_data`")
     noise = _noise(likelihood, y.shape, x)
-    if noise is not None and isinstance(prior, CorrelatedProcess):
-        pairs = paired(x, prior.num_outputs)
-        return CorrelatedProcess(_given(prior.process, pairs, y.reshape(-1, 1), noise.reshape(-1)), prior.num_outputs)
-    if noise is None or isinstance(prior, CorrelatedProcess):
+    if noise is None:
         return None
+    if isinstance(prior, StackedProcess):
+        rows = stacked(x, prior.num_outputs)
+        return replace(prior, process=_given(prior.process, rows, y.reshape(-1, 1), noise.reshape(-1)))
     if y.dim() == 2 and isinstance(likelihood, MultitaskGaussianLikelihood):
         noise = noise.reshape(y.shape).mT  # a multitask law of independent outputs, point-major
     elif y.dim() == 2:

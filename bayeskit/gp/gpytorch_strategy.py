@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from gpytorch.distributions import Delta
-from gpytorch.kernels import Kernel
+from gpytorch.kernels import AdditiveKernel, Kernel
 from gpytorch.means import Mean
 from gpytorch.variational import (
     CiqVariationalStrategy,
@@ -27,10 +27,11 @@ from torch import Tensor
 
 from bayeskit.core.operators import factorize, semidefinite_root
 from bayeskit.core.posterior import Posterior
-from bayeskit.gp.coregionalized_process import Coregionalized
 from bayeskit.gp.gpytorch_prior import prior_of
 from bayeskit.gp.gram import gram, mean_rows
+from bayeskit.gp.output_kernel import MeanRows, OutputKernel, OutputMean
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.stacked import StackedProcess
 
 _OVER_INDUCING_VALUES = (
     VariationalStrategy,
@@ -48,14 +49,15 @@ def posterior_of(model: Any) -> Posterior | None:
     """
     strategy: Any = model.variational_strategy
     count: int | None = None
-    weights: Any = None
+    mixing: Tensor | None = None
     if type(strategy) is IndependentMultitaskVariationalStrategy:
         strategy, count = strategy.base_variational_strategy, strategy.num_tasks
     elif type(strategy) is LMCVariationalStrategy:
-        weights = strategy.lmc_coefficients
+        weights: Any = strategy.lmc_coefficients  # (l, k)
         strategy, count = strategy.base_variational_strategy, len(weights)
         if weights.dim() != 2:
             return None
+        mixing = weights.mT.contiguous()
     inner: Any = strategy.model if type(strategy) is OrthogonallyDecoupledVariationalStrategy else strategy
     if type(inner) not in _OVER_INDUCING_VALUES or inner.inducing_points.dim() > 3:
         return None
@@ -66,15 +68,15 @@ def posterior_of(model: Any) -> Posterior | None:
         return None
     if strategy is not inner:
         processes = [_shifted(process, strategy) for process in processes]
-    if weights is None and len(processes) == 1:
-        return processes[0]
-    if weights is None:
-        weights = torch.eye(len(processes), dtype=torch.float64, device=inner.inducing_points.device)
-    return Coregionalized(tuple(processes), weights)
+    if len(processes) == 1:
+        return processes[0] if mixing is None else replace(processes[0], num_outputs=1, mixing=mixing)
+    if mixing is None:
+        mixing = torch.eye(len(processes), dtype=torch.float64, device=inner.inducing_points.device)
+    return _mixed(processes, mixing)
 
 
 def _processes(model: Any, strategy: Any, count: int | None) -> list[GaussianProcess] | None:
-    """One process for all outputs, or one for each where they have inducing points of their own."""
+    """One process for all functions, or one for each where they have inducing points of their own."""
     z = strategy.inducing_points
     prior = prior_of(model, z if z.dim() == 2 else z[0])
     if not isinstance(prior, GaussianProcess):
@@ -128,6 +130,14 @@ def _shifted(process: GaussianProcess, strategy: Any) -> GaussianProcess:
     whitened = (tril.mT @ weights.unsqueeze(-1)).squeeze(-1).expand(process.num_outputs, len(z))
     identity = torch.eye(len(z), dtype=z.dtype, device=z.device)
     return process.conditioned(z, tril, whitened, root=identity)
+
+
+def _mixed(processes: list[GaussianProcess], mixing: Tensor) -> StackedProcess:
+    """Mixtures of processes of one function each, whose kernels were conditioned at different inputs."""
+    columns = mixing.split(1, dim=-1)
+    terms = [OutputKernel(process.kernel, column) for process, column in zip(processes, columns, strict=True)]
+    mean = OutputMean(MeanRows(process.mean for process in processes), mixing)
+    return StackedProcess(GaussianProcess(mean, AdditiveKernel(*terms)), len(mixing))
 
 
 def _output(prior: GaussianProcess, j: int) -> GaussianProcess:

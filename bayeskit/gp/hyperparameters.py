@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bayeskit.core import random
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.gp import mixing
-from bayeskit.gp.deep_kernel import settled
+from bayeskit.gp.deep_kernel import network_weights, settled
 from bayeskit.gp.gram import mean_rows
 from bayeskit.gp.process import GaussianProcess
 
@@ -147,9 +147,14 @@ class Model:
 
     @torch.no_grad()
     def scatter(self, generator: torch.Generator) -> None:
-        """Move every parameter by a standard normal step in its unconstrained form, for another start."""
+        """Move every parameter by a standard normal step in its unconstrained form, for another start.
+
+        The weights of networks stay: on their scale such a step would leave nothing of what the layers started from.
+        """
+        kept = {id(p) for p in network_weights(self.kernel)}
         for parameter in self.parameters:
-            parameter.add_(random.normal(tuple(parameter.shape), like=parameter, generator=generator))
+            if id(parameter) not in kept:
+                parameter.add_(random.normal(tuple(parameter.shape), like=parameter, generator=generator))
 
 
 def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) -> Model:

@@ -7,6 +7,9 @@ With f = W g the mean and the kernel of h follow from those of the q latent func
 Rows [x, j] need not be there for every output, so outputs observed at different inputs are rows like any other.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
@@ -85,6 +88,27 @@ class OutputMean(Mean):
         """Means (n,) at inputs (n, d + 1)."""
         inputs, weights = apart(x, self.mixing)
         return (weights.mT * mean_rows(self.base, inputs, self.mixing.shape[-1])).sum(-2)
+
+
+class MeanRows(Mean):
+    """The means of q functions that share nothing, as one mean of batch shape (q,).
+
+    Args:
+        parts: A mean of one function each.
+
+    Examples:
+        >>> from gpytorch.means import ConstantMean, ZeroMean
+        >>> MeanRows([ZeroMean(), ConstantMean()])(torch.zeros(3, 1)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, parts: Iterable[nn.Module]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Means (q, n) at inputs (n, d), in float64."""
+        return torch.cat([mean_rows(cast(Mean, part), x, 1) for part in self.parts])
 
 
 def apart(x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:

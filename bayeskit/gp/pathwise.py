@@ -7,7 +7,6 @@ A draw from the process before any data is a random sum of waves; conditioning m
 with z, L, R of `Conditioned`. The update is exact: f has the posterior's law when f0 has the prior's.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -18,21 +17,13 @@ from torch import Tensor
 
 from bayeskit.core import random
 from bayeskit.gp.cg import IterativelyConditioned
-from bayeskit.gp.conditioned import Conditioned, chunks
+from bayeskit.gp.conditioned import Conditioned
 from bayeskit.gp.deep_kernel import DeepKernel
-from bayeskit.gp.gram import gram, outer_dims
+from bayeskit.gp.gram import outer_dims
+from bayeskit.gp.matheron import Neighbors, Updated
 from bayeskit.gp.neighbors import Nearest
 from bayeskit.gp.output_kernel import OutputKernel, apart
-from bayeskit.gp.pairs import PairKernel, mixed, multitask_terms
-
-NUM_WAVES = 512
-"""Frequencies in one draw of a stationary process; each carries a sine and a cosine."""
-
-NUM_ANCHORS = 512
-"""Inputs at which a kernel without known frequencies is expanded."""
-
-Draws = Callable[[Tensor], Tensor]
-"""s zero-mean functions for each of k outputs: maps (n, d) to (s, k, n)."""
+from bayeskit.gp.waves import Anchored, Draws, Waves
 
 
 def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, generator: torch.Generator) -> Draws:
@@ -43,8 +34,6 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
       only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
     - A deep kernel: draws of its base, at the features.
-    - gpytorch's multitask kernels over pairs (input, output): draws of the data kernel, mixed by a root of the
-      covariance of the outputs.
     - `Nearest`: inducing values, and the rest from a draw of its base, exact.
     - A kernel over inputs and outputs: draws of the latent functions, mixed.
     - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
@@ -93,25 +82,19 @@ class _Asked:
 
 
 def _conditioned(kernel: Any, asked: _Asked) -> Draws:
-    prior = asked.of(kernel.base)
-    return _Updated(prior, kernel.base, kernel.z, _update(kernel, prior, asked.shape, asked.generator))
+    return Updated(asked.of(kernel.base), kernel, asked.shape, asked.generator)
 
 
 def _nearest(kernel: Nearest, asked: _Asked) -> Draws:
     prior = asked.of(kernel.base)
     noise = random.normal((*asked.shape, len(kernel.z)), like=asked.like, generator=asked.generator)
-    return _Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
+    return Neighbors(prior, kernel, kernel.variance.sqrt() * noise)
 
 
 def _of_outputs(kernel: OutputKernel, asked: _Asked) -> Draws:
     q = kernel.mixing.shape[-1]
     latents = replace(asked, num_samples=asked.num_samples * asked.num_outputs, num_outputs=q).of(kernel.base)
     return _Mixtures(latents, kernel.mixing.detach(), asked.num_outputs)
-
-
-def _of_pairs(kernel: PairKernel, asked: _Asked) -> Draws:
-    latents = replace(asked, num_outputs=kernel.num_outputs)
-    return _Sum([mixed(latents.of(data), kernel, term) for data, term in multitask_terms(kernel.base)])
 
 
 def _of_features(kernel: DeepKernel, asked: _Asked) -> Draws:
@@ -131,11 +114,11 @@ def _added(kernel: AdditiveKernel, asked: _Asked) -> Draws:
 
 
 def _stationary(kernel: Kernel, asked: _Asked) -> Draws:
-    return _Waves(kernel, asked.shape, like=asked.like, generator=asked.generator)
+    return Waves(kernel, asked.shape, like=asked.like, generator=asked.generator)
 
 
 def _anchored(kernel: Kernel, asked: _Asked) -> Draws:
-    return _Anchored(kernel, asked.shape, like=asked.like, seed=random.seed(asked.generator))
+    return Anchored(kernel, asked.shape, like=asked.like, seed=random.seed(asked.generator))
 
 
 _RULES: dict[type[Kernel], Callable[[Any, _Asked], Draws]] = {
@@ -143,77 +126,12 @@ _RULES: dict[type[Kernel], Callable[[Any, _Asked], Draws]] = {
     IterativelyConditioned: _conditioned,
     Nearest: _nearest,
     OutputKernel: _of_outputs,
-    PairKernel: _of_pairs,
     DeepKernel: _of_features,
     ScaleKernel: _scaled,
     AdditiveKernel: _added,
     RBFKernel: _stationary,
     MaternKernel: _stationary,
 }
-
-
-class _Waves:
-    """sum_j (u_j cos(w_j' x) + v_j sin(w_j' x)) / sqrt(NUM_WAVES) with w_j from the kernel's spectral density."""
-
-    def __init__(self, kernel: Kernel, shape: tuple[int, int], *, like: Tensor, generator: torch.Generator):
-        lengthscale = kernel.lengthscale.detach().to(like)  # (1, d), (1, 1) or (k, 1, d)
-        self.dims: Any = kernel.active_dims
-        self.kernel, self.shape, self.like = kernel, shape, like
-        self.lengthscale = lengthscale
-        self.weights = random.normal((2, *shape, NUM_WAVES), like=like, generator=generator)
-        self.seed = random.seed(generator)
-        self.frequencies: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.dims is not None:
-            x = x.index_select(-1, self.dims)
-        if self.frequencies is None:
-            self.frequencies = self._draw(x.shape[-1])
-        parts = []
-        for part in chunks(x, self.weights[0].numel()):
-            phase = torch.einsum("skjd,nd->skjn", self.frequencies, part)
-            wave = torch.einsum("skj,skjn->skn", self.weights[0], phase.cos())
-            parts.append(wave + torch.einsum("skj,skjn->skn", self.weights[1], phase.sin()))
-        return torch.cat(parts, dim=-1) / math.sqrt(NUM_WAVES)
-
-    def _draw(self, d: int) -> Tensor:
-        """Normal frequencies for RBF; for Matern-nu, Student-t ones with 2 nu degrees of freedom, (s, k, j, d).
-
-        The number of features is known when the first inputs come; a seed kept until then makes the draw the same
-        whatever they are.
-        """
-        generator = torch.Generator(self.like.device).manual_seed(self.seed)
-        frequencies = random.normal((*self.shape, NUM_WAVES, d), like=self.like, generator=generator)
-        if isinstance(self.kernel, MaternKernel):
-            freedom = round(2 * self.kernel.nu)
-            normals = random.normal((*self.shape, NUM_WAVES, freedom), like=self.like, generator=generator)
-            frequencies = frequencies / normals.square().mean(-1, keepdim=True).sqrt()
-        return frequencies / self.lengthscale
-
-
-class _Anchored:
-    """k(x, a) k(a, a)^-1/2 e for fixed inputs a."""
-
-    def __init__(self, kernel: Kernel, shape: tuple[int, int], *, like: Tensor, seed: int):
-        self.kernel, self.shape, self.like, self.seed = kernel, shape, like, seed
-        self.weights: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.weights is None:
-            self._expand(x.shape[-1])
-        return _weighted(self.kernel, self.anchors, x, self.weights)  # type: ignore[arg-type]
-
-    def _expand(self, d: int) -> None:
-        generator = torch.Generator(self.like.device).manual_seed(self.seed)
-        self.anchors = random.normal((NUM_ANCHORS, d), like=self.like, generator=generator)
-        matrix = gram(self.kernel, self.anchors, self.anchors).detach()
-        values, vectors = torch.linalg.eigh(matrix)
-        keep = values > 1e-10 * values.max()
-        root = torch.where(keep, values, torch.inf).rsqrt()  # directions at rounding level carry no function
-        noise = random.normal((*self.shape, NUM_ANCHORS), like=self.like, generator=generator)
-        self.weights = torch.einsum(
-            "...ij,skj->ski" if matrix.dim() == 2 else "kij,skj->ski", vectors * root.unsqueeze(-2), noise
-        )
 
 
 class _Scaled:
@@ -265,72 +183,3 @@ class _Sum:
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.stack([part(x) for part in self.parts]).sum(0)
-
-
-class _Updated:
-    """f0(x) + k(x, z) v."""
-
-    def __init__(self, prior: Draws, kernel: Kernel, z: Tensor, weights: Tensor):
-        self.prior, self.kernel, self.z, self.weights = prior, kernel, z, weights
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.prior(x) + _weighted(self.kernel, self.z, x, self.weights)
-
-
-class _Neighbors:
-    """w(x)' u + sqrt(r(x) / k(x, x)) f0(x)."""
-
-    def __init__(self, prior: Draws, kernel: Nearest, values: Tensor):
-        self.prior, self.kernel, self.values = prior, kernel, values
-
-    def __call__(self, x: Tensor) -> Tensor:
-        parts = []
-        for part in chunks(x, self.kernel.variance.numel()):
-            weights, share = self.kernel.parts(part)  # (n, m) and (n,), or with an axis of kernels in front
-            parts.append((weights @ self.values.unsqueeze(-1)).squeeze(-1) + share * self.prior(part))
-        return torch.cat(parts, dim=-1)
-
-
-def _weighted(kernel: Kernel, z: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-    """k(x, z) v for v of shape (s, k, m): (s, k, n)."""
-    width = max(weights[..., 0].numel(), len(z) * max(1, kernel.batch_shape.numel()))
-    parts = []
-    for part in chunks(x, width):
-        cross = gram(kernel, z, part)  # (m, n) or (k, m, n)
-        parts.append(torch.einsum("skm,mn->skn" if cross.dim() == 2 else "skm,kmn->skn", weights, cross))
-    return torch.cat(parts, dim=-1)
-
-
-def _update(
-    kernel: Conditioned | IterativelyConditioned, prior: Draws, shape: tuple[int, int], generator: torch.Generator
-) -> Tensor:
-    """The weights v of Matheron's rule, (s, k, m), one conditioning after the other."""
-    values = prior(kernel.z)  # (s, k, m)
-    noise = torch.zeros_like(values)
-    if kernel.noise is not None:
-        noise = kernel.noise.sqrt() * random.normal(tuple(values.shape), like=values, generator=generator)
-    if isinstance(kernel, IterativelyConditioned):
-        return -kernel.solve((values + noise).flatten(0, -2).mT).mT.reshape(values.shape)
-    target = torch.zeros_like(values)
-    if kernel.root is not None:
-        draw = random.normal((*shape, kernel.root.shape[-1]), like=values, generator=generator)
-        target = (kernel.root @ draw.unsqueeze(-1)).squeeze(-1)  # R e
-    whitened = torch.zeros_like(values)  # R e - L^-1 (f(z) + noise) of the blocks done
-    start = 0
-    for size in kernel.blocks:
-        end = start + size
-        moved = values[..., start:end]
-        if start:
-            cross = gram(kernel.base, kernel.z[:start], kernel.z[start:end])
-            weights = _transposed_solve(kernel.tril[..., :start, :start], whitened[..., :start])
-            moved = moved + torch.einsum("skm,mn->skn" if cross.dim() == 2 else "skm,kmn->skn", weights, cross)
-        factor = kernel.tril[..., start:end, start:end]
-        half = torch.linalg.solve_triangular(factor, (moved + noise[..., start:end]).unsqueeze(-1), upper=False)
-        whitened[..., start:end] = target[..., start:end] - half.squeeze(-1)
-        start = end
-    return _transposed_solve(kernel.tril, whitened)
-
-
-def _transposed_solve(tril: Tensor, values: Tensor) -> Tensor:
-    """L^-T v for v of shape (s, k, m)."""
-    return torch.linalg.solve_triangular(tril.mT, values.unsqueeze(-1), upper=True).squeeze(-1)

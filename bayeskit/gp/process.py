@@ -24,7 +24,6 @@ from bayeskit.gp.conditioned import Conditioned, ConditionedMean
 from bayeskit.gp.deep_kernel import settled
 from bayeskit.gp.gram import Evaluated, mean_rows
 from bayeskit.gp.neighbors import Nearest
-from bayeskit.gp.pairs import PairKernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +66,8 @@ class GaussianProcess(Posterior):
         if self.mixing is not None:
             self._check_mixing(self.mixing)
         point = torch.zeros(1, 1)
-        pairs = [part.base for part in self.kernel.modules() if isinstance(part, PairKernel)]
-        inside = {part for base in pairs for part in base.modules()}
         for part in self.kernel.modules():
-            if isinstance(part, Kernel) and part not in inside and part.num_outputs_per_input(point, point) > 1:
+            if isinstance(part, Kernel) and part.num_outputs_per_input(point, point) > 1:
                 raise ValueError(
                     f"`kernel` must give one number for a pair of inputs, but {type(part).__name__} gives a matrix "
                     "over outputs; for independent outputs use a kernel of batch shape () or (k,) and "

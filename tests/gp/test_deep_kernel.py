@@ -11,8 +11,9 @@ from torch import nn
 from bayeskit import GPClassifier, GPRegressor, gp, load, save
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
-from bayeskit.gp.deep_kernel import DeepKernel, settled
+from bayeskit.gp.deep_kernel import DeepKernel, network_weights, settled
 from bayeskit.gp.gram import gram, gram_diagonal, gram_pairs
+from bayeskit.gp.hyperparameters import learnable
 
 from .problems import close, generator, noise, process, regression
 
@@ -174,6 +175,15 @@ def test_frozen_weights_stay():
     fit = gp.Exact(max_iter=5).infer(process(kernel), Gaussian(), regression(), generator=generator())
     assert torch.equal(fit.posterior.kernel.base.network[0].weight, kernel.network[0].weight)
     assert not torch.equal(fit.posterior.kernel.base.base_kernel.outputscale, kernel.base_kernel.outputscale.double())
+
+
+def test_another_start_keeps_the_weights():
+    model = learnable(process(ScaleKernel(deep())), Gaussian(), learn=True)
+    before = model.values()
+    model.scatter(generator())
+    weights = {id(p) for p in network_weights(model.kernel)}
+    kept = {id(p) for p, value in zip(model.parameters, before, strict=True) if torch.equal(p, value)}
+    assert kept == weights and len(weights) == 4
 
 
 def test_sgpr_at_all_inputs_is_exact():

@@ -1,5 +1,7 @@
 """gpytorch's models as posteriors: the same numbers, functions to draw, priors of more data."""
 
+import copy
+
 import gpytorch
 import pytest
 import torch
@@ -12,8 +14,6 @@ from gpytorch.means import ConstantMean, LinearMean, MultitaskMean, ZeroMean
 from bayeskit import gp
 from bayeskit.core import likelihood as ours
 from bayeskit.core.types import Data
-from bayeskit.gp.coregionalized_process import Coregionalized
-from bayeskit.gp.correlated import CorrelatedProcess
 from bayeskit.gp.gpytorch_model import GPyTorchModel, exact_algebra, values_of
 
 from .problems import close, generator, noise, regression
@@ -66,8 +66,8 @@ class Exact(gpytorch.models.ExactGP):
 class Features(Exact):
     """The network of a deep kernel sits in `forward`."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
         self.network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
 
     def forward(self, x):
@@ -204,7 +204,7 @@ def multitask(kernel=None, rank=0):
 def test_exact_model_with_correlated_tasks(lcm):
     model = multitask(K.LCMKernel([K.RBFKernel(), K.MaternKernel()], num_tasks=2) if lcm else None)
     posterior = gp.from_gpytorch(model)
-    assert type(posterior) is CorrelatedProcess
+    assert type(posterior) is gp.StackedProcess
     same(posterior, model, inputs())
     x = inputs(4)
     f = posterior.sample_functions(600, generator=generator())
@@ -215,6 +215,39 @@ def test_exact_model_with_correlated_tasks(lcm):
     assert bool(((draws.mean(0) - values.mean.flatten()).abs() < 5 * deviation / 600**0.5).all())
     scale = float(values.variance.max())
     assert float((draws.mT.cov() - values.covariance.to_dense()).abs().max()) < 0.3 * scale
+
+
+@pytest.mark.parametrize("lcm", [False, True])
+def test_more_data_on_a_model_with_correlated_tasks(lcm):
+    """A rest of the rows here after the first ones in gpytorch is all of them in gpytorch."""
+    whole = multitask(K.LCMKernel([K.RBFKernel(), K.MaternKernel()], num_tasks=2) if lcm else None)
+    whole.likelihood.raw_task_noises.data.fill_(-1.0)  # one noise for all tasks
+    half, (x,), y = copy.deepcopy(whole), whole.train_inputs, whole.train_targets
+    half.set_train_data(x[:15], y[:15], strict=False)
+    fit = gp.Exact().infer(
+        gp.from_gpytorch(half),
+        ours.Gaussian((whole.likelihood.task_noises[0] + whole.likelihood.noise).item(), learn=False),
+        Data(x[15:], y[15:]),
+        generator=generator(),
+    )
+    same(fit.posterior, whole, inputs())
+
+
+def test_exact_model_with_features_before_correlated_tasks_is_asked_itself():
+    arguments = {"law": MultitaskMultivariateNormal, "k": 2, "cls": Features}
+    likelihood = L.MultitaskGaussianLikelihood(num_tasks=2)
+    model = exact(MultitaskMean(ConstantMean(), 2), K.MultitaskKernel(K.RBFKernel(), 2), likelihood, **arguments)
+    posterior = gp.from_gpytorch(model)
+    assert type(posterior) is GPyTorchModel
+    same(posterior, model, inputs())
+
+
+def test_exact_model_whose_multitask_kernel_passes_over_columns_is_asked_itself():
+    """gpytorch does not see `active_dims` inside a MultitaskKernel, so taking it apart would give other numbers."""
+    model = multitask(K.MultitaskKernel(K.RBFKernel(active_dims=[0]), num_tasks=2))
+    posterior = gp.from_gpytorch(model)
+    assert type(posterior) is GPyTorchModel
+    same(posterior, model, inputs())
 
 
 def test_exact_model_whose_tasks_share_their_noise_is_asked_itself():
@@ -394,7 +427,7 @@ def test_independent_tasks_with_inducing_points_of_their_own(law, kernel_batch):
 
     model = trained(Approximate(tasks, ConstantMean(batch_shape=two()), rbf(kernel_batch)))
     posterior = gp.from_gpytorch(model)
-    assert type(posterior) is Coregionalized
+    assert type(posterior) is gp.StackedProcess
     same(posterior, model, inputs())
 
 
@@ -409,7 +442,7 @@ def test_linear_coregionalization(own):
 
     model = trained(Approximate(lmc, ConstantMean(batch_shape=batch), rbf(batch)))
     posterior = gp.from_gpytorch(model)
-    assert type(posterior) is Coregionalized
+    assert type(posterior) is (gp.StackedProcess if own else gp.GaussianProcess)
     same(posterior, model, inputs())
     x = inputs(3)
     f = posterior.sample_functions(600, generator=generator())

@@ -16,7 +16,7 @@ from gpytorch.means import ZeroMean
 
 from bayeskit.core import operators
 from bayeskit.core.types import Data
-from bayeskit.gp import SGPR, SVGP, Conditioned, ConditionedMean, Exact, GaussianProcess, default_prior, pathwise
+from bayeskit.gp import SGPR, SVGP, Conditioned, ConditionedMean, Exact, GaussianProcess, default_prior, waves
 from bayeskit.gp.gram import gram_diagonal
 
 from .problems import close, constant, generator, noise, process, rbf, regression, same_law, scaled, test_inputs
@@ -106,7 +106,7 @@ def test_draws_of_values_have_the_right_moments(law):
 
 
 def test_fixed_functions_agree_between_calls_and_have_the_right_moments(law, monkeypatch):
-    monkeypatch.setattr(pathwise, "NUM_WAVES", 8)  # the first two moments are exact however few waves
+    monkeypatch.setattr(waves, "NUM_WAVES", 8)  # the first two moments are exact however few waves
     x = test_inputs(6)
     functions = law.sample_functions(3, generator=generator())
     whole = functions(x)
@@ -138,7 +138,7 @@ def agree(draws, values):
     ids=["matern12", "matern32", "sum"],
 )
 def test_random_features_match_the_kernel(kernel, monkeypatch):
-    monkeypatch.setattr(pathwise, "NUM_WAVES", 8)
+    monkeypatch.setattr(waves, "NUM_WAVES", 8)
     law = process(kernel)
     x = test_inputs(3)
     agree(law.sample_functions(3000, generator=generator())(x), law(x))
