@@ -142,7 +142,7 @@ class Conditioned(Kernel):
         if self.root is not None:
             half = self.root.mT @ first
             value = value + half.mT @ (half if same else self.root.mT @ second)
-        return value
+        return _raised(value, gram_diagonal(self.base, x1)) if same else value
 
     def _variance(self, x: Tensor) -> Tensor:
         """k(x_i, x_i) - |A(x_i)|^2 + |R' A(x_i)|^2, at least rounding level."""
@@ -216,6 +216,12 @@ def chunks(x: Tensor, width: int, elements: int = operators.CHUNK_ELEMENTS) -> I
     """`x` cut along its last axis but one, so that rows times `width` stays within `elements`."""
     rows = max(1, elements // max(1, width))
     yield from x.split(rows, dim=-2)
+
+
+def _raised(covariance: Tensor, before: Tensor) -> Tensor:
+    """A covariance (*b, n, n) whose diagonal is raised to rounding level where it fell below, as variances are."""
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    return covariance + torch.diag_embed(floored(variance, before) - variance)
 
 
 def floored(variance: Tensor, before: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def _learn_by_rows(
         with torch.no_grad():
             at = z()
             tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
-            sites, value = settle(model, tril, at, rows, sites, max_steps=1 if closed else 20)
+            sites, value = settle(model, tril, at, rows, sites, max_steps=1 if closed else 100)
             value += float(model.log_prior())
             held = RowSites.at(model, tril, at, rows, sites)
         if value - last <= 1e-4 * (1 + abs(value)):
@@ -201,7 +201,7 @@ def _started(model: Model, z: Tensor, rows: Data) -> Inducing:
     every = max(1, len(rows) // (4 * DEFAULT_BATCH))
     some = rows.rows(slice(0, None, every))
     some = replace(some, scale=len(rows) / len(some))
-    sites, _ = settle(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=5)
+    sites, _ = settle(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=20)
     return Inducing(z, tril, sites, noise_of(model))
 
 

@@ -142,7 +142,9 @@ class _Marginals(torch.autograd.Function):
             product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
             grad_base = _through_cholesky(inverse, product.sum(0) if shared else product, from_tril)
         if form == "sites":
-            grad_spread = _weighted_square(a, h.clamp(min=0)) if bool((h < 0).any()) else slope
+            # A row whose variance fell to rounding level has its site all the same: the step of the mean counts on it.
+            sites = grads[1].clamp(min=0)
+            grad_spread = slope if torch.equal(sites, h) else _weighted_square(a, sites)
         else:
             grad_spread = (blocks.upper_part if form == "triangular" else torch.matmul)(slope, spread).mul_(2)
         return None, grad_base, grad_cross, h, grad_q, grad_spread

@@ -126,7 +126,7 @@ class SVGP(Inference):
         if self.variational == "natural" and len(rows) > START_ROWS:  # the first steps bring in the others
             some = next(iter(rows.batches(START_ROWS, generator=generator)))
         with torch.no_grad():
-            start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 5)
+            start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 20)
 
         def where() -> Tensor:
             return free * unit if free.requires_grad else z
