@@ -56,7 +56,9 @@ CONDITIONS: dict[str, Callable[[], Problem]] = {
     "one input, many targets": lambda: Problem(X[:1].repeat(60, 1), Y),
     "inputs 1e-9 apart": lambda: Problem(torch.cat([X, X + 1e-9]), torch.cat([Y, Y + 0.1])),
     "lengthscales 1e-6": lambda: Problem(X, Y, scales={"lengthscale": 1e-6}),
-    "lengthscales 1e-6 rows twice": lambda: Problem(torch.cat([X, X]), torch.cat([Y, -Y]), scales={"lengthscale": 1e-6}),
+    "lengthscales 1e-6 rows twice": lambda: Problem(
+        torch.cat([X, X]), torch.cat([Y, -Y]), scales={"lengthscale": 1e-6}
+    ),
     "lengthscales 1e6": lambda: Problem(X, Y, scales={"lengthscale": 1e6}),
     "output scale 1e-10": lambda: Problem(X, Y, scales={"outputscale": 1e-10}),
     "output scale 1e10": lambda: Problem(X, Y, scales={"outputscale": 1e10}),
@@ -110,7 +112,9 @@ def main() -> None:
     jobs = {name: (lambda m, t, c=build: by_inference(m, t, c())) for name, build in CONDITIONS.items()}
     for name, (x, y) in tables(arguments.rows).items():
         jobs[name] = lambda m, t, x=x, y=y: by_estimator(m, t, x, y)
-        jobs[f"{name}, rows twice"] = lambda m, t, x=x, y=y: by_estimator(m, t, np.tile(x, (2, 1)), np.concatenate([y, y]))
+        jobs[f"{name}, rows twice"] = lambda m, t, x=x, y=y: by_estimator(
+            m, t, np.tile(x, (2, 1)), np.concatenate([y, y])
+        )
     names, failures = arguments.methods.split(","), []
     print(f"| condition | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for condition, job in jobs.items():

@@ -58,7 +58,7 @@ class Hyperposterior:
             covered.add(id(model.likelihood.raw_noise))
         rest = [part for part in _parts(model) if id(part.parameter) not in covered]
         # A number that stands for function values is measured in units of the targets.
-        unit = float(rows.y.std(correction=0)) if len(rows) > 1 else 1.0
+        unit = float(rows.y[~rows.y.isnan()].std(correction=0)) if len(rows) > 1 else 1.0
         self.weak = [(part, part.coordinate().detach(), SPREAD * (unit or 1.0 if part.mean else 1.0)) for part in rest]
 
     def __call__(self, position: Position) -> Tensor:
