@@ -11,14 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
 from bayeskit.core import progress
-from bayeskit.core.checkpoint import Checkpoint, digest, snapshot
+from bayeskit.core.checkpoint import Checkpoint, snapshot
 from bayeskit.core.optimize import ranks
-from bayeskit.core.optimize.training import SCHEDULES, Training
-from bayeskit.core.types import Data, Rows
+from bayeskit.core.optimize.training import SCHEDULES, Training, identity, optimizer
+from bayeskit.core.types import Data
 
 History = dict[str, list[float]]
+
+SHORTER = 0.25
+"""What all steps are multiplied by after the loss, or what is trained, ceased to be finite."""
+
+MOST_RETURNS = 5
+"""How often a run goes back for that before it is an error."""
+
+KEEP_STEPS = 20
+"""Steps between two copies of the state to go back to, at least: a copy costs as much as a step of a small net."""
 
 
 def minimize(
@@ -36,8 +46,10 @@ def minimize(
     """Minimize a loss over mini-batches, changing `parameters` in place.
 
     With `validation` or `training.patience` the parameters of the best epoch are put back at the end, otherwise the
-    last ones stay. With `training.checkpoint`, a run that was killed continues where the file stands, and ends with the
-    same bits as one that was not: same data, settings and generator state are required and checked.
+    last ones stay. Where the loss or a parameter ceases to be finite, or a factorization fails, the run goes back to
+    the last good state and on with steps a quarter as long, five times at most; history["returns"] has the epochs
+    from which it did. With `training.checkpoint`, a run that was killed continues where the file stands, and ends with
+    the same bits as one that was not: same data, settings and generator state are required and checked.
 
     Where `torch.distributed` is initialized, every rank is given the same data, takes its share of each mini-batch, and
     gradients are averaged: the result is that of a single process, to rounding.
@@ -60,7 +72,8 @@ def minimize(
         the validation loss where there is one.
 
     Raises:
-        FloatingPointError: The loss is no longer a finite number.
+        FloatingPointError: The loss is no longer a finite number, with shorter steps neither.
+        torch.linalg.LinAlgError: A factorization fails, with shorter steps too.
         ValueError: A setting is out of range, or the checkpoint belongs to another run.
 
     Examples:
@@ -80,17 +93,23 @@ def minimize(
     loop = _Loop(training, leaves, tensors, generator, description, own=own)
     file = None if training.checkpoint is None else Checkpoint(training.checkpoint)
     if file is not None:
-        loop.resume(file, _identity(training, leaves, data, generator, description))
+        loop.resume(file, identity(training, leaves, data, generator, description))
+    loop.keep()
     with progress.track(training.max_epochs, description) as bar:
         bar.update(loop.epoch)
         try:
             while not loop.done:
-                loop.run_epoch(loss, data, validation)
-                bar.update(1, **{name: curve[-1] for name, curve in loop.history.items()})
-                if file is not None:
-                    loop.keep()
-                    if loop.done or loop.epoch % training.checkpoint_every == 0:
-                        loop.write(file)
+                before = loop.epoch
+                try:
+                    loop.run_epoch(loss, data, validation)
+                    if file is not None or loop.done or loop.steps >= KEEP_STEPS:
+                        loop.check()
+                        loop.keep()
+                except (FloatingPointError, LinAlgError) as error:
+                    loop.go_back(error)
+                bar.update(loop.epoch - before, **{name: curve[-1] for name, curve in loop.history.items() if curve})
+                if file is not None and (loop.done or loop.epoch % training.checkpoint_every == 0):
+                    loop.write(file)
         except KeyboardInterrupt:
             if file is not None:
                 loop.write(file)
@@ -115,11 +134,15 @@ class _Loop:
         self.training, self.parameters, self.tensors, self.own = training, parameters, tensors, own
         self.stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
         self.generator, self.description = generator, description
-        self.optimizer = _optimizer(training, parameters)
+        self.optimizer = optimizer(training, parameters)
         self.history: History = {"loss": []}
         self.epoch, self.stale = 0, 0
         self.lowest, self.best = math.inf, None
-        self.kept: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {"identity": {}}
+        self.own_lrs = [] if own is None else [group["lr"] for group in own.param_groups]
+        self.returns: list[int] = []  # epochs from which the run went back
+        self.error: Exception | None = None  # the first of them
+        self.steps = 0  # since the state was kept
 
     @property
     def done(self) -> bool:
@@ -141,6 +164,7 @@ class _Loop:
             self.optimizer.step()
             if self.own is not None:
                 self.own.step()
+            self.steps += 1
             mean += value * min(size, len(data) - i * size) / len(data)
         self._share_statistics()
         self.history["loss"].append(mean)
@@ -162,7 +186,11 @@ class _Loop:
 
     def _schedule(self, elapsed: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.lr * SCHEDULES[self.training.schedule](elapsed)
+            group["lr"] = self._shorter * self.training.lr * SCHEDULES[self.training.schedule](elapsed)
+
+    @property
+    def _shorter(self) -> float:
+        return SHORTER ** len(self.returns)
 
     def _gradient(self, loss: Callable[[], Tensor], *, step: int) -> float:
         """Put the gradient, averaged over ranks and clipped, where the optimizer looks for it; return the loss."""
@@ -200,8 +228,29 @@ class _Loop:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def check(self) -> None:
+        """Raise if what is trained is not finite: the loss would tell only at the next step."""
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in [*self.parameters, *self.stepped]):
+            raise FloatingPointError(
+                f"{self.description}: a parameter is no longer finite after epoch {self.epoch}. Standardize inputs and "
+                f"targets, lower `lr` (now {self.training.lr:g}) or set `clip_norm`."
+            )
+
+    def go_back(self, error: Exception) -> None:
+        """Take the state last kept again, with shorter steps; raise the first error where that did not help before."""
+        self.error = self.error or error
+        several_failed = isinstance(error, LinAlgError) and ranks.several()  # the other ranks do not know of it
+        if len(self.returns) == MOST_RETURNS or several_failed:
+            raise self.error
+        returns = [*self.returns, self.epoch + 1]
+        self._load(snapshot(self.kept))
+        self.returns = returns
+        self.history["returns"] = [float(epoch) for epoch in returns]
+        self._shorten_own()
+
     def keep(self) -> None:
         """Copy the state between two epochs: what is written must never be half an update."""
+        self.steps = 0
         self.kept = snapshot(
             {
                 "identity": self.kept["identity"],
@@ -210,6 +259,7 @@ class _Loop:
                 "lowest": self.lowest,
                 "best": self.best,
                 "history": self.history,
+                "returns": self.returns,
                 "tensors": self.tensors,
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
@@ -226,39 +276,25 @@ class _Loop:
         self.kept = {"identity": identity}
         state = ranks.from_first(file.resume(identity))
         if state is not None:
-            self.epoch, self.stale, self.history = state["epoch"], state["stale"], state["history"]
-            self.lowest, self.best = state["lowest"], state["best"]
-            _write_back(self.tensors, state["tensors"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load(state)
             self.generator.set_state(state["generator"])
+            self._shorten_own()
         self.keep()
 
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """All of a kept state but the generator's: a second attempt meets other mini-batches."""
+        self.epoch, self.stale, self.history = state["epoch"], state["stale"], state["history"]
+        self.lowest, self.best, self.returns = state["lowest"], state["best"], state["returns"]
+        _write_back(self.tensors, state["tensors"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
-def _optimizer(training: Training, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    decay = training.weight_decay
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=decay)
-    adam = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    # One pass over each tensor instead of one for each operation, where torch has it.
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
-    return adam(parameters, lr=training.lr, weight_decay=decay, fused=fused)
+    def _shorten_own(self) -> None:
+        """The steps of the caller's own optimizer."""
+        for group, lr in zip([] if self.own is None else self.own.param_groups, self.own_lrs, strict=True):
+            group["lr"] = self._shorter * lr
 
 
 def _write_back(tensors: list[Tensor], values: list[Tensor]) -> None:
     with torch.no_grad():
         for tensor, value in zip(tensors, values, strict=True):
             tensor.copy_(value)
-
-
-def _identity(
-    training: Training, parameters: list[Tensor], data: Data, generator: torch.Generator, description: str
-) -> dict[str, Any]:
-    """What a run must share with the one whose file it takes up; a constant schedule may be given more epochs."""
-    free = {"checkpoint", "checkpoint_every"} | ({"max_epochs"} if training.schedule == "constant" else set())
-    settings = {name: value for name, value in training.get_params().items() if name not in free}
-    return settings | {
-        "the task": description,
-        "the data": digest(None if isinstance(data.x, Rows) else data.x, data.y, data.weights),
-        "the starting parameters": digest(*parameters),
-        "the seed": digest(generator.get_state()),
-    }

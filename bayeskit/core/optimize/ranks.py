@@ -18,7 +18,7 @@ from bayeskit.core.types import Data
 
 def rank() -> int:
     """This process's number, 0 when alone."""
-    return dist.get_rank() if _parallel() else 0
+    return dist.get_rank() if several() else 0
 
 
 def batches(data: Data, size: int, generator: torch.Generator) -> Iterator[Data]:
@@ -32,7 +32,7 @@ def batches(data: Data, size: int, generator: torch.Generator) -> Iterator[Data]
     Yields:
         Rows whose `scale` makes the average of the ranks' sums the mini-batch estimate of the full sum.
     """
-    number = dist.get_world_size() if _parallel() else 1
+    number = dist.get_world_size() if several() else 1
     if number == 1:
         yield from [data] if size >= len(data) else data.batches(size, generator=generator)
         return
@@ -46,7 +46,7 @@ def batches(data: Data, size: int, generator: torch.Generator) -> Iterator[Data]
 
 def average(tensors: list[Tensor]) -> list[Tensor]:
     """The mean over ranks of each tensor, in one message."""
-    if not _parallel():
+    if not several():
         return tensors
     flat = torch.cat([t.detach().double().reshape(-1) for t in tensors])
     dist.all_reduce(flat)
@@ -56,7 +56,7 @@ def average(tensors: list[Tensor]) -> list[Tensor]:
 
 def agree(tensors: list[Tensor], generator: torch.Generator) -> None:
     """Give all ranks the first one's tensors and generator state."""
-    if _parallel():
+    if several():
         with torch.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
@@ -65,12 +65,13 @@ def agree(tensors: list[Tensor], generator: torch.Generator) -> None:
 
 def from_first(value: Any) -> Any:
     """The first rank's `value`, on every rank."""
-    if not _parallel():
+    if not several():
         return value
     holder = [value]
     dist.broadcast_object_list(holder, src=0)
     return holder[0]
 
 
-def _parallel() -> bool:
+def several() -> bool:
+    """Whether there are ranks besides this one."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

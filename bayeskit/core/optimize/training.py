@@ -1,15 +1,18 @@
-"""The settings of the training loop, and the rows it holds out."""
+"""The settings of the training loop, and what follows from them: the rows held out, the optimizer, an identity."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import torch
 from sklearn.base import BaseEstimator
+from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.core.types import Data
+from bayeskit.core.checkpoint import digest
+from bayeskit.core.types import Data, Rows
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -85,3 +88,28 @@ def split(data: Data, training: Training, *, generator: torch.Generator) -> tupl
         return data, None
     order = torch.randperm(len(data), generator=generator, device=generator.device).to(data.y.device)
     return data.rows(order[held:].sort().values), data.rows(order[:held].sort().values)
+
+
+def optimizer(training: Training, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over `parameters`."""
+    decay = training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=decay)
+    adam = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    # One pass over each tensor instead of one for each operation, where torch has it.
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
+    return adam(parameters, lr=training.lr, weight_decay=decay, fused=fused)
+
+
+def identity(
+    training: Training, parameters: list[Tensor], data: Data, generator: torch.Generator, description: str
+) -> dict[str, Any]:
+    """What a run must share with the one whose file it takes up; a constant schedule may be given more epochs."""
+    free = {"checkpoint", "checkpoint_every"} | ({"max_epochs"} if training.schedule == "constant" else set())
+    settings = {name: value for name, value in training.get_params().items() if name not in free}
+    return settings | {
+        "the task": description,
+        "the data": digest(None if isinstance(data.x, Rows) else data.x, data.y, data.weights),
+        "the starting parameters": digest(*parameters),
+        "the seed": digest(generator.get_state()),
+    }

@@ -232,10 +232,36 @@ def test_nan_is_one_clear_sentence_with_the_step(data, generator):
     def loss(batch):
         nonlocal calls
         calls += 1
-        return squared(net)(batch) * (math.nan if calls == 8 else 1)
+        return squared(net)(batch) * (math.nan if calls >= 8 else 1)
 
     with pytest.raises(FloatingPointError, match="warming up: the loss is nan in epoch 2, step 3. .*`lr`"):
         minimize(loss, net.parameters(), data, Training(batch_size=10), generator=generator, description="warming up")
+
+
+@pytest.mark.parametrize("failure", [math.nan, torch.linalg.LinAlgError("K is not positive definite")])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_step_too_long_is_taken_back(data, tmp_path, failure, checkpoint):
+    """Steps of 3 leave where this loss is finite; from a start inside, shorter ones reach its minimum."""
+
+    def train(epochs, path):
+        w, g = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True), torch.Generator().manual_seed(0)
+
+        def loss(batch):
+            if w.detach().abs().max() > 2.5:
+                if isinstance(failure, Exception):
+                    raise failure
+                return batch.total((batch.x @ w).squeeze(-1) * failure)
+            return batch.total((batch.x @ w - batch.y).square().squeeze(-1))
+
+        training = Training(lr=3.0, max_epochs=epochs, batch_size=10, checkpoint=path)
+        return w, minimize(loss, [w], data, training, generator=g)
+
+    path = tmp_path / "run" if checkpoint else None
+    if checkpoint:
+        train(50, path)
+    w, history = train(100, path)
+    assert len(history["loss"]) == 100 and 1 <= len(history["returns"]) <= 5
+    assert (w.detach().squeeze() - torch.tensor([1.0, -2.0, 0.5])).abs().max() < 0.05
 
 
 def test_the_history_is_the_loss_per_row(data, generator):
