@@ -20,8 +20,12 @@ from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.pseudo_observations import PseudoObservations, bound, nearest
+from bayeskit.gp.subset import learn_on_subset
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.variational import Variational, ascend
+
+LEARNING_ROWS = 2_000
+"""Rows whose exact evidence gives the hyperparameters to start from, at most."""
 
 DEFAULT_STEPS = 1000
 DEFAULT_BATCH = 512
@@ -107,6 +111,9 @@ class CoresetGP(Inference):
 
     def _learn(self, model: Model, rows: Data, generator: torch.Generator) -> tuple[PseudoObservations, History]:
         """The three phases; the pseudo observations and the last training curve."""
+        if model.parameters and self.subset and isinstance(model.likelihood, Gaussian):
+            learning_rows = min(LEARNING_ROWS, self.subset)
+            learn_on_subset(model, rows, learning_rows, max_iter=self.max_iter, restarts=0, generator=generator)
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_points, start=self.start, generator=generator
         )

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
@@ -18,7 +17,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.cg import IterativelyConditioned, Preconditioner, System
 from bayeskit.gp.conditioned import ConditionedMean
 from bayeskit.gp.gram import gram
-from bayeskit.gp.hyperparameters import Model, learnable
+from bayeskit.gp.hyperparameters import History, Model, best_of_starts, learnable
 from bayeskit.gp.observations import Observations
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.stacked import StackedProcess, infer_stacked
@@ -122,24 +121,13 @@ class Exact(Inference):
             rows = rows.rows(order.to(rows.y.device))
             operators.note("rows used to learn hyperparameters", len(rows))
 
-        def loss() -> Tensor:
-            return -(log_evidence(model, rows) + model.log_prior())
+        def search() -> History:
+            def loss() -> Tensor:
+                return -(log_evidence(model, rows) + model.log_prior())
 
-        start, found = model.values(), []
-        for attempt in range(1 + self.restarts):
-            model.set(start)
-            if attempt:
-                model.scatter(generator)
-            try:
-                history = minimize_lbfgs(loss, model.parameters, max_iter=self.max_iter, description="exact GP")
-            except (LinAlgError, FloatingPointError):
-                if not attempt:
-                    raise
-                continue  # a random start may lie where nothing can be factorized; the first one may not
-            found.append((min(history["loss"]), attempt, model.values(), history))
-        _, _, values, history = min(found, key=lambda one: one[:2])
-        model.set(values)
-        return history
+            return minimize_lbfgs(loss, model.parameters, max_iter=self.max_iter, description="exact GP")
+
+        return best_of_starts(model, search, restarts=self.restarts, generator=generator)
 
     def _solver(self, model: Model, rows: Data) -> str:
         """Cholesky while memory and time allow."""

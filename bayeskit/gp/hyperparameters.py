@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from gpytorch.means import ConstantMean, Mean
 from gpytorch.priors import NormalPrior
 from gpytorch.priors.prior import Prior
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
 from bayeskit.core import random
 from bayeskit.core.likelihood import Gaussian, Likelihood
@@ -25,6 +27,8 @@ NOISE_SPREAD = 3.0
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 M = TypeVar("M", bound=nn.Module)
+
+History = dict[str, list[float]]
 
 
 @dataclass
@@ -185,3 +189,37 @@ def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:
 def _device(model: Model) -> torch.device:
     tensors = [*model.kernel.parameters(), *model.kernel.buffers(), *model.likelihood.parameters()]
     return tensors[0].device if tensors else torch.device("cpu")
+
+
+def best_of_starts(
+    model: Model, search: Callable[[], History], *, restarts: int, generator: torch.Generator
+) -> History:
+    """Search from the present hyperparameters and from random ones; the best optimum stays in `model`.
+
+    Args:
+        model: What is learnt, changed in place.
+        search: Improves the hyperparameters from where they are; its curve "loss" says how good they became.
+        restarts: Further random starts.
+        generator: Source of randomness.
+
+    Returns:
+        The curves of the best search.
+
+    Raises:
+        torch.linalg.LinAlgError: A factorization fails where the first start stands.
+    """
+    start, found = model.values(), []
+    for attempt in range(1 + restarts):
+        model.set(start)
+        if attempt:
+            model.scatter(generator)
+        try:
+            history = search()
+        except (LinAlgError, FloatingPointError):
+            if not attempt:
+                raise
+            continue  # a random start may lie where nothing can be factorized; the first one may not
+        found.append((min(history["loss"]), attempt, model.values(), history))
+    _, _, values, history = min(found, key=lambda one: one[:2])
+    model.set(values)
+    return history

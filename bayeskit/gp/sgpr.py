@@ -16,7 +16,7 @@ from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.calibration import calibrated
 from bayeskit.gp.collapsed import Collapsed, collapsed
-from bayeskit.gp.hyperparameters import Model, learnable
+from bayeskit.gp.hyperparameters import History, Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.subset import learn_on_subset
@@ -28,7 +28,11 @@ PASS_BUDGET = 4e11
 """Largest n m^2 that `num_inducing=None` chooses: some ten to twenty seconds for the pass, on one core."""
 
 BOUND_BUDGET = 1e12
-"""Largest 5 n m^2 max_iter, the multiplications of learning by the bound, for which "auto" does that."""
+"""Largest 5 n m^2 max_iter, the multiplications of learning by the bound, for which "auto" does that; thrice as many
+where the number of points was given."""
+
+FEWEST_ITERATIONS = 20
+"""Iterations on the bound below which "auto" leaves it, where the number of points was given."""
 
 MAX_LEFT_OUT = 2_000
 """Rows of which the predictions settle output scale and noise; the posterior is conditioned on them like on all."""
@@ -51,7 +55,8 @@ class SGPR(Inference):
         num_inducing: m; None for 15 sqrt(n), and less where n m^2 would pass 4e11. With at least as many points as
             distinct inputs the method is exact and Z stays put.
         learning: "bound" (maximize it over hyperparameters and Z, by L-BFGS), "subset" (lengthscales from some rows,
-            scale and noise by leaving rows out, Z in place), or "auto": the former while 5 n m^2 max_iter <= 1e12.
+            scale and noise by leaving rows out, Z in place), or "auto": the former while 5 n m^2 max_iter <= 1e12,
+            or, for a given `num_inducing`, with as many of the iterations as 3e12 allows if these are 20 or more.
         start: "kmeans" (centers of clusters) or "greedy" (largest variance given the others); see
             `gp.inducing.starting_points`.
         max_iter: L-BFGS iterations at most, on the bound and (no more than 50) on the evidence of the subset.
@@ -111,12 +116,12 @@ class SGPR(Inference):
     ) -> tuple[Collapsed, Tensor, dict[str, list[float]]]:
         """Learn what is to be learnt; the collapsed result, the inducing points, and the curves of the last search."""
         num_inducing = self.num_inducing or default_num_inducing(len(rows))
-        by_bound = self._by_bound(len(rows), num_inducing)
+        iterations = self._iterations(len(rows), num_inducing)
         kept, left_out, history = rows, None, {}
         if model.parameters:
             assert isinstance(model.likelihood, Conjugate)
             model.center(model.likelihood.observations(rows.y)[0], rows.weights)
-            if not by_bound and len(rows) >= 5:
+            if not iterations and len(rows) >= 5:
                 kept, left_out = _divided(rows, generator)
             settings = {"max_iter": self.max_iter, "restarts": self.restarts, "generator": generator}
             history = learn_on_subset(model, kept, self.learning_rows, **settings)
@@ -124,8 +129,9 @@ class SGPR(Inference):
         z, complete = starting_points(model.kernel, inputs(kept), num_inducing, **placing)
         if complete and left_out is not None:  # there may be points enough for all
             z, complete = starting_points(model.kernel, inputs(rows), num_inducing, **placing)
-        if by_bound:
-            z, climbed = self._maximize_bound(model, z, rows, move=self.learn_inducing and not complete)
+        if iterations:
+            move = self.learn_inducing and not complete
+            z, climbed = _maximize_bound(model, z, rows, move=move, max_iter=iterations)
             history = climbed or history
         with torch.no_grad():
             result = collapsed(model, z, rows)
@@ -143,27 +149,31 @@ class SGPR(Inference):
         if self.restarts:
             checks.positive(self.restarts, name="restarts", integer=True)
 
-    def _by_bound(self, n: int, m: int) -> bool:
-        """Whether hyperparameters and Z are learnt by maximizing the bound."""
-        affordable = 5.0 * n * m**2 * self.max_iter <= BOUND_BUDGET
-        return self.learning == "bound" or (self.learning == "auto" and affordable)
+    def _iterations(self, n: int, m: int) -> int:
+        """L-BFGS iterations on the bound; none where the lengthscales of a subset are a better use of the time."""
+        if self.learning != "auto":
+            return self.max_iter if self.learning == "bound" else 0
+        one = 5.0 * n * m**2
+        if self.num_inducing is None:
+            return self.max_iter if one * self.max_iter <= BOUND_BUDGET else 0
+        affordable = int(3 * BOUND_BUDGET / one)  # few points need lengthscales of their own, so they are given more
+        return min(affordable, self.max_iter) if affordable >= FEWEST_ITERATIONS else 0
 
-    def _maximize_bound(
-        self, model: Model, z: Tensor, rows: Data, *, move: bool
-    ) -> tuple[Tensor, dict[str, list[float]]]:
-        """Inducing points and hyperparameters that maximize bound plus log prior, and the curves of the search."""
-        unit = spread(inputs(rows))
-        free = (z / unit).requires_grad_(move)  # moves in units of the features' spread
-        parameters = [p for p in (*model.parameters, free) if p.requires_grad]
-        if not parameters:
-            return z, {}
-        history = minimize_lbfgs(
-            lambda: -(collapsed(model, free * unit, rows).bound + model.log_prior()),
-            parameters,
-            max_iter=self.max_iter,
-            description="SGPR",
-        )
-        return (free * unit).detach() if move else z, history
+
+def _maximize_bound(model: Model, z: Tensor, rows: Data, *, move: bool, max_iter: int) -> tuple[Tensor, History]:
+    """Inducing points and hyperparameters that maximize bound plus log prior, and the curves of the search."""
+    unit = spread(inputs(rows))
+    free = (z / unit).requires_grad_(move)  # moves in units of the features' spread
+    parameters = [p for p in (*model.parameters, free) if p.requires_grad]
+    if not parameters:
+        return z, {}
+    history = minimize_lbfgs(
+        lambda: -(collapsed(model, free * unit, rows).bound + model.log_prior()),
+        parameters,
+        max_iter=max_iter,
+        description="SGPR",
+    )
+    return (free * unit).detach() if move else z, history
 
 
 def _divided(rows: Data, generator: torch.Generator) -> tuple[Data, Tensor]:

@@ -1,14 +1,15 @@
 """Hyperparameters from a subset of the rows: a start for methods whose own passes over all rows are dear."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
 from bayeskit.core import operators
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data
 from bayeskit.gp.exact import log_evidence
-from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.hyperparameters import History, Model, best_of_starts
 
 MAX_ITERATIONS = 50
 """Iterations on half of the rows wanted, of each start, at most: what follows needs no more digits of the optimum."""
@@ -19,7 +20,7 @@ REFINE_ITERATIONS = 10
 
 def learn_on_subset(
     model: Model, rows: Data, num_rows: int, *, max_iter: int, restarts: int, generator: torch.Generator
-) -> dict[str, list[float]]:
+) -> History:
     """Set the hyperparameters to those that maximize evidence plus log prior of some rows drawn at random.
 
     The evidence is the exact one, so nothing here depends on inducing points: lengthscales come out unbiased, and only
@@ -57,36 +58,14 @@ def learn_on_subset(
     order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.y.device)
     few, wanted = order[: max(1, num_rows // 2)], order[:num_rows]
     operators.note("rows used to learn hyperparameters", len(wanted))
-    history = _best_of(
-        model, rows.rows(few), max_iter=min(max_iter, MAX_ITERATIONS), restarts=restarts, generator=generator
-    )
+    first = partial(_search, model, rows.rows(few), min(max_iter, MAX_ITERATIONS))
+    history = best_of_starts(model, first, restarts=restarts, generator=generator)
     if len(wanted) > len(few):
         history = _search(model, rows.rows(wanted), min(max_iter, REFINE_ITERATIONS))
     return history
 
 
-def _best_of(
-    model: Model, rows: Data, *, max_iter: int, restarts: int, generator: torch.Generator
-) -> dict[str, list[float]]:
-    """The best optimum of several starts stays in `model`."""
-    start, found = model.values(), []
-    for attempt in range(1 + restarts):
-        model.set(start)
-        if attempt:
-            model.scatter(generator)
-        try:
-            history = _search(model, rows, max_iter)
-        except (LinAlgError, FloatingPointError):
-            if not attempt:
-                raise
-            continue  # a random start may lie where nothing can be factorized; the first one may not
-        found.append((min(history["loss"]), attempt, model.values(), history))
-    _, _, values, history = min(found, key=lambda one: one[:2])
-    model.set(values)
-    return history
-
-
-def _search(model: Model, rows: Data, max_iter: int) -> dict[str, list[float]]:
+def _search(model: Model, rows: Data, max_iter: int) -> History:
     def loss() -> Tensor:
         return -(log_evidence(model, rows) + model.log_prior())
 
