@@ -91,7 +91,7 @@ class DeepEnsemble(Inference):
         training = DEFAULT_TRAINING if self.training is None else self.training
         training.validate()
         check_precision(self.prior_precision, "validation")
-        weights, network, data = prepare(prior, data)
+        weights, network, data = prepare(prior, likelihood, data)
         with operators.recording() as notes:
             members = _Members(network, list(weights.mean), data.x[:2], self.num_members, generator)
             together = self.together and members.joinable(data.x[:2])

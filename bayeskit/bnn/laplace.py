@@ -70,7 +70,7 @@ class Laplace(Inference):
         """Train, refit the subset under the evidence, and invert its curvature."""
         self.check(prior, likelihood, data)
         self._validate()
-        weights, network, data = prepare(prior, data)
+        weights, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         names = self._names(network, weights, data)
         with operators.recording() as notes:

@@ -23,6 +23,7 @@ from bayeskit.bnn.posterior import BayesNet
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, random
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.support import check_support
 from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data, Params
@@ -88,7 +89,7 @@ def train(
             whose scale is known is taken as it is.
         generator: Splits and shuffles the rows, and drops units where the network does.
     """
-    weights, network, data = prepare(prior, data)
+    weights, network, data = prepare(prior, likelihood, data)
     network.train()
     likelihood = copy.deepcopy(likelihood)
     like = parameters(network, weights.mean)
@@ -209,13 +210,15 @@ def _put(state: list[Tensor], values: list[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def prepare(prior: Posterior, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
+def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
     """The prior's weights, a copy of its network on the data's device, and the data in the network's dtype.
 
     Raises:
         TypeError: The prior's weights are not Gaussian, so they have no density to multiply the likelihood by.
+        ValueError: A target lies outside the support of the likelihood.
     """
     assert isinstance(prior, BayesNet)
+    check_support(likelihood, data.y, name="data.y")
     if not isinstance(prior.weights, GaussianWeights):
         raise TypeError(
             f"`prior` must have Gaussian weights; got {type(prior.weights).__name__}, which has no density. Start from "

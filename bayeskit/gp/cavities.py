@@ -20,13 +20,14 @@ from torch import Tensor
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit
 from bayeskit.core.likelihood import Drawn
-from bayeskit.core.posterior import GaussianValues
+from bayeskit.core.posterior import GaussianValues, Posterior
 from bayeskit.core.predictive import Predictive, pool
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import Conditioned, chunks, floored
 from bayeskit.gp.gram import gram_diagonal
 from bayeskit.gp.hyperparameters import learnable
 from bayeskit.gp.mixture import ProcessMixture
+from bayeskit.gp.neighbors import Nearest
 from bayeskit.gp.process import GaussianProcess
 
 
@@ -51,8 +52,8 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
 
     Raises:
         TypeError: The fit is of another kind.
-        ValueError: A row is not among those that an exact process was fitted to, or several conditionings at inducing
-            points are folded into one.
+        ValueError: A row that counts (of positive weight, with a target that is not NaN) is not among those that an
+            exact process was fitted to, or several conditionings at inducing points are folded into one.
 
     References:
         Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 5.4.2.
@@ -74,12 +75,24 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
     if isinstance(fit.posterior, ProcessMixture) and isinstance(fit.likelihood, Drawn):
         return _mixed(fit.posterior, fit.likelihood, data)
     if not isinstance(fit.posterior, GaussianProcess) or not isinstance(fit.posterior.kernel, Conditioned):
-        raise TypeError(
-            f"`fit` must hold a Gaussian process conditioned by a Cholesky factorization or at inducing points; got "
-            f"{type(fit.posterior).__name__}"
-        )
+        raise TypeError(_refusal(fit.posterior))
     with torch.no_grad():
         return fit.likelihood.predictive(_without(fit, fit.posterior.kernel, data))
+
+
+def _refusal(posterior: Posterior) -> str:
+    """Why there is no closed form, and what has one."""
+    kernel = posterior.kernel if isinstance(posterior, GaussianProcess) else None
+    if isinstance(kernel, Nearest):
+        return (
+            "the law of `gp.SWSGP`, in which every input sees only its nearest inducing values, has no leave-one-out in "
+            "closed form: fit with `gp.SVGP` or `gp.SGPR`"
+        )
+    what = type(posterior).__name__ + ("" if kernel is None else f" with the kernel {type(kernel).__name__}")
+    return (
+        "`fit` must hold a Gaussian process conditioned by a Cholesky factorization or at inducing points; got a "
+        f'{what}. Fit with `gp.Exact(solver="cholesky")`, `gp.SGPR` or `gp.SVGP`'
+    )
 
 
 def _mixed(posterior: ProcessMixture, likelihood: Drawn, data: Data) -> Predictive:
@@ -100,7 +113,8 @@ def _without(fit: Fit, kernel: Conditioned, data: Data) -> GaussianValues:
     y = data.y.double() if data.y.is_floating_point() else data.y
     weights = torch.ones_like(x[:, 0]) if data.weights is None else data.weights.to(x)
     mean = process.mean_rows(x)  # (k, n)
-    parts = _noisy(kernel, x, weights) if kernel.root is None else _inducing(kernel, x)
+    seen = ~y.isnan().reshape(len(y), -1).all(-1)
+    parts = _noisy(kernel, x, (weights > 0) & seen) if kernel.root is None else _inducing(kernel, x)
     spread = (parts.total - parts.lost).expand(mean.shape)
     slope, curvature = model.site_gradients(mean.mT, (parts.rest + spread).mT, y)  # (n, k) each
     taken = weights * curvature.mT  # w b
@@ -147,13 +161,23 @@ def _inducing(kernel: Conditioned, x: Tensor) -> _Variances:
     return _Variances(total, torch.zeros_like(total), rest, explained)
 
 
-def _noisy(kernel: Conditioned, x: Tensor, weights: Tensor) -> _Variances:
-    """With g = f(x_i) and C = k(X, X) + D: D_i - D_i^2 [C^-1]_ii."""
+def _noisy(kernel: Conditioned, x: Tensor, counted: Tensor) -> _Variances:
+    """With g = f(x_i) and C = k(X, X) + D: D_i - D_i^2 [C^-1]_ii; rows that do not count, (n,), need not be known."""
     if kernel.noise is None:
         raise TypeError("`fit` must hold a process conditioned on noisy values or at inducing points")
     place, known = _places(kernel.z, x)
-    if bool((~known & (weights > 0)).any()):
-        raise ValueError(f"{int((~known).sum())} rows of `data` are not among those that the process was fitted to")
+    unknown = int((~known & counted).sum())
+    if unknown and not bool(known.any()):
+        raise ValueError(
+            "no row of `data` is one that `fit` is conditioned on. A coreset (`gp.CoresetGP`) has no leave-one-out, as "
+            "what it is conditioned on are pseudo observations: use `gp.SGPR`; of `gp.Exact`, give the rows it was "
+            "fitted to"
+        )
+    if unknown:
+        raise ValueError(
+            f"{unknown} rows of `data` are not among those that the process was fitted to (a coreset, `gp.CoresetGP`, "
+            "has no leave-one-out: use `gp.SGPR`)"
+        )
     identity = torch.eye(len(kernel.z), dtype=x.dtype, device=x.device)
     inverse = torch.linalg.solve_triangular(kernel.tril, identity, upper=False).square().sum(-2)  # [C^-1]_ii
     total, lost = (part[..., place] for part in torch.broadcast_tensors(kernel.noise, kernel.noise**2 * inverse))

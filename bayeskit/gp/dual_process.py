@@ -122,6 +122,7 @@ class DualProcess(GaussianProcess):
             _targets(y, like, name="y"),
             None if weights is None else checks.tensor(weights, name="weights", like=like),
         )
+        _check_columns(given.x[:], like)
         rows = training_set(self, likelihood, given)
         if not len(rows):
             return self
@@ -150,6 +151,7 @@ class DualProcess(GaussianProcess):
             raise ValueError(
                 f"`x` must have shape (b, d) and `ys` (s, b) or (s, b, k); got {tuple(x.shape)} and {tuple(ys.shape)}"
             )
+        _check_columns(x, self.z)
         if not ys.numel():
             return [self] * len(ys)
         checks.finite(x, name="x")
@@ -170,6 +172,11 @@ class DualProcess(GaussianProcess):
     @property
     def _size(self) -> int:
         return self.sites.shift.shape[-1]
+
+
+def _check_columns(x: Tensor, z: Tensor) -> None:
+    if x.dim() != 2 or x.shape[-1] != z.shape[-1]:
+        raise ValueError(f"`x` must have shape (b, {z.shape[-1]}), as the inducing points; got {tuple(x.shape)}")
 
 
 @dataclass(frozen=True, eq=False)

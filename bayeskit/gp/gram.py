@@ -43,12 +43,16 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
     Returns:
         (*b, n1, n2).
 
+    Raises:
+        ValueError: The two have different numbers of columns, or the kernel has lengthscales for another number.
+
     Examples:
         >>> x = torch.zeros(3, 2)
         >>> gram(RBFKernel(), x, x).sum().item()
         9.0
     """
     same = x1 is x2
+    _check_columns(kernel, x1, x2)
     x1 = x1.double()
     x2 = x1 if same else x2.double()
     if isinstance(kernel, DeepKernel):
@@ -85,6 +89,7 @@ def grams(kernel: Kernel, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[
         >>> square.sum().item(), cross.sum().item(), diagonal.sum().item()
         (4.0, 6.0, 3.0)
     """
+    _check_columns(kernel, z, x)
     known = _stationary(kernel)
     if known is None:
         return gram(kernel, z, z), gram(kernel, z, x, dtype=dtype), gram_diagonal(kernel, x)
@@ -130,6 +135,7 @@ def gram_pairs(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         >>> gram_pairs(RBFKernel().requires_grad_(False), torch.zeros(1, 1), torch.ones(1, 1)).round(decimals=2)
         tensor([0.3500], dtype=torch.float64)
     """
+    _check_columns(kernel, x1, x2)
     # A batched kernel gets batched inputs: with n inputs and n kernels gpytorch would take (n, n) for a matrix.
     batch = torch.broadcast_shapes(kernel.batch_shape, x1.shape[:-2])
     x1 = x1.double().expand(*batch, *x1.shape[-2:])
@@ -190,6 +196,31 @@ def outer_dims(kernel: ScaleKernel) -> Tensor | None:
         (tensor([1]), None)
     """
     return kernel.active_dims if kernel.base_kernel.active_dims is None else None  # type: ignore[return-value]
+
+
+def _check_columns(kernel: Kernel, x1: Tensor, x2: Tensor) -> None:
+    """Refuse what broadcasting would let pass: inputs, or inputs and lengthscales, of different numbers of columns."""
+    if x2.shape[-1] != x1.shape[-1]:
+        raise ValueError(
+            f"the inputs have {x2.shape[-1]} columns where those of the process have {x1.shape[-1]}: give all columns "
+            "it was built for, in their order"
+        )
+    _check_lengthscales(kernel, x1.shape[-1])
+
+
+def _check_lengthscales(kernel: Kernel, columns: int) -> None:
+    if type(kernel) is ScaleKernel:
+        dims = outer_dims(kernel)
+        _check_lengthscales(kernel.base_kernel, columns if dims is None else len(dims))
+    if isinstance(kernel.active_dims, Tensor):
+        columns = len(kernel.active_dims)
+    for part in _parts(kernel) or ():
+        _check_lengthscales(part, columns)
+    if kernel.has_lengthscale and kernel.ard_num_dims not in (None, 1, columns):
+        raise ValueError(
+            f"{type(kernel).__name__} has `ard_num_dims={kernel.ard_num_dims}`, and its inputs have {columns} columns: "
+            f"use `ard_num_dims={columns}`, or choose columns by `active_dims`"
+        )
 
 
 def _parts(kernel: Kernel) -> list[Kernel] | None:

@@ -4,6 +4,7 @@ import torch
 
 from bayeskit.core import checks
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.support import check_support
 from bayeskit.core.types import Data
 from bayeskit.gp.cg import IterativelyConditioned
 from bayeskit.gp.conditioned import Conditioned
@@ -19,14 +20,18 @@ def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> 
     order and with whatever repetition the data came.
 
     Raises:
-        ValueError: A shape is wrong, a value is infinite, an input or a weight is NaN, a weight is negative, the prior
-            has another number of outputs than the likelihood needs, or an output has no observation at all (of a prior
-            that has seen data before, more data need not have one).
+        ValueError: A shape is wrong, a value is infinite, an input or a weight is NaN, a weight is negative, a target
+            lies outside the support of the likelihood, the prior has another number of outputs than the likelihood
+            needs, or an output has no observation at all (of a prior that has seen data before, more data need not
+            have one).
     """
     x = checks.tensor(data.x[:], name="data.x").double()
     y = data.y.double() if data.y.is_floating_point() else data.y
     if x.dim() != 2:
         raise ValueError(f"Gaussian processes take inputs of shape (n, d); got `data.x` of shape {tuple(x.shape)}")
+    checks.same_length(x, y, names=("data.x", "data.y"))
+    if data.weights is not None:
+        checks.same_length(x, data.weights, names=("data.x", "data.weights"))
     if len(y) and prior.num_outputs != likelihood.num_latents(y):
         raise ValueError(
             f"{type(likelihood).__name__} on these targets needs {likelihood.num_latents(y)} latent functions; "
@@ -34,6 +39,7 @@ def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> 
         )
     checks.finite(x, name="data.x")
     checks.finite(y.masked_fill(y.isnan(), 0), name="data.y")
+    check_support(likelihood, y, name="data.y")
     weights = None if data.weights is None else data.weights.to(x)
     if weights is not None:
         checks.finite(weights, name="data.weights")

@@ -205,8 +205,14 @@ def test_refusals():
     with pytest.raises(TypeError, match="IterativelyConditioned|conditioned by a Cholesky"):
         gp.leave_one_out(Fit(prior, noise()), data)
     fit = gp.Exact(learn=False).infer(prior, noise(), data, generator=generator())
-    with pytest.raises(ValueError, match="12 rows of `data` are not among"):
-        gp.leave_one_out(fit, Data(data.x + 1, data.y))
+    with pytest.raises(ValueError, match="11 rows of `data` are not among"):
+        gp.leave_one_out(fit, Data(torch.cat([data.x[:1], data.x[1:] + 1]), data.y))
+    coreset = gp.CoresetGP(num_points=4, learn=False).infer(prior, noise(), data, generator=generator())
+    with pytest.raises(ValueError, match="A coreset .* has no leave-one-out.*use `gp.SGPR`"):
+        gp.leave_one_out(coreset, data)
+    near = gp.SWSGP(num_inducing=6, num_neighbors=3, learn=False).infer(prior, noise(), data, generator=generator())
+    with pytest.raises(TypeError, match="`gp.SWSGP`, in which every input .*fit with `gp.SVGP`"):
+        gp.leave_one_out(near, data)
     method = gp.SGPR(num_inducing=5, learn=False)
     first = method.infer(prior, noise(), data.rows(slice(0, 6)), generator=generator())
     second = method.infer(first.posterior, noise(), data.rows(slice(6, 12)), generator=generator())
@@ -267,3 +273,16 @@ def test_mixture_in_an_estimator():
     x, y = data.x.numpy(), data.y.numpy().ravel()
     model = GPRegressor(inference=gp.FullyBayesian.quickly(), random_state=0).fit(x, y)
     assert torch.isfinite(model.leave_one_out(x, y).log_prob(y)).all()
+
+
+@pytest.mark.parametrize("method", [gp.Exact(learn=False), gp.SGPR(num_inducing=5, learn=False)])
+def test_a_row_without_a_target_is_one_that_is_not_there(method):
+    data = regression(n=12)
+    fit = method.infer(process(rbf()), noise(), data, generator=generator())
+    more = Data(torch.cat([data.x, data.x[:2], data.x[:2] + 9]), torch.cat([data.y, data.y[:4] * torch.nan]))
+    law, expected = gp.leave_one_out(fit, more), gp.leave_one_out(fit, data)
+    close(law.mean[:12], expected.mean)
+    close(law.variance[:12], expected.variance)
+    there = fit.likelihood.predictive(fit.posterior(more.x[12:]))  # nothing to take out
+    close(law.mean[12:], there.mean)
+    close(law.variance[12:], there.variance)
