@@ -206,8 +206,9 @@ def coreset_table(estimator: Any) -> "DataFrame":
     found = registry.load("bayeskit.gp.pseudo_observations:pseudo_observations")(estimator.posterior_)
     if found is None:
         raise ValueError(
-            f"{type(estimator.inference_).__name__} has no coreset: its posterior is not the prior conditioned on "
-            "noisy rows; use `gp.CoresetGP` (or `gp.Exact`, whose coreset is the data)"
+            f"{type(estimator.inference_).__name__} has no coreset here: its posterior, a "
+            f"{type(estimator.posterior_).__name__}, is not the prior conditioned on noisy rows (x, y). Use "
+            "`gp.CoresetGP` (or `gp.Exact`, whose coreset is the data), for independent outputs"
         )
     z, y, noise = (t.detach().double().cpu() for t in found)
     likelihood, scaler = estimator.likelihood_, estimator.input_scaler_

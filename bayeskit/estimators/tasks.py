@@ -28,6 +28,16 @@ def _continues(estimator: Any) -> bool:
     )
 
 
+def _check_likelihood(estimator: Any) -> None:
+    given = estimator.likelihood
+    if given is not None and not isinstance(given, Likelihood):
+        named = f"{given.__name__}(...)" if isinstance(given, type) else "Poisson()"
+        raise TypeError(
+            f"`likelihood` must be an instance of a Likelihood, such as `{named}` from bayeskit.core.likelihood, or "
+            f"None; got {given!r}"
+        )
+
+
 class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
     """Real-valued targets (or counts, under a likelihood for counts), one or several outputs."""
 
@@ -118,6 +128,12 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
     def _encode(self, y: Any, *, reset: bool) -> Tensor:
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        _check_likelihood(self)
+        if self.likelihood is not None and self.likelihood.target in ("binary", "classes"):
+            raise ValueError(
+                f"{type(self.likelihood).__name__} is a likelihood for labels: use "
+                f"{type(self).__name__.replace('Regressor', 'Classifier')}"
+            )
         target = torch.tensor(np.asarray(y, dtype=np.float64)).reshape(len(y), -1)
         checks.finite(target if target.shape[1] == 1 else target.masked_fill(target.isnan(), 0), name="y")
         if reset or bool(target.isnan().all()):
@@ -202,10 +218,17 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
     def _encode(self, y: Any, *, reset: bool) -> Tensor:
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        _check_likelihood(self)
         if reset:
             self.classes_ = np.unique(y if self._given_classes is None else self._given_classes)
             if len(self.classes_) < 2:
                 raise ValueError(f"`y` must have at least 2 classes; got 1 class, {self.classes_.tolist()[0]!r}")
+            known = getattr(self.likelihood, "num_classes", None)
+            if known is not None and len(self.classes_) > known:
+                raise ValueError(
+                    f"`num_classes` of the likelihood is {known}, `y` has {len(self.classes_)} classes: "
+                    f"use `{type(self.likelihood).__name__}({len(self.classes_)})`"
+                )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(

@@ -29,6 +29,12 @@ from bayeskit.gp.hyperparameters import learnable
 from bayeskit.gp.mixture import ProcessMixture
 from bayeskit.gp.neighbors import Nearest
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.stacked import StackedProcess
+
+CORRELATED = (
+    "correlated outputs (`num_latents`, a prior with a `mixing`) have no leave-one-out here, since a row speaks of "
+    "several functions at once: fit without `num_latents`"
+)
 
 
 def leave_one_out(fit: Fit, data: Data) -> Predictive:
@@ -76,6 +82,8 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
         return _mixed(fit.posterior, fit.likelihood, data)
     if not isinstance(fit.posterior, GaussianProcess) or not isinstance(fit.posterior.kernel, Conditioned):
         raise TypeError(_refusal(fit.posterior))
+    if fit.posterior.mixing is not None:
+        raise TypeError(CORRELATED)
     with torch.no_grad():
         return fit.likelihood.predictive(_without(fit, fit.posterior.kernel, data))
 
@@ -85,9 +93,11 @@ def _refusal(posterior: Posterior) -> str:
     kernel = posterior.kernel if isinstance(posterior, GaussianProcess) else None
     if isinstance(kernel, Nearest):
         return (
-            "the law of `gp.SWSGP`, in which every input sees only its nearest inducing values, has no leave-one-out in "
-            "closed form: fit with `gp.SVGP` or `gp.SGPR`"
+            "the law of `gp.SWSGP`, in which every input sees only its nearest inducing values, has no leave-one-out "
+            "in closed form: fit with `gp.SVGP` or `gp.SGPR`"
         )
+    if isinstance(posterior, StackedProcess):
+        return CORRELATED
     what = type(posterior).__name__ + ("" if kernel is None else f" with the kernel {type(kernel).__name__}")
     return (
         "`fit` must hold a Gaussian process conditioned by a Cholesky factorization or at inducing points; got a "
@@ -99,9 +109,19 @@ def _mixed(posterior: ProcessMixture, likelihood: Drawn, data: Data) -> Predicti
     """p(y_i | rest) = sum_s u_is p_s(y_i | rest) with u_is in proportion to w_s / p_s(y_i | rest)^weight."""
     pairs = zip(posterior.components, likelihood.members, strict=True)
     parts = [leave_one_out(Fit(process, member), data) for process, member in pairs]  # type: ignore[arg-type]
-    scores = torch.stack([part.log_prob(data.y) for part in parts])  # (s, n)
+    scores = torch.stack([_scores(part, data.y) for part in parts])  # (s, n)
     scores = scores if data.weights is None else scores * data.weights
     return pool(parts, (posterior.weights.log().unsqueeze(-1) - scores).softmax(0))
+
+
+def _scores(law: Predictive, y: Tensor) -> Tensor:
+    """Log densities (n,) of what was observed; where there are gaps, of independent normal outputs."""
+    missing = y.isnan()
+    if not bool(missing.any()):
+        return law.log_prob(y)
+    mean, std = (value.reshape(y.shape) for value in (law.mean, law.std))  # type: ignore[attr-defined]
+    each = torch.distributions.Normal(mean, std).log_prob(torch.where(missing, mean, y))
+    return torch.where(missing, 0.0, each).reshape(len(y), -1).sum(-1)
 
 
 def _without(fit: Fit, kernel: Conditioned, data: Data) -> GaussianValues:

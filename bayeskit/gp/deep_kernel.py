@@ -31,6 +31,7 @@ class DeepKernel(Kernel):
             rows as they are.
 
     Raises:
+        TypeError: `network` is not a module, or `base_kernel` not a kernel.
         ValueError: The network has BatchNorm in training mode, whose features of a row depend on the other rows.
 
     References:
@@ -45,6 +46,10 @@ class DeepKernel(Kernel):
     """
 
     def __init__(self, network: nn.Module, base_kernel: Kernel, *, input_shape: tuple[int, ...] | None = None):
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"`network` must be a torch.nn.Module; got {type(network).__name__}")
+        if not isinstance(base_kernel, Kernel):
+            raise TypeError(f"`base_kernel` must be a gpytorch kernel; got {type(base_kernel).__name__}")
         super().__init__(batch_shape=base_kernel.batch_shape)
         coupled = [name for name, layer in network.named_modules() if isinstance(layer, _BatchNorm) and layer.training]
         if coupled:

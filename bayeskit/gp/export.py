@@ -29,7 +29,8 @@ def predictive_module(estimator: Any) -> nn.Module:
         (n,), or (n, k) for several outputs; a classifier's to the probabilities (n, c) in the order of `classes_`.
 
     Raises:
-        TypeError: The posterior, a kernel or the likelihood is not one that can be exported; the message names it.
+        TypeError: `estimator` is not a fitted one, or its posterior, a kernel or the likelihood is not one that can be
+            exported; the message names it.
 
     Examples:
         >>> from bayeskit import GPRegressor
@@ -38,7 +39,10 @@ def predictive_module(estimator: Any) -> nn.Module:
         >>> bool(abs(mean - model.predict([[0.5]])[0]) < 1e-9)
         True
     """
-    posterior = estimator.posterior_
+    posterior = getattr(estimator, "posterior_", None)
+    if posterior is None:
+        what = f"a {type(estimator).__name__}" + (" that is not fitted" if hasattr(estimator, "fit") else "")
+        raise TypeError(f"`estimator` must be a fitted GPRegressor or GPClassifier; got {what}")
     if not (isinstance(posterior, GaussianProcess) and isinstance(posterior.kernel, Conditioned)):
         kernel = getattr(posterior, "kernel", None)
         what = (
@@ -49,6 +53,8 @@ def predictive_module(estimator: Any) -> nn.Module:
             '`inference=gp.Exact(solver="cholesky")`, `gp.SGPR()` or `gp.SVGP()`'
         )
     latents, likelihood = _Latents(posterior), estimator.likelihood_
+    if isinstance(likelihood, Categorical) and posterior.mixing is not None:
+        raise TypeError("a Categorical likelihood of correlated latents (`num_latents`) cannot be exported")
     if isinstance(likelihood, Bernoulli | Categorical):
         law = _Two(likelihood) if isinstance(likelihood, Bernoulli) else _Several(likelihood)
         return _Predictive(estimator.input_scaler_, latents, law).eval()
@@ -77,7 +83,10 @@ class _Predictive(nn.Module):
 
 
 class _Latents(nn.Module):
-    """Means and variances (n, k) of a conditioned process; the equations are those of `conditioned.py`."""
+    """Means and variances (n, k) of a conditioned process; the equations are those of `conditioned.py`.
+
+    With a mixing W of independent latent functions, the outputs have means W m and variances (W * W) v.
+    """
 
     def __init__(self, posterior: GaussianProcess):
         super().__init__()
@@ -86,7 +95,9 @@ class _Latents(nn.Module):
         if mean.z is not kernel.z and not torch.equal(mean.z, kernel.z):
             raise TypeError("a posterior whose mean and covariance have inputs of their own cannot be exported")
         self.kernel: Any = traced(kernel.base, kernel.z)
-        self.mean, self.num_outputs = mean.base_mean, posterior.num_outputs
+        self.mean, self.num_latents = mean.base_mean, posterior.num_latents
+        self.mixing: Tensor | None
+        self.register_buffer("mixing", None if posterior.mixing is None else posterior.mixing.detach().double().clone())
         self.tril: Tensor
         self.weights: Tensor
         self.root: Tensor | None
@@ -102,8 +113,9 @@ class _Latents(nn.Module):
         if self.root is not None:
             variance = variance + (self.root.mT @ projection).square().sum(-2)
         variance = torch.maximum(variance, 64 * torch.finfo(torch.float64).eps * before)  # a difference, at rounding
-        mean = mean_rows(self.mean, x, self.num_outputs) + shift
-        return mean.mT, variance.expand(self.num_outputs, x.shape[0]).mT
+        mean = (mean_rows(self.mean, x, self.num_latents) + shift).mT
+        variance = variance.expand(self.num_latents, x.shape[0]).mT
+        return (mean, variance) if self.mixing is None else (mean @ self.mixing.mT, variance @ self.mixing.square().mT)
 
 
 class _Observed(nn.Module):

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import gpytorch
 import torch
 from gpytorch.kernels import InducingPointKernel
+from gpytorch.likelihoods import Likelihood as GPyTorchLikelihood
 from gpytorch.likelihoods import MultitaskGaussianLikelihood
 from gpytorch.models import ApproximateGP, ExactGP
 from gpytorch.models.deep_gps import DeepGP
@@ -33,8 +35,8 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
       to draw, a prior for more data.
     - `ExactGP` with a multitask kernel, and strategies with inducing points of their own for each function, become a
       `StackedProcess`: the same, for `gp.Exact`.
-    - Any other module whose call returns a `MultivariateNormal` becomes a `GPyTorchModel`, which asks it for its values
-      and has no functions to draw.
+    - Any other module with parts of gpytorch whose call returns a `MultivariateNormal` becomes a `GPyTorchModel`, which
+      asks it for its values and has no functions to draw.
 
     Its numbers are those of gpytorch without conjugate gradients, and without the jitter (1e-6 in float64, 1e-4 in
     float32) that gpytorch's variational strategies add to the predicted variances.
@@ -48,7 +50,7 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
         The law of the function given what the model was trained on.
 
     Raises:
-        TypeError: `model` is not a module.
+        TypeError: `model` is not a gpytorch model, or `likelihood` not a gpytorch likelihood.
         ValueError: The model has not been trained, or its calls are draws rather than laws.
 
     Examples:
@@ -66,6 +68,17 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a gpytorch model; got {type(model).__name__}")
+    if isinstance(model, GPyTorchLikelihood):
+        raise TypeError(
+            f"`model` must be a gpytorch model; got the likelihood {type(model).__name__}: call "
+            "`from_gpytorch(model, likelihood)`"
+        )
+    if not any(isinstance(part, gpytorch.Module) for part in model.modules()):
+        raise TypeError(
+            f"`model` must be a gpytorch model, such as an ExactGP or an ApproximateGP; got {type(model).__name__}"
+        )
+    if likelihood is not None and not isinstance(likelihood, GPyTorchLikelihood):
+        raise TypeError(f"`likelihood` must be a gpytorch likelihood; got {type(likelihood).__name__}")
     if isinstance(model, DeepGP):
         raise ValueError("a DeepGP returns draws of its hidden layers, not one law: use `model(x)` itself")
     plain = copied(model).double()

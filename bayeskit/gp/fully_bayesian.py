@@ -98,6 +98,11 @@ class FullyBayesian(Inference):
         if isinstance(prior, ProcessMixture):
             return _continued(inner, prior, likelihood, data, generator)
         assert isinstance(prior, GaussianProcess)
+        if prior.mixing is not None:
+            raise ValueError(
+                "FullyBayesian models outputs independently and would drop the `mixing` of the prior: leave "
+                "`num_latents` at None, or use `gp.Exact` or `gp.SVGP`"
+            )
         if isinstance(likelihood, Drawn):
             raise TypeError("FullyBayesian takes a Drawn likelihood only with the mixture that was drawn along with it")
         model = learnable(prior, likelihood, learn=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import minimize_lbfgs
+from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import Conditioned, ConditionedMean, chunks
 from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
@@ -140,7 +141,7 @@ def nearest(
         return PseudoObservations(z, found.weights, (noisy.mT @ solution).squeeze(-1))
 
 
-def pseudo_observations(process: GaussianProcess) -> tuple[Tensor, Tensor, Tensor] | None:
+def pseudo_observations(process: Posterior) -> tuple[Tensor, Tensor, Tensor] | None:
     """The noisy rows that a process is conditioned on: read off its kernel, with y = m(z) + L L' w.
 
     For exact regression they are the data themselves, for a coreset its pseudo observations.
@@ -157,6 +158,8 @@ def pseudo_observations(process: GaussianProcess) -> tuple[Tensor, Tensor, Tenso
         >>> z.tolist(), y.round(decimals=8).tolist(), noise.round(decimals=8).tolist()
         ([[0.0], [1.0]], [[0.0], [2.0]], [[0.1], [0.1]])
     """
+    if not isinstance(process, GaussianProcess):
+        return None
     kernel, mean = process.kernel, process.mean
     if not isinstance(kernel, Conditioned) or not isinstance(mean, ConditionedMean):
         return None
