@@ -88,8 +88,9 @@ class _ExpectedLogSumExp(torch.autograd.Function):
                 by_variance[part] = torch.bmm(z.unsqueeze(1) / z.shape[1], probs).squeeze(1).mT
         if wanted:
             small = variance <= torch.finfo(variance.dtype).eps
-            by_variance = torch.where(small, by_mean * (1 - by_mean), by_variance / torch.where(small, 1, variance).sqrt())
-            ctx.save_for_backward(by_mean.reshape(shape), by_variance.reshape(shape) / 2)
+            by_variance /= torch.where(small, 1, variance).sqrt()
+            by_variance = torch.where(small, by_mean * (1 - by_mean), by_variance) / 2
+            ctx.save_for_backward(by_mean.reshape(shape), by_variance.reshape(shape))
         return value.reshape(shape[:-1])
 
     @staticmethod
