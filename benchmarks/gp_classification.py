@@ -90,7 +90,7 @@ def compare_small(folder, methods, repeats):
 
 
 def digits(folder, seeds, num_inducing, epochs):
-    # Ten batches, over which q averages by default, are 5,000 of the 60,000 rows: what is noise in q misleads Z.
+    # By default q averages over ten batches, which are 5,000 of the 60,000 rows; here over fifty.
     arrays = np.load(folder / "images" / "mnist.npz")
     x, new = (torch.from_numpy(arrays[name].reshape(-1, 784) / 255) for name in ("x_train", "x_test"))
     y, labels = (torch.from_numpy(arrays[name]).long() for name in ("y_train", "y_test"))
