@@ -23,14 +23,12 @@ from bayeskit.gp.inducing import STARTS, spread, starting_points
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
-from bayeskit.gp.variational import settle
+from bayeskit.gp.variational import affordable_steps, settle
 
 DEFAULT_STEPS = 600
 DEFAULT_BATCH = 1024
 ROUND = 8
 """L-BFGS iterations with the rows' sites held, before q is settled again."""
-PASSED_ROWS = 4_000_000
-"""Rows that the natural-gradient steps at the end pass over at most, when there are more than 40,000."""
 
 History = dict[str, list[float]]
 
@@ -213,7 +211,7 @@ def _default_training(n: int) -> Training:
 
 def _steps(model: Model, n: int) -> int:
     """Natural-gradient steps at most over n rows; Gaussian noise needs one."""
-    return 1 if isinstance(model.likelihood, Gaussian) else min(100, max(2, PASSED_ROWS // n))
+    return 1 if isinstance(model.likelihood, Gaussian) else affordable_steps(model, n)
 
 
 @torch.no_grad()
