@@ -163,7 +163,8 @@ def mean_rows(mean: Mean, x: Tensor, num_outputs: int) -> Tensor:
         torch.Size([2, 3])
     """
     if type(mean) is ConstantMean:  # without gpytorch's checks, which take longer than all else
-        return mean.constant.unsqueeze(-1).double().expand(num_outputs, x.shape[-2])
+        constant: Any = mean.constant
+        return constant.unsqueeze(-1).double().expand(num_outputs, x.shape[-2])
     value: Any = mean(x.double())
     return value.double().expand(num_outputs, x.shape[-2])
 

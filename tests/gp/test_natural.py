@@ -69,7 +69,8 @@ def test_the_other_steps_lead_to_the_same_place(likelihood):
     training(model, z, data, own, max_epochs=200, batch_size=None)
     reached = data_term(model, z, own.mean, own.covariance, data, form="sites") - own.divergence
     assert abs(float(reached.detach()) - value) < 1e-6
-    close(bound(model, z, Variational.from_sites(Sites(own.shift, own.precision - torch.eye(len(z)).double())), data), reached)
+    sites = Sites(own.shift, own.precision - torch.eye(len(z)).double())
+    close(bound(model, z, Variational.from_sites(sites), data), reached)
 
 
 @pytest.mark.parametrize("variational", ["natural", "adam"])
