@@ -21,8 +21,8 @@ class Evidence:
 
     Args:
         value: The number, summed over the data.
-        kind: "exact", "estimate" (unbiased up to a stated error), "lower bound", "Laplace", or "own model": a bound on
-            the evidence of a model that belongs to the method, which compares with no other number.
+        kind: "exact", "estimate" (unbiased up to a stated error), "lower bound", "Laplace", or "own model": the
+            objective of a method that is no bound on this evidence, and compares with no other number.
     """
 
     value: float

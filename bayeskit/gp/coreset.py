@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -41,8 +41,9 @@ class CoresetGP(Inference):
     is O(m) numbers where `SVGP` has O(m^2), and a prediction solves one triangular system.
 
     Hyperparameters start from the exact evidence of at most 2,000 rows and are, with the points, learnt on a larger
-    random subset by the collapsed bound (both for Gaussian noise only), then together with outputs and weights by Adam on mini-batches; last, over all rows, outputs are set so that
-    the means are those of the best Gaussian at z, and weights so that the law is nearest to it.
+    random subset by the collapsed bound (both for Gaussian noise only), then together with outputs and weights by Adam
+    on mini-batches; last, over all rows, outputs are set so that the means are those of the best Gaussian at z, and
+    weights so that the law is nearest to it.
 
     Args:
         num_points: m.
@@ -89,13 +90,18 @@ class CoresetGP(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         assert isinstance(prior, GaussianProcess)
+        if prior.mixing is not None:
+            raise ValueError(
+                "a coreset observes functions that are independent of each other and would drop the `mixing` of the "
+                "prior; use `gp.SVGP`, or `gp.Exact` for Gaussian noise"
+            )
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             found, history = self._learn(model, rows, generator)
             with torch.no_grad():
                 value, posterior = float(bound(model, found, rows)), found.posterior(model)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import Posterior
@@ -104,8 +104,8 @@ class DualSVGP(Inference):
         if isinstance(prior, DualProcess):
             return _more(prior, likelihood, rows)
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             z, complete = starting_points(
                 model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
             )

@@ -42,10 +42,12 @@ class SWSGP(Inference):
         f(x_i) | u ~ N(k_I' K_II^-1 u_I, k(x_i, x_i) - k_I' K_II^-1 k_I)
 
     is maximized over q, hyperparameters and Z by mini-batches, then over q alone over all rows. With M / H the sets
-    count an inducing point once on average; weighed less, points as many as rows fit their noise. The objective bounds
-    the evidence of a model of its own, in which a row draws its set of inducing points. **It is not comparable with the
-    bounds of other methods unless H = M**, where it is that of SVGP with a diagonal q(u). For several inputs at once,
-    what the neighbors leave open is correlated as the kernel is (see `gp.neighbors`).
+    count an inducing point once on average; weighed less, points as many as rows fit their noise. **The objective is
+    not comparable with the bounds of other methods unless H = M**, where it is that of SVGP with a diagonal q(u). For
+    several inputs at once, what the neighbors leave open is correlated as the kernel is (see `gp.neighbors`).
+
+    **A diagonal q(u) knows too much of f where neighbors are strongly correlated**: means and predictions of y are
+    sound, the variance of f itself can be far too small. Take another method where that is what matters.
 
     Args:
         num_inducing: M, at most 10,000.
@@ -106,8 +108,8 @@ class SWSGP(Inference):
         diagnostics = dict(notes) | {"inducing points": len(z), "neighbors": num_neighbors}
         if num_neighbors < len(z) and ROWS_A_POINT * len(z) > len(rows):
             diagnostics["warning"] = (
-                f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point the "
-                "neighbors say little of each other; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
+                f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point "
+                "the neighbors say little of each other; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
             )
         kind = "lower bound" if num_neighbors == len(z) else "own model"
         return Fit(process, model.frozen_likelihood(), Evidence(value, kind), history, diagnostics)
