@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.operators import factorize
+from bayeskit.gp.sites import Sites
 
 
 class NaturalGradient(torch.optim.Optimizer):
@@ -61,6 +62,12 @@ class NaturalGradient(torch.optim.Optimizer):
     def memory(self) -> list[Tensor]:
         """What lives from step to step besides q and S."""
         return [self.precision, self.shift, self.divergence]
+
+    @property
+    def sites(self) -> Sites:
+        """What q knows beyond N(0, I), in float64: q(v) is proportional to N(v; 0, I) times these."""
+        eye = torch.eye(self.shift.shape[-1], dtype=self.shift.dtype, device=self.shift.device)
+        return Sites(self.shift.clone(), self.precision - eye)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
