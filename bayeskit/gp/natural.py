@@ -63,9 +63,10 @@ class NaturalGradient(torch.optim.Optimizer):
         """What lives from step to step besides q and S."""
         return [self.precision, self.shift, self.divergence]
 
+    @property
     def sites(self) -> Sites:
-        """The Gaussian as the prior N(0, I) times sites."""
-        eye = torch.eye(self.shift.shape[-1], dtype=self.precision.dtype, device=self.precision.device)
+        """What q knows beyond N(0, I), in float64: q(v) is proportional to N(v; 0, I) times these."""
+        eye = torch.eye(self.shift.shape[-1], dtype=self.shift.dtype, device=self.shift.device)
         return Sites(self.shift.clone(), self.precision - eye)
 
     @torch.no_grad()

@@ -153,7 +153,7 @@ class SVGP(Inference):
                 return own.divergence - fit - model.log_prior()
 
             history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
-            reached = Variational.from_sites(own.sites())
+            reached = Variational.from_sites(own.sites)
         return where().detach(), reached, history
 
 
