@@ -76,7 +76,19 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     # -- fitting ---------------------------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True) -> Self:
-        """Fit on a first batch of data, or go on from the posterior of the earlier ones."""
+        """Fit on a first batch of data, or go on from the posterior of the earlier ones.
+
+        A fit that fails or is stopped leaves the estimator as it was: scales, classes and posterior belong together.
+        """
+        before = dict(vars(self))
+        try:
+            return self._fitted(X, y, sample_weight, first=first)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
         X, y = reading.split_dataset(X, y)
         x, y, weights = reading.read(self, X, y, sample_weight, reset=first, **self._reading())
         target = self._encode(y, reset=first)

@@ -120,6 +120,10 @@ class Conditioned(Kernel):
         self.__dict__.pop("_reduction", None)  # formed again from the tensors where they are now
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        self.__dict__.pop("_reduction", None)
+        super()._load_from_state_dict(*arguments, **named)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be formed again."""
         return {name: value for name, value in self.__dict__.items() if name != "_reduction"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -27,7 +27,7 @@ from bayeskit.gp.variational import Variational, ascend
 LEARNING_ROWS = 2_000
 """Rows whose exact evidence gives the hyperparameters to start from, at most."""
 
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 3000
 DEFAULT_BATCH = 512
 
 
@@ -40,17 +40,18 @@ class CoresetGP(Inference):
     (for noise s; other likelihoods have precisions in place of weight_m / s) maximizes the evidence lower bound. That
     is O(m) numbers where `SVGP` has O(m^2), and a prediction solves one triangular system.
 
-    Hyperparameters and points are first learnt on a random subset of the rows by the collapsed bound (Gaussian noise
-    only), then together with outputs and weights by Adam on mini-batches; last, over all rows, outputs are set so that
-    the means are those of the best Gaussian at z, and weights so that the law is nearest to it.
+    Hyperparameters start from the exact evidence of at most 2,000 rows and are, with the points, learnt on a larger
+    random subset by the collapsed bound (both for Gaussian noise only), then together with outputs and weights by Adam
+    on mini-batches; last, over all rows, outputs are set so that the means are those of the best Gaussian at z, and
+    weights so that the law is nearest to it.
 
     Args:
         num_points: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
         subset: Rows of the first phase at most; 0 leaves it out.
         max_iter: L-BFGS iterations of the first phase.
-        training: Settings of the mini-batch phase; None for about 1000 steps of Adam at a learning rate that falls to
-            zero, from 0.005 in batches of 512 after a first phase (and none if that saw all rows), else from 0.05.
+        training: Settings of the mini-batch phase; None for about 3000 steps of Adam at a learning rate that falls to
+            zero, from 0.01 in batches of 512 after a first phase (and none if that saw all rows), else from 0.05.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_points: Whether to move z.
 
@@ -89,13 +90,18 @@ class CoresetGP(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         assert isinstance(prior, GaussianProcess)
+        if prior.mixing is not None:
+            raise ValueError(
+                "a coreset observes functions that are independent of each other and would drop the `mixing` of the "
+                "prior; use `gp.SVGP`, or `gp.Exact` for Gaussian noise"
+            )
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             found, history = self._learn(model, rows, generator)
             with torch.no_grad():
                 value, posterior = float(bound(model, found, rows)), found.posterior(model)
@@ -131,7 +137,7 @@ class CoresetGP(Inference):
                 description="CoresetGP, subset",
             )
             if training is None and len(rows) > self.subset:
-                training = _default_training(len(rows), lr=0.005)
+                training = _default_training(len(rows), lr=0.01)
         elif learnt and training is None:
             training = _default_training(len(rows), lr=0.05)
         moved = (free * unit).detach() if free.requires_grad else z

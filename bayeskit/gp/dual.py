@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import Posterior
@@ -23,14 +23,12 @@ from bayeskit.gp.inducing import STARTS, spread, starting_points
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
-from bayeskit.gp.variational import settle
+from bayeskit.gp.variational import affordable_steps, settle
 
 DEFAULT_STEPS = 600
 DEFAULT_BATCH = 1024
 ROUND = 8
 """L-BFGS iterations with the rows' sites held, before q is settled again."""
-PASSED_ROWS = 4_000_000
-"""Rows that the natural-gradient steps at the end pass over at most, when there are more than 40,000."""
 
 History = dict[str, list[float]]
 
@@ -106,8 +104,8 @@ class DualSVGP(Inference):
         if isinstance(prior, DualProcess):
             return _more(prior, likelihood, rows)
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             z, complete = starting_points(
                 model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
             )
@@ -213,7 +211,7 @@ def _default_training(n: int) -> Training:
 
 def _steps(model: Model, n: int) -> int:
     """Natural-gradient steps at most over n rows; Gaussian noise needs one."""
-    return 1 if isinstance(model.likelihood, Gaussian) else min(100, max(2, PASSED_ROWS // n))
+    return 1 if isinstance(model.likelihood, Gaussian) else affordable_steps(model, n)
 
 
 @torch.no_grad()

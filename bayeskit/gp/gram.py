@@ -1,32 +1,17 @@
 """Kernel matrices and mean vectors: the one place of this package where kernels and means are evaluated.
 
-Any gpytorch kernel is accepted. The usual ones, a scaled RBF or Matern kernel, take a fused path whose derivative is
-written by hand: with a = x1 / lengthscale, b = x2 / lengthscale and r^2 = |a - b|^2,
-
-    K = s phi(r^2),    dK/dr^2 = s phi'(r^2),
-    phi = exp(-r^2 / 2)                                    phi' = -phi / 2                        (RBF)
-    phi = (1 + u) exp(-u),            u = sqrt(3) r        phi' = -3/2 exp(-u)                    (Matern-3/2)
-    phi = (1 + u + u^2/3) exp(-u),    u = sqrt(5) r        phi' = -5/6 (1 + u) exp(-u)            (Matern-5/2)
-
-so that the backward pass is one product W = G * dK/dr^2 and two thin matrix products. phi' is finite at r = 0, hence
-so are the gradients at coinciding points.
+Any gpytorch kernel is accepted; the usual ones take the fused path of `gp.stationary`.
 """
 
-import math
 from typing import Any, cast
 
 import torch
-from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel, RBFKernel, ScaleKernel
-from gpytorch.means import Mean
+from gpytorch.kernels import AdditiveKernel, Kernel, ProductKernel, ScaleKernel
+from gpytorch.means import ConstantMean, Mean
 from torch import Tensor
 
 from bayeskit.gp.deep_kernel import DeepKernel
-
-SLOPES = {math.inf: -0.5, 1.5: -1.5, 2.5: -5 / 6}
-"""Constants in phi' for each smoothness."""
-
-CANCELLATION = 1e-8
-"""Largest error of a squared distance, in squared lengthscales, that |a|^2 + |b|^2 - 2ab may make by cancellation."""
+from bayeskit.gp.stationary import stationary, stationary_gram, stationary_grams
 
 
 def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -47,6 +32,7 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
         ValueError: The two have different numbers of columns, or the kernel has lengthscales for another number.
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> x = torch.zeros(3, 2)
         >>> gram(RBFKernel(), x, x).sum().item()
         9.0
@@ -58,10 +44,9 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
     if isinstance(kernel, DeepKernel):
         first = kernel.features(x1)
         return gram(kernel.base_kernel, first, first if same else kernel.features(x2), dtype=dtype)
-    known = _stationary(kernel)
+    known = stationary(kernel)
     if known is not None:
-        a, b, scale, smoothness = _in_lengthscales(known, x1, x2)
-        return _Stationary.apply(a, b, scale, (smoothness, same, dtype))  # type: ignore[return-value]
+        return stationary_gram(known, x1, x2, dtype=dtype)
     parts = _parts(kernel)
     if parts is not None:
         # gpytorch would add a low-rank kernel to another by way of a Cholesky factor, with jitter.
@@ -85,18 +70,16 @@ def grams(kernel: Kernel, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[
     """k(z, z) in float64, k(z, x) in `dtype` and the variances k(x_i, x_i) in float64: `gram` thrice, at less cost.
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> square, cross, diagonal = grams(RBFKernel(), torch.zeros(2, 1), torch.zeros(3, 1), dtype=torch.float32)
         >>> square.sum().item(), cross.sum().item(), diagonal.sum().item()
         (4.0, 6.0, 3.0)
     """
     _check_columns(kernel, z, x)
-    known = _stationary(kernel)
+    known = stationary(kernel)
     if known is None:
         return gram(kernel, z, z), gram(kernel, z, x, dtype=dtype), gram_diagonal(kernel, x)
-    a, b, scale, smoothness = _in_lengthscales(known, z.double(), x.double())
-    square: Any = _Stationary.apply(a, a, scale, (smoothness, True, torch.float64))
-    cross: Any = _Stationary.apply(a, b, scale, (smoothness, False, dtype))
-    return square, cross, scale.unsqueeze(-1).expand(*scale.shape, x.shape[-2])
+    return stationary_grams(known, z.double(), x.double(), dtype=dtype)
 
 
 def gram_diagonal(kernel: Kernel, x: Tensor) -> Tensor:
@@ -107,16 +90,17 @@ def gram_diagonal(kernel: Kernel, x: Tensor) -> Tensor:
         x: (n, d) or (*b, n, d).
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> gram_diagonal(RBFKernel(), torch.zeros(3, 2))
         tensor([1., 1., 1.], dtype=torch.float64)
     """
     x = x.double()
-    known = _stationary(kernel)
+    known = stationary(kernel)
     if known is not None:
-        outputscale = torch.ones((), dtype=x.dtype, device=x.device) if known[1] is None else known[1].to(x)
+        outputscale = torch.ones((), dtype=x.dtype, device=x.device) if known.scale is None else known.scale.to(x)
         batch = torch.broadcast_shapes(kernel.batch_shape, x.shape[:-2])
         return outputscale.unsqueeze(-1).expand(*batch, x.shape[-2])
-    if isinstance(kernel, DeepKernel) and _stationary(kernel.base_kernel) is None:
+    if isinstance(kernel, DeepKernel) and stationary(kernel.base_kernel) is None:
         return gram_diagonal(kernel.base_kernel, kernel.features(x))
     if isinstance(kernel, DeepKernel):
         return gram_diagonal(kernel.base_kernel, x)  # the same everywhere, whatever the features
@@ -132,6 +116,7 @@ def gram_pairs(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         x2: As x1.
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> gram_pairs(RBFKernel().requires_grad_(False), torch.zeros(1, 1), torch.ones(1, 1)).round(decimals=2)
         tensor([0.3500], dtype=torch.float64)
     """
@@ -151,6 +136,7 @@ class Evaluated(Kernel):
         base: Any kernel.
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> x = torch.zeros(2, 1)
         >>> Evaluated(RBFKernel().requires_grad_(False))(x).to_dense().sum().item()
         4.0
@@ -182,6 +168,9 @@ def mean_rows(mean: Mean, x: Tensor, num_outputs: int) -> Tensor:
         >>> mean_rows(ZeroMean(), torch.zeros(3, 2), 2).shape
         torch.Size([2, 3])
     """
+    if type(mean) is ConstantMean:  # without gpytorch's checks, which take longer than all else
+        constant: Any = mean.constant
+        return constant.unsqueeze(-1).double().expand(num_outputs, x.shape[-2])
     value: Any = mean(x.double())
     return value.double().expand(num_outputs, x.shape[-2])
 
@@ -192,6 +181,7 @@ def outer_dims(kernel: ScaleKernel) -> Tensor | None:
     gpytorch copies `active_dims` from the base to the scaled kernel, never the other way.
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> outer_dims(ScaleKernel(RBFKernel(), active_dims=[1])), outer_dims(ScaleKernel(RBFKernel(active_dims=[1])))
         (tensor([1]), None)
     """
@@ -228,112 +218,3 @@ def _parts(kernel: Kernel) -> list[Kernel] | None:
     if type(kernel) in (AdditiveKernel, ProductKernel) and kernel.active_dims is None:
         return list(cast(Any, kernel.kernels))
     return None
-
-
-def _stationary(kernel: Kernel) -> tuple[Tensor, Tensor | None, float] | None:
-    """Lengthscale, output scale and smoothness of a (scaled) RBF, Matern-3/2 or -5/2 kernel; None for all others."""
-    scale = None
-    if type(kernel) is ScaleKernel and kernel.active_dims is None:
-        scale, kernel = kernel.outputscale, kernel.base_kernel
-    if kernel.active_dims is not None:
-        return None
-    if type(kernel) is RBFKernel:
-        return kernel.lengthscale, scale, math.inf
-    if type(kernel) is MaternKernel and kernel.nu in (1.5, 2.5):
-        return kernel.lengthscale, scale, kernel.nu
-    return None
-
-
-def _in_lengthscales(
-    known: tuple[Tensor, Tensor | None, float], x1: Tensor, x2: Tensor
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """The inputs of a stationary kernel in units of its lengthscales, its output scale, all batched, its smoothness."""
-    lengthscale, outputscale, smoothness = known
-    center = x1.detach().mean(-2, keepdim=True)  # far from the origin, |a|^2 + |b|^2 - 2ab cancels
-    a = (x1 - center) / lengthscale
-    b = a if x1 is x2 else (x2 - center) / lengthscale
-    scale = torch.ones((), dtype=a.dtype, device=a.device) if outputscale is None else outputscale.to(a)
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], scale.shape)
-    if batch:
-        same, a = a is b, a.expand(*batch, *a.shape[-2:])
-        b, scale = a if same else b.expand(*batch, *b.shape[-2:]), scale.expand(batch)
-    return a, b, scale, smoothness
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
-
-
-def _squared_distances(a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, bool]:
-    """The products factor |a_i - b_j|^2, (*b, n1, n2), and whether they were formed by differences of coordinates."""
-    a_squared, b_squared = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
-    if torch.finfo(a.dtype).eps * max(_largest(a_squared), _largest(b_squared)) > CANCELLATION:
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(factor), True
-    left = torch.cat([a * -2, a_squared, torch.ones_like(a_squared)], dim=-1) * factor
-    right = torch.cat([b, torch.ones_like(b_squared), b_squared], dim=-1)
-    return left @ right.mT, False
-
-
-def _pull(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """The gradient 2 factor sum_j weight_ij (a_i - b_j), (*b, n1, d): one product has the sums of the weights too."""
-    sums = (weight @ torch.cat([b, torch.ones_like(b[..., :1])], dim=-1).to(weight.dtype)).to(a.dtype)
-    return (sums[..., -1:] * a - sums[..., :-1]).mul_(2 * factor)
-
-
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """sum_ij left_ij right_ij, (*b,)."""
-    if left.dim() == 2:
-        return torch.dot(left.reshape(-1), right.reshape(-1))
-    return (left * right).sum((-2, -1))
-
-
-def _by_differences(weight: Tensor, a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Gradients in a and b for dK/dr^2 times the incoming gradient, one feature at a time and without cancellation."""
-    grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
-    for j in range(a.shape[-1]):
-        pull = (a[..., j].unsqueeze(-1) - b[..., j].unsqueeze(-2)).mul_(weight).mul_(2 * factor)  # (*b, n1, n2)
-        grad_a[..., j], grad_b[..., j] = pull.sum(-1), -pull.sum(-2)
-    return grad_a, grad_b
-
-
-class _Stationary(torch.autograd.Function):
-    """s phi(|a - b|^2) and its gradients in a, b and s; see the equations at the top of the file."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool, torch.dtype]) -> Tensor:
-        """K of shape (*b, n1, n2); `law` is the smoothness, whether a and b are the same inputs, and the type of K."""
-        smoothness, same, dtype = law
-        squared, ctx.apart = _squared_distances(a, b, 0.5 if smoothness == math.inf else 2 * smoothness)
-        if same:
-            squared.diagonal(dim1=-2, dim2=-1).zero_()
-        squared, s = squared.to(dtype).clamp_(min=0), scale[..., None, None].to(dtype)
-        if smoothness == math.inf:
-            matrix = slope = squared.neg_().exp_().mul_(s)
-        else:
-            u = squared.sqrt()
-            slope = torch.neg(u).exp_().mul_(s)  # up to the factor of SLOPES
-            matrix = torch.addcmul(slope, u, slope)
-            if smoothness == 2.5:
-                slope, matrix = matrix, torch.addcmul(matrix, squared, slope, value=1 / 3)
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(a, b, scale, matrix, slope)
-            ctx.factor = SLOPES[smoothness]
-        return matrix
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients in a (*b, n1, d), b (*b, n2, d) and s (*b)."""
-        (grad,) = grads
-        a, b, scale, matrix, slope = ctx.saved_tensors
-        need_a, need_b, need_scale = ctx.needs_input_grad[:3]
-        grad_a = grad_b = grad_scale = None
-        if need_a or need_b:
-            weight = slope * grad
-            if ctx.apart:
-                grad_a, grad_b = _by_differences(weight.to(a.dtype), a, b, ctx.factor)
-            else:
-                grad_a = _pull(weight, a, b, ctx.factor) if need_a else None
-                grad_b = _pull(weight.mT, b, a, ctx.factor) if need_b else None
-        if need_scale:
-            grad_scale = _inner(grad, matrix).to(scale) / scale
-        return grad_a, grad_b, grad_scale, None

@@ -56,7 +56,7 @@ class Model:
 
         named = [entry for module in (self.mean, self.kernel) for entry in module.named_priors()]
         self._priors = [
-            (owner, prior, closure)
+            (owner, _log_density(prior), closure)
             for _, owner, prior, closure, _ in named
             if any(p.requires_grad for p in owner.parameters(recurse=False))
         ]
@@ -115,8 +115,8 @@ class Model:
         The entries of a learnt mixing have a normal one, without which W could grow as the kernel's scale shrinks.
         """
         total = torch.zeros((), dtype=torch.float64, device=_device(self))
-        for owner, prior, closure in self._priors:
-            total = total + _log_density(prior, closure(owner))
+        for owner, density, closure in self._priors:
+            total = total + density(closure(owner))
         noise = self.likelihood.raw_noise if isinstance(self.likelihood, Gaussian) else None
         if noise is not None and noise.requires_grad:
             # On the raw scale, which also pulls back a search that stepped so far down that noise = floor to rounding.
@@ -171,12 +171,18 @@ def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) ->
     return Model(mean, kernel, _copied(likelihood, learn, {}), prior.num_latents, mixed)
 
 
-def _log_density(prior: Prior, value: Tensor) -> Tensor:
+def _log_density(prior: Prior) -> Callable[[Any], Tensor]:
     """Log density of independent values, without the layers of torch's distributions for the usual one."""
-    if type(prior) is NormalPrior:
-        point: Any = value if prior._transform is None else prior._transform(value)
-        return (-0.5 * ((point - prior.loc) / prior.scale).square() - prior.scale.log() - LOG_ROOT_TWO_PI).sum()
-    return prior.log_prob(value).sum()
+    if type(prior) is not NormalPrior:
+        return lambda value: prior.log_prob(value).sum()
+    transform, loc, scale = prior._transform, prior.loc, prior.scale
+    offset = scale.log() + LOG_ROOT_TWO_PI
+
+    def density(value: Tensor) -> Tensor:
+        point: Any = value if transform is None else transform(value)
+        return -(((point - loc) / scale).square() * 0.5 + offset).sum()
+
+    return density
 
 
 def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:

@@ -1,4 +1,4 @@
-"""Gaussians over whitened inducing values by their natural parameters, and steps along the natural gradient.
+"""Steps along the natural gradient of a Gaussian over whitened inducing values.
 
 q(v) = N(q, S) has the natural parameters S^-1 q and S^-1. Of a bound E(q, S) - KL[q(v) || N(0, I)], a natural-gradient
 step of length t is
@@ -11,61 +11,13 @@ sum_i w_i (a_i + b_i A_i' q) A_i, with a_i and -b_i the expected first and secon
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayeskit.core.operators import blocks, factorize
-
-
-@dataclass(frozen=True, eq=False)
-class Natural:
-    """The natural parameters of k Gaussians, in float64.
-
-    Args:
-        precision: S^-1, (k, m, m).
-        shift: S^-1 q, (k, m).
-
-    Examples:
-        >>> natural = Natural.prior(1, torch.zeros(2, 3, dtype=torch.float64))
-        >>> natural.root()[1].tolist()
-        [[[1.0, 0.0], [0.0, 1.0]]]
-    """
-
-    precision: Tensor
-    shift: Tensor
-
-    @classmethod
-    def prior(cls, num_outputs: int, z: Tensor) -> "Natural":
-        """N(0, I) at inducing points (m, d)."""
-        shift = z.new_zeros(num_outputs, len(z))
-        return cls(torch.diag_embed(torch.ones_like(shift)), shift)
-
-    @classmethod
-    def of_root(cls, mean: Tensor, root: Tensor) -> "Natural":
-        """N(q, R R') for q (k, m) and an upper-triangular R (k, m, m)."""
-        inverse = blocks.lower_inverse(root.mT).mT
-        precision = inverse.mT @ inverse
-        return cls(precision, (precision @ mean.unsqueeze(-1)).squeeze(-1))
-
-    def root(self) -> tuple[Tensor, Tensor]:
-        """The mean (k, m) and an upper-triangular R (k, m, m) with R R' = S."""
-        factor = factorize(self.precision, name="precision of q(v)")
-        return factor.solve(self.shift.unsqueeze(-1)).squeeze(-1), blocks.lower_inverse(factor.tril).mT
-
-    def toward(self, target: "Natural", length: float) -> "Natural":
-        """(1 - length) of these parameters plus length of those."""
-        precision = torch.lerp(self.precision, target.precision, length)
-        return Natural(precision, torch.lerp(self.shift, target.shift, length))
-
-    def target(self, mean: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> "Natural":
-        """Where a full step leads: I - 2 dE/dS and dE/dq - 2 dE/dS q, from the derivatives at mean q."""
-        precision = -2 * grad_covariance.to(self.precision)
-        shift = grad_mean.to(self.shift) + (precision @ mean.to(self.shift).unsqueeze(-1)).squeeze(-1)
-        precision.diagonal(dim1=-2, dim2=-1).add_(1)
-        return Natural(precision, shift)
+from bayeskit.core.operators import factorize
+from bayeskit.gp.sites import Sites
 
 
 class NaturalGradient(torch.optim.Optimizer):
@@ -101,14 +53,21 @@ class NaturalGradient(torch.optim.Optimizer):
         eye = torch.eye(mean.shape[-1], dtype=half.tril.dtype, device=mean.device).expand(half.tril.shape)
         precision = half.solve(eye)
         shift = half.solve(mean.detach().to(precision).unsqueeze(-1)).squeeze(-1)
-        self.natural = Natural(precision, shift)
+        self.precision, self.shift = precision, shift  # S^-1 and S^-1 q, in float64
         self.divergence = precision.new_zeros(())  # sum_j KL[q(v_j) || N(0, I)]
-        self._write(self.natural)
+        with torch.no_grad():
+            self._write()
 
     @property
     def memory(self) -> list[Tensor]:
         """What lives from step to step besides q and S."""
-        return [self.natural.precision, self.natural.shift, self.divergence]
+        return [self.precision, self.shift, self.divergence]
+
+    @property
+    def sites(self) -> Sites:
+        """What q knows beyond N(0, I), in float64: q(v) is proportional to N(v; 0, I) times these."""
+        eye = torch.eye(self.shift.shape[-1], dtype=self.shift.dtype, device=self.shift.device)
+        return Sites(self.shift.clone(), self.precision - eye)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -118,20 +77,21 @@ class NaturalGradient(torch.optim.Optimizer):
             with torch.enable_grad():
                 value = closure()
         assert self.mean.grad is not None and self.covariance.grad is not None
-        n = self.num_rows
-        target = self.natural.target(self.mean, -n * self.mean.grad, -n * self.covariance.grad)
-        self._write(self.natural.toward(target, self.param_groups[0]["lr"]))
+        length, n = self.param_groups[0]["lr"], self.num_rows
+        slope = self.covariance.grad  # -dE/dS / n
+        pull = (slope @ self.mean.unsqueeze(-1)).squeeze(-1).mul_(2).sub_(self.mean.grad)
+        self.precision.mul_(1 - length).add_(slope, alpha=2 * n * length)
+        self.precision.diagonal(dim1=-2, dim2=-1).add_(length)
+        self.shift.mul_(1 - length).add_(pull, alpha=n * length)
+        self._write()
         return value
 
-    @torch.no_grad()
-    def _write(self, natural: Natural) -> None:
+    def _write(self) -> None:
         """Put q and S where the natural parameters say."""
-        self.natural.precision.copy_(natural.precision)
-        self.natural.shift.copy_(natural.shift)
-        factor = factorize(natural.precision, name="precision of q(v)")
-        mean = factor.solve(natural.shift.unsqueeze(-1)).squeeze(-1)
-        root = blocks.lower_inverse(factor.tril.to(self.covariance.dtype)).mT
+        factor = factorize(self.precision, name="precision of q(v)")
+        mean = torch.cholesky_solve(self.shift.unsqueeze(-1), factor.tril).squeeze(-1)
         self.mean.copy_(mean)
-        self.covariance.copy_(blocks.upper_square(root))
+        torch.cholesky_inverse(factor.tril.to(self.covariance.dtype), out=self.covariance)
         trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum().double()
-        self.divergence.copy_(0.5 * (trace + mean.square().sum() - mean.numel() + factor.logdet().sum()))
+        pivots = factor.tril.diagonal(dim1=-2, dim2=-1).log().sum()
+        self.divergence.copy_(0.5 * (trace + mean.square().sum() - mean.numel()) + pivots)

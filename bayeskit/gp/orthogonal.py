@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Conjugate, Likelihood
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -61,6 +61,7 @@ class OrthogonalSVGP(Inference):
         Tiao, Dutordoir and Picheny (2023), "Spherical Inducing Features for Orthogonally-Decoupled Gaussian Processes".
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import default_prior
         >>> x = torch.linspace(0, 6, 60, dtype=torch.float64).unsqueeze(-1)
         >>> prior, data, generator = default_prior(x), Data(x, x.sin()), torch.Generator()
@@ -99,8 +100,8 @@ class OrthogonalSVGP(Inference):
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         with operators.recording() as notes:
-            if isinstance(likelihood, Gaussian) and model.parameters:
-                model.center(rows.y, rows.weights)
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
             z, w, history = self._train(model, rows, generator)
             with torch.no_grad():
                 best, value = alternate(model, z, w, Split.prior(model.num_outputs, z, w), rows, max_steps=200)

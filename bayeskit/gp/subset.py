@@ -42,7 +42,7 @@ def learn_on_subset(
         torch.linalg.LinAlgError: A factorization fails where the first start stands.
 
     References:
-        Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 8.3.1 ("subset of data").
+        Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 8.3.3 ("subset of datapoints").
 
     Examples:
         >>> from bayeskit.core.likelihood import Gaussian

@@ -20,12 +20,12 @@ from bayeskit.gp.inducing import STARTS, spread, starting_points
 from bayeskit.gp.natural import NaturalGradient
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs, training_set
-from bayeskit.gp.variational import Variational, ascend, bound, data_term
+from bayeskit.gp.variational import Variational, affordable_steps, ascend, bound, data_term
 
 TYPES = {"single": torch.float32, "double": torch.float64}
 
 START_ROWS = 8192
-"""Rows that q starts from in the mini-batch phase, at most."""
+"""Rows, times latent functions, that q starts from in the mini-batch phase, at most; but always those of a batch."""
 
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 1024
@@ -52,7 +52,7 @@ class SVGP(Inference):
         precision: "single" or "double", the type of the products of the mini-batch phase. Its gradients are noisy
             anyway; factors, and all that comes after this phase, are in float64 in either case.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
-            falls to zero, in batches of 256.
+            falls to zero, in batches of 1,024.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_inducing: Whether to move Z.
 
@@ -105,26 +105,28 @@ class SVGP(Inference):
         with operators.recording() as notes:
             if isinstance(likelihood, Conjugate) and model.parameters:
                 model.center(likelihood.observations(rows.y)[0], rows.weights)
-            z, history = self._train(model, rows, generator)
+            z, reached, history = self._train(model, rows, generator)
             with torch.no_grad():
-                posterior, value = _optimum(model, z, rows)
+                posterior, value = _optimum(model, z, reached, rows)
         diagnostics = dict(notes) | {"inducing points": len(z)}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
 
-    def _train(self, model: Model, rows: Data, generator: torch.Generator) -> tuple[Tensor, dict[str, list[float]]]:
-        """Learn hyperparameters and Z along with q; Z and the training curve."""
+    def _train(
+        self, model: Model, rows: Data, generator: torch.Generator
+    ) -> tuple[Tensor, Variational, dict[str, list[float]]]:
+        """Learn hyperparameters and Z along with q; Z, q and the training curve."""
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )
         unit = spread(inputs(rows))
         free = (z / unit).requires_grad_(self.learn_inducing and not complete)  # moves in units of the features' spread
         learnt = [p for p in (*model.parameters, free) if p.requires_grad]
-        if not learnt:
-            return z, {}
         start = Variational.prior(model.num_outputs, z)
-        some = rows
-        if self.variational == "natural" and len(rows) > START_ROWS:  # the first steps bring in the others
-            some = next(iter(rows.batches(START_ROWS, generator=generator)))
+        if not learnt:
+            return z, start, {}
+        some, size = rows, max(DEFAULT_BATCH, START_ROWS // model.num_outputs)
+        if self.variational == "natural" and len(rows) > size:  # the first steps bring in the others
+            some = next(iter(rows.batches(size, generator=generator)))
         with torch.no_grad():
             start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 20)
 
@@ -140,6 +142,7 @@ class SVGP(Inference):
                 return -(bound(model, where(), Variational.from_leaves(leaves), batch) + model.log_prior())
 
             history = minimize(loss, [*learnt, *leaves], **settings)
+            reached = Variational.from_leaves([leaf.detach().double() for leaf in leaves])
         else:
             covariance = start.root @ start.root.mT
             mean, covariance = (t.to(dtype).requires_grad_(True) for t in (start.mean, covariance))
@@ -150,7 +153,8 @@ class SVGP(Inference):
                 return own.divergence - fit - model.log_prior()
 
             history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
-        return where().detach(), history
+            reached = Variational.from_sites(own.sites)
+        return where().detach(), reached, history
 
 
 def _default_training(n: int) -> Training:
@@ -159,11 +163,11 @@ def _default_training(n: int) -> Training:
     return Training(lr=0.05, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")
 
 
-def _optimum(model: Model, z: Tensor, rows: Data) -> tuple[GaussianProcess, float]:
-    """The best q(v) at the learnt hyperparameters and Z, and its bound."""
+def _optimum(model: Model, z: Tensor, reached: Variational, rows: Data) -> tuple[GaussianProcess, float]:
+    """The best q(v) at the learnt hyperparameters and Z, looked for from the one reached, and its bound."""
     if isinstance(model.likelihood, Conjugate) and model.mixing is None:
         result = collapsed(model, z, rows)
         return result.posterior(model.process(), z), float(result.bound)
-    start = Variational.prior(model.num_outputs, z)
-    variational, value = ascend(model, z, start, rows, max_steps=100)
+    steps = affordable_steps(model, len(rows))
+    variational, value = ascend(model, z, reached, rows, max_steps=steps)
     return variational.posterior(model, z), value

@@ -25,6 +25,9 @@ from bayeskit.gp.training_set import inputs, training_set
 MOST_POINTS = 10_000
 """Inducing points at most: the mean is found from a matrix of their square in float64, 800 MB at this size."""
 
+ROWS_A_POINT = 4
+"""Rows for an inducing point below which a fit warns."""
+
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 256
 
@@ -35,13 +38,16 @@ class SWSGP(Inference):
 
     With I(x) the H inducing inputs most correlated with x, q(u) = N(mu, diag(s)) and D the empirical law of the rows:
 
-        sum_i w_i E_q[log p(y_i | f(x_i))] - E_{x ~ D} KL[q(u_I(x)) || N(0, K_II)],
+        sum_i w_i E_q[log p(y_i | f(x_i))] - (M / H) E_{x ~ D} KL[q(u_I(x)) || N(0, K_II)],
         f(x_i) | u ~ N(k_I' K_II^-1 u_I, k(x_i, x_i) - k_I' K_II^-1 k_I)
 
-    is maximized over q, hyperparameters and Z by mini-batches, then over q alone over all rows. The objective bounds
-    the evidence of a model of its own, in which a row draws its set of inducing points. **It is not comparable with the
-    bounds of other methods unless H = M**, where it is that of SVGP with a diagonal q(u). For several inputs at once,
-    what the neighbors leave open is correlated as the kernel is (see `gp.neighbors`).
+    is maximized over q, hyperparameters and Z by mini-batches, then over q alone over all rows. With M / H the sets
+    count an inducing point once on average; weighed less, points as many as rows fit their noise. **The objective is
+    not comparable with the bounds of other methods unless H = M**, where it is that of SVGP with a diagonal q(u). For
+    several inputs at once, what the neighbors leave open is correlated as the kernel is (see `gp.neighbors`).
+
+    **A diagonal q(u) knows too much of f where neighbors are strongly correlated**: means and predictions of y are
+    sound, the variance of f itself can be far too small. Take another method where that is what matters.
 
     Args:
         num_inducing: M, at most 10,000.
@@ -100,7 +106,13 @@ class SWSGP(Inference):
                 mean, variance, value = ascend(model, z, rows, num_neighbors, max_steps=30)
                 process = _posterior(model, z, mean, variance, num_neighbors)
         diagnostics = dict(notes) | {"inducing points": len(z), "neighbors": num_neighbors}
-        return Fit(process, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
+        if num_neighbors < len(z) and ROWS_A_POINT * len(z) > len(rows):
+            diagnostics["warning"] = (
+                f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point "
+                "the neighbors say little of each other; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
+            )
+        kind = "lower bound" if num_neighbors == len(z) else "own model"
+        return Fit(process, model.frozen_likelihood(), Evidence(value, kind), history, diagnostics)
 
     def _validate(self) -> None:
         checks.positive(self.num_inducing, name="num_inducing", integer=True)
@@ -152,7 +164,7 @@ def bound(model: Model, near: Neighborhoods, mean: Tensor, variance: Tensor, dat
     logdet = 2 * near.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - s.log().sum(-1)
     divergence = 0.5 * (energy - mu.shape[-1] + logdet).sum(-1)  # (n,)
     weights = torch.ones_like(divergence) if data.weights is None else data.weights
-    return data.total(expected) - (weights * divergence).sum() / weights.sum()
+    return data.total(expected) - mean.shape[-1] / mu.shape[-1] * (weights * divergence).sum() / weights.sum()
 
 
 def ascend(
@@ -160,7 +172,8 @@ def ascend(
 ) -> tuple[Tensor, Tensor, float]:
     """Maximize the objective over q(u) alone, over all rows; closed for a Gaussian likelihood.
 
-    With P the average over rows of K_II^-1 spread over M, c the share of rows that see a point, and the dual pair
+    With P the average over rows of K_II^-1 spread over M and c the share of rows that see a point, both times M / H,
+    and the dual pair
     (a_i, b_i) of `Model.site_gradients`, a step of length t goes towards
 
         mu = L^-1 sum_i w_i (a_i + b_i w_i' mu) w_i,    1/s = diag(L) / c,    L = P + sum_i w_i b_i w_i w_i',
@@ -201,8 +214,8 @@ class _Sums:
         rows: All rows.
         near: The neighbors of the rows, with an empty `tril`.
         prior: P, (c, m, m).
-        seen: The share of rows that see a point, (m,).
-        logdet: Average of log|K_II|, (c,).
+        seen: The share of rows that see a point times M / H, (m,).
+        logdet: M / H times the average of log|K_II|, (c,).
         own: k(z, z), (c, m) or (m,).
     """
 
@@ -218,7 +231,7 @@ class _Sums:
     def build(cls, model: Model, z: Tensor, rows: Data, num_neighbors: int) -> "_Sums":
         count, m = max(1, model.kernel.batch_shape.numel()), len(z)
         share = torch.ones_like(inputs(rows)[:, 0]) if rows.weights is None else rows.weights
-        share = share / share.sum()
+        share = share / share.sum() * m / num_neighbors  # the average divergence counts M / H times
         prior, logdet = z.new_zeros(count, m * m), z.new_zeros(count)
         parts, start = [], 0
         for x in chunks(inputs(rows), count * num_neighbors**2):
@@ -243,7 +256,7 @@ class _Sums:
         energy = ((self.prior @ mean.unsqueeze(-1)).squeeze(-1) * mean).sum()
         trace = (self.prior.diagonal(dim1=-2, dim2=-1) * variance).sum()
         logdet = self.logdet.expand(len(mean)).sum() - (self.seen * variance.log()).sum()
-        divergence = 0.5 * (energy + trace - len(mean) * self.near.index.shape[-1] + logdet)
+        divergence = 0.5 * (energy + trace - mean.numel() + logdet)
         return float(self.rows.total(expected) - divergence)
 
     def optimum(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,8 @@ from gpytorch.kernels import (
 from torch import Tensor, nn
 
 from bayeskit.gp.deep_kernel import DeepKernel
-from bayeskit.gp.gram import CANCELLATION, outer_dims
+from bayeskit.gp.gram import outer_dims
+from bayeskit.gp.stationary import CANCELLATION
 
 
 def traced(kernel: Kernel, z: Tensor) -> nn.Module:

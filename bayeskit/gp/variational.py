@@ -28,6 +28,12 @@ SHORT = 1e-3
 SHORTEST = 1e-9
 """Length at which a step is given up whatever it loses: from a mean of 0, counts near 10^6 ask for one of 10^-5."""
 
+BLOCK_ELEMENTS = 2**21
+"""Numbers in diag(b) A' for one block of rows: few enough to stay near the processor, many enough for the products."""
+
+PASSED_ROWS = 4_000_000
+"""Rows, times latent functions, that the natural-gradient steps at the end of a fit pass over at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Variational:
@@ -129,6 +135,11 @@ def ascend(
     start = Sites.of(variational.mean, variational.root)
     sites, value = settle(model, tril, z, data, start, max_steps=max_steps, tolerance=tolerance)
     return Variational.from_sites(sites), value
+
+
+def affordable_steps(model: Model, num_rows: int) -> int:
+    """Natural-gradient steps at most over so many rows, between 2 and 100; see `PASSED_ROWS`."""
+    return min(100, max(2, PASSED_ROWS // (num_rows * model.num_outputs)))
 
 
 @torch.no_grad()
@@ -266,7 +277,7 @@ class _Blocks:
 
     def _built(self) -> Iterator[_Block]:
         start = 0
-        for x in chunks(inputs(self.data), len(self.z) * self.model.num_outputs):
+        for x in chunks(inputs(self.data), len(self.z) * self.model.num_outputs, BLOCK_ELEMENTS):
             part = replace(self.data.rows(slice(start, start + len(x))), scale=self.data.scale)
             yield _Block.build(self.model, self.tril, self.z, part)
             start += len(x)

@@ -179,6 +179,22 @@ def test_extreme_latents_give_no_nan(likelihood, extreme):
         assert not quantity.isnan().any()
 
 
+def test_many_rows_of_classes_are_the_rows_one_at_a_time():
+    generator, likelihood = torch.Generator().manual_seed(0), Categorical(12)
+    mean = torch.randn(2, 250, 12, dtype=DOUBLE, generator=generator).requires_grad_()  # several parts of the cache
+    variance = torch.rand(2, 250, 12, dtype=DOUBLE, generator=generator).requires_grad_()
+    y = torch.randint(12, (250,), generator=generator)
+    whole = likelihood.expected_log_prob(mean, variance, y)
+    single = torch.stack([likelihood.expected_log_prob(mean[:, i], variance[:, i], y[i]) for i in range(250)], dim=1)
+    torch.testing.assert_close(whole, single, rtol=1e-12, atol=1e-12)
+    slopes = torch.autograd.grad(whole.sum(), (mean, variance))
+    torch.testing.assert_close(slopes, torch.autograd.grad(single.sum(), (mean, variance)), rtol=1e-10, atol=1e-12)
+    alpha, beta = likelihood.site_gradients(mean[0].detach(), variance[0].detach(), y)
+    for i in (0, 249):
+        alone = likelihood.site_gradients(mean[0, i : i + 1].detach(), variance[0, i : i + 1].detach(), y[i : i + 1])
+        torch.testing.assert_close((alpha[i : i + 1], beta[i : i + 1]), alone, rtol=1e-12, atol=1e-12)
+
+
 def test_noise_is_a_variance_and_is_learnt_above_its_floor():
     assert Gaussian(0.25).noise.dtype == DOUBLE
     torch.testing.assert_close(Gaussian(0.25).noise, torch.tensor([0.25], dtype=DOUBLE), rtol=1e-15, atol=0)

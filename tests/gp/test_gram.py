@@ -56,6 +56,23 @@ def test_three_at_once_and_in_another_type(kernel):
     close(single.double(), gram(kernel, z + 1e4, x + 1e4), 1e-6)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e5])
+def test_gradients_of_three_at_once_are_those_of_each(kernel, spread):
+    """Far apart too, where squared distances are formed by differences."""
+    z, x = test_inputs(5), test_inputs(4, seed=2)
+    z[0] += spread
+    z, x = z.requires_grad_(True), x.requires_grad_(True)
+    leaves = [z, x, *kernel.parameters()]
+    g, found = generator(3), []
+    ones = gram(kernel, z, z), gram(kernel, z, x), gram_diagonal(kernel, x)
+    weights = [torch.randn(t.shape, dtype=torch.float64, generator=g) for t in ones]
+    for matrices in (ones, grams(kernel, z, x, dtype=torch.float64)):
+        total = sum((w * t).sum() for w, t in zip(weights, matrices, strict=True))
+        found.append(torch.autograd.grad(total, leaves, allow_unused=True))
+    for one, two in zip(*found, strict=True):
+        close(torch.zeros(()) if one is None else one, torch.zeros(()) if two is None else two, 1e-9)
+
+
 def test_the_derivative_by_hand_is_that_of_differences():
     kernel = KERNELS["matern52"]().double()
     x1, x2 = test_inputs(4).requires_grad_(True), test_inputs(3, seed=2).requires_grad_(True)

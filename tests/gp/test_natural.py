@@ -7,7 +7,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp import SVGP, default_prior
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import learnable
-from bayeskit.gp.natural import Natural, NaturalGradient
+from bayeskit.gp.natural import NaturalGradient
 from bayeskit.gp.variational import Variational, ascend, bound, data_term
 
 from .problems import close, generator, noise, process, regression, test_inputs
@@ -28,15 +28,6 @@ def training(model, z, rows, own, **settings):
         return own.divergence - data_term(model, z, own.mean, own.covariance, batch, form="sites")
 
     minimize(loss, [torch.zeros(1, requires_grad=True)], rows, Training(**settings), generator=generator(), own=own)
-
-
-def test_parameters_and_back():
-    mean, covariance = (t.detach() for t in anywhere(2, 4))
-    upper = torch.linalg.cholesky(covariance.flip(-2, -1)).flip(-2, -1)
-    back, root = Natural.of_root(mean, upper).root()
-    close(back, mean)
-    close(root @ root.mT, covariance)
-    assert torch.equal(root, root.triu())
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -77,7 +68,7 @@ def test_the_other_steps_lead_to_the_same_place(likelihood):
     training(model, z, data, own, max_epochs=200, batch_size=None)
     reached = data_term(model, z, own.mean, own.covariance, data, form="sites") - own.divergence
     assert abs(float(reached.detach()) - value) < 1e-6
-    close(bound(model, z, Variational(*own.natural.root()), data), reached)
+    close(bound(model, z, Variational.from_sites(own.sites), data), reached)
 
 
 @pytest.mark.parametrize("variational", ["natural", "adam"])

@@ -8,7 +8,7 @@ from bayeskit.gp import SGPR, SVGP, default_prior
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import learnable
 from bayeskit.gp.training_set import training_set
-from bayeskit.gp.variational import Variational, ascend, bound
+from bayeskit.gp.variational import Variational, affordable_steps, ascend, bound
 
 from .problems import close, constant, generator, noise, process, regression, same_law, test_inputs
 
@@ -130,3 +130,19 @@ def test_several_latents_are_asked_for_by_name():
     data = regression(10)
     with pytest.raises(ValueError, match="needs 3 latent functions"):
         fit(Data(data.x, torch.arange(10) % 3), process(), Categorical(3))
+
+
+def test_the_last_steps_are_fewer_where_rows_and_functions_are_many():
+    models = [learnable(default_prior(torch.zeros(2, 1), k), Categorical(k), learn=False) for k in (1, 10)]
+    assert [affordable_steps(models[0], n) for n in (100, 200_000, 10_000_000)] == [100, 20, 2]
+    assert affordable_steps(models[1], 60_000) == 6
+
+
+def test_the_optimum_is_the_same_from_where_mini_batches_ended_and_from_the_prior():
+    data = Data(test_inputs(40, 2), torch.arange(40).remainder(3))
+    model = learnable(default_prior(data.x, 3), Categorical(3), learn=False)
+    z = data.x[::4]
+    far = Variational.prior(3, z)
+    moved = Variational(far.mean + 1, far.root * 0.3)
+    values = [ascend(model, z, start, data, max_steps=100, tolerance=1e-12)[1] for start in (far, moved)]
+    assert values[0] == pytest.approx(values[1], rel=1e-8)

@@ -1,5 +1,6 @@
 """Any number of classes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import distributions as td
 from bayeskit.core import checks
 from bayeskit.core.likelihood import expectations
 from bayeskit.core.likelihood.base import SMALLEST_PRECISION, Likelihood
+from bayeskit.core.operators.budget import chunks
+from bayeskit.core.predictive.quadrature import NUM_DRAWS
 
 
 class Categorical(Likelihood):
@@ -45,11 +48,13 @@ class Categorical(Likelihood):
 
     def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_j = 1[y = j] - E p_j and beta_j = E p_j (1 - p_j) by fixed Sobol draws, each (n, c)."""
-        probs, _, _ = _softmax(mean, variance)  # (c, q, n)
-        expected = probs.mean(1)
-        alpha = torch.nn.functional.one_hot(y.long(), self.num_classes) - expected.movedim(0, -1)
-        beta = (expected - probs.square_().mean(1)).movedim(0, -1)
-        return alpha, beta.clamp(min=SMALLEST_PRECISION)
+        expected, curved = torch.empty_like(mean), torch.empty_like(mean)
+        for part in _parts(mean):
+            probs, _, _ = _softmax(mean[part], variance[part])  # (c, q, n)
+            expected[part] = probs.mean(1).mT
+            curved[part] = expected[part] - probs.square_().mean(1).mT
+        alpha = torch.nn.functional.one_hot(y.long(), self.num_classes) - expected
+        return alpha, curved.clamp(min=SMALLEST_PRECISION)
 
     def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """diag(p) - p p', (n, c, c)."""
@@ -72,14 +77,21 @@ class _ExpectedLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, variance: Tensor) -> Tensor:
         """From (*b, n, c) to (*b, n)."""
-        probs, logsumexp, z = _softmax(mean, variance)
-        if any(ctx.needs_input_grad):
-            expected = probs.mean(1).movedim(0, -1)
-            pull = torch.bmm(z.unsqueeze(1) / z.shape[1], probs.flatten(2)).view(probs[:, 0].shape).movedim(0, -1)
+        shape, wanted = mean.shape, any(ctx.needs_input_grad)
+        mean, variance = mean.reshape(-1, shape[-1]), variance.reshape(-1, shape[-1])
+        value, by_mean, by_variance = torch.empty_like(mean[:, 0]), torch.empty_like(mean), torch.empty_like(mean)
+        for part in _parts(mean):
+            probs, logsumexp, z = _softmax(mean[part], variance[part])
+            value[part] = logsumexp.mean(0)
+            if wanted:
+                by_mean[part] = probs.mean(1).mT
+                by_variance[part] = torch.bmm(z.unsqueeze(1) / z.shape[1], probs).squeeze(1).mT
+        if wanted:
             small = variance <= torch.finfo(variance.dtype).eps
-            std = torch.where(small, 1.0, variance).sqrt()
-            ctx.save_for_backward(expected, torch.where(small, expected * (1 - expected), pull / std) / 2)
-        return logsumexp.mean(0)
+            by_variance /= torch.where(small, 1, variance).sqrt()
+            by_variance = torch.where(small, by_mean * (1 - by_mean), by_variance) / 2
+            ctx.save_for_backward(by_mean.reshape(shape), by_variance.reshape(shape))
+        return value.reshape(shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,15 +100,20 @@ class _ExpectedLogSumExp(torch.autograd.Function):
         return grads[0].unsqueeze(-1) * by_mean, grads[0].unsqueeze(-1) * by_variance
 
 
+def _parts(mean: Tensor) -> Iterator[slice]:
+    """Slices of the n rows of (n, c) for which all draws of f stay in the cache."""
+    return chunks(len(mean), NUM_DRAWS * mean.shape[-1], cached=True)
+
+
 def _softmax(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """softmax(f) (c, q, *b, n) at Sobol points z (c, q), and log sum_j exp f_j, (q, *b, n).
+    """softmax(f) (c, q, n) at Sobol points z (c, q), and log sum_j exp f_j, (q, n), from (n, c).
 
     Classes come first, where a sum over them is several times faster, and the large array is changed in place.
     """
-    points, _ = expectations.points(mean, shared=False)  # (q, 1, ..., 1, c)
-    z = points.movedim(-1, 0).contiguous()  # (c, q, 1, ..., 1)
-    f = torch.addcmul(mean.movedim(-1, 0).unsqueeze(1), variance.sqrt().movedim(-1, 0).unsqueeze(1), z)
+    points, _ = expectations.points(mean, shared=False)  # (q, 1, c)
+    z = points.movedim(-1, 0).contiguous()  # (c, q, 1)
+    f = torch.addcmul(mean.mT.unsqueeze(1), variance.sqrt().mT.unsqueeze(1), z)
     top = f.amax(0)
     f.sub_(top).exp_()
     total = f.sum(0)
-    return f.div_(total), top + total.log(), z.flatten(1)
+    return f.div_(total), top + total.log(), z.squeeze(-1)

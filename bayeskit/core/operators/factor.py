@@ -17,6 +17,10 @@ JITTERS = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 """What is added to the diagonal, in units of its mean, one after the other until the factorization succeeds."""
 
 
+PADDING = 8
+"""Rows by which a matrix of a size that caches badly is made larger: 64 bytes, a line of the cache, for each row."""
+
+
 @dataclass(frozen=True, eq=False)
 class Factor:
     """Lower Cholesky factor of a positive definite matrix: `tril @ tril.mT == matrix + jitter * mean diagonal * I`.
@@ -81,7 +85,7 @@ def factorize(matrix: Tensor, *, name: str, least: float = 0.0) -> Factor:
         if level > 0:
             shifted = matrix.clone()
             shifted.diagonal(dim1=-2, dim2=-1).add_((jitter * scale).unsqueeze(-1))
-        tril, info = torch.linalg.cholesky_ex(shifted)
+        tril, info = _cholesky(shifted)
         failed = info > 0
         if not failed.any():
             used = float(jitter.max())
@@ -134,6 +138,17 @@ def semidefinite_root(matrix: Tensor, *, name: str, rounding: Tensor | float = 0
         )
     note(f"negative eigenvalues of {name} floored", float((-values).clamp_min(0).max()))
     return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+
+
+def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.cholesky_ex`; with rows 2^k numbers apart, which processors cache badly, a few numbers further."""
+    n = matrix.shape[-1]
+    if n % 256 or n > 1024 or matrix.dim() > 2 or matrix.device.type != "cpu" or matrix.requires_grad:
+        return torch.linalg.cholesky_ex(matrix)
+    padded = torch.eye(n + PADDING, dtype=matrix.dtype)
+    padded[:n, :n] = matrix
+    tril, info = torch.linalg.cholesky_ex(padded)
+    return tril[:n, :n], info
 
 
 def _checked(matrix: Tensor, *, name: str) -> Tensor:
