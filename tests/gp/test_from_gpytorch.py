@@ -506,7 +506,7 @@ def test_what_is_refused():
     model.train_targets[0] = torch.nan
     with pytest.raises(ValueError, match="train_targets` must be finite"):
         gp.from_gpytorch(model)
-    with pytest.raises(TypeError, match="must be a gpytorch MultivariateNormal"):
+    with pytest.raises(TypeError, match="`model` must be a gpytorch model"):
         gp.from_gpytorch(torch.nn.Linear(2, 1).double())(inputs())
 
 
