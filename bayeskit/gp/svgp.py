@@ -49,7 +49,8 @@ class SVGP(Inference):
         variational: How q moves in the mini-batch phase: "natural", by natural-gradient steps while Adam moves the
             rest, or "adam", along with the rest.
         natural_lr: Length of the natural-gradient steps: q averages over about the last 1 / natural_lr batches.
-        precision: "single" or "double", the type of the products of the mini-batch phase. Its gradients are noisy
+        precision: "single", "double" or "auto" (single from 8,192 rows on: fewer cost little, and then weights equal
+            repeated rows to rounding), the type of the products of the mini-batch phase. Its gradients are noisy
             anyway; factors, and all that comes after this phase, are in float64 in either case.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 1,024.
@@ -82,7 +83,7 @@ class SVGP(Inference):
     start: str = "kmeans"
     variational: str = "natural"
     natural_lr: float = 0.1
-    precision: str = "single"
+    precision: str = "auto"
     training: Training | None = None
     learn: bool = True
     learn_inducing: bool = True
@@ -96,7 +97,7 @@ class SVGP(Inference):
         checks.positive(self.natural_lr, name="natural_lr")
         if self.natural_lr > 1:
             raise ValueError(f"`natural_lr` must be at most 1, a full step; got {self.natural_lr}")
-        checks.choice(self.precision, name="precision", options=tuple(TYPES))
+        checks.choice(self.precision, name="precision", options=("auto", *TYPES))
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
@@ -133,7 +134,9 @@ class SVGP(Inference):
         def where() -> Tensor:
             return free * unit if free.requires_grad else z
 
-        training, dtype = self.training or _default_training(len(rows)), TYPES[self.precision]
+        training = self.training or _default_training(len(rows))
+        named = ("single" if len(rows) >= START_ROWS else "double") if self.precision == "auto" else self.precision
+        dtype = TYPES[named]
         settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
         if self.variational == "adam":
             leaves = start.leaves(dtype)

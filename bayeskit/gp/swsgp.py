@@ -105,7 +105,7 @@ class SWSGP(Inference):
             with torch.no_grad():
                 mean, variance, value = ascend(model, z, rows, num_neighbors, max_steps=30)
                 process = _posterior(model, z, mean, variance, num_neighbors)
-        diagnostics = dict(notes) | {"inducing points": len(z), "neighbors": num_neighbors}
+        diagnostics: dict[str, Any] = dict(notes) | {"inducing points": len(z), "neighbors": num_neighbors}
         if num_neighbors < len(z) and ROWS_A_POINT * len(z) > len(rows):
             diagnostics["warning"] = (
                 f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point "
