@@ -14,6 +14,7 @@ from torch import Tensor
 from bayeskit.core import checks
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
+from bayeskit.core.types import Data
 from bayeskit.estimators.base import BayesEstimator, _squeeze
 
 
@@ -209,10 +210,17 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
         parts = [self._predictive(x) for x in self._chunks(X)]
         return _numpy([p.probs for p in parts])
 
+    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+        """Case weights times those of the classes."""
+        if self.class_weight is None or y is None:
+            return sample_weight
+        return _check_sample_weight(sample_weight, y, dtype=np.float64) * compute_sample_weight(self.class_weight, y)
+
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
+        return super()._data(X, y, self._weighted(y, sample_weight))
+
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True) -> Self:
-        if self.class_weight is not None and y is not None:
-            weights = _check_sample_weight(sample_weight, y, dtype=np.float64)
-            sample_weight = weights * compute_sample_weight(self.class_weight, y)
+        sample_weight = self._weighted(y, sample_weight)
         return super()._fit(X, y, sample_weight, first=first)
 
     def _encode(self, y: Any, *, reset: bool) -> Tensor:

@@ -40,8 +40,9 @@ CORRELATED = (
 def leave_one_out(fit: Fit, data: Data) -> Predictive:
     """The law of y at each training input, given all other rows, at the fitted hyperparameters and inducing points.
 
-    - Exact for Gaussian noise: with an exact process, and with `SGPR` or `SVGP`, what a fit without the row would say
-      at the same inducing points and hyperparameters.
+    - Exact for Gaussian noise: with an exact process, and with `SGPR`, `SVGP` or `DualSVGP`, what a fit without the row
+      would say at the same inducing points and hyperparameters. `OrthogonalSVGP` has no best Gaussian at its points, so
+      there it is an approximation.
     - For any other likelihood the row's Gaussian site is taken out and the other sites stay as they are, where a new
       fit would move them: an approximation, good where no single row decides.
     - A mixture over hyperparameters is reweighted: draw s counts in proportion to w_s / p_s(y_i | the other rows).
@@ -50,7 +51,8 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
     weighted row all its weight; the law returned is that of an observation of weight one.
 
     Args:
-        fit: Of `gp.Exact` (by Cholesky), `gp.SGPR`, `gp.SVGP` or `gp.FullyBayesian`.
+        fit: Of `gp.Exact` (by Cholesky), `gp.SGPR`, `gp.SVGP`, `gp.DualSVGP`, `gp.OrthogonalSVGP` or
+            `gp.FullyBayesian`.
         data: What it was fitted to: inputs (n, d), targets, weights.
 
     Returns:

@@ -240,7 +240,7 @@ class _NewRows:
             length = torch.where(better, (2 * length).clamp(max=1), length / 2)
             if float(moved) <= 1e-12 * float(1 + sites.abs().amax()):
                 break
-        return target[0], target[1]
+        return sites[0], sites[1]
 
     def _evaluate(self, sites: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """Bounds (s,), and the sites (2, s, k, b) that a full step leads to."""

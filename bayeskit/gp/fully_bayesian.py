@@ -1,5 +1,6 @@
 """Hyperparameters that are averaged over instead of chosen."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
@@ -236,11 +237,11 @@ def _mixing(chain: Chain) -> dict[str, Any]:
         found["divergences"] = int((chain.info["divergent"] > 0).sum())
     draws = chain.samples["raw"]
     if draws.shape[1] >= 4:
-        found["R-hat"] = rhat(draws).nan_to_num(nan=1.0).max().item()
+        found["R-hat"] = rhat(draws).nan_to_num(nan=math.inf).max().item()  # not a number where no chain moved
         found["effective draws"] = ess(draws).min().item()
         if found["R-hat"] > MIXED:
             found["warning"] = (
-                f"The chains disagree about a hyperparameter (R-hat {found['R-hat']:.2f} > {MIXED}): "
+                f"The chains disagree about a hyperparameter or never moved (R-hat {found['R-hat']:.2f} > {MIXED}): "
                 "raise `burn_in` and `num_samples`."
             )
     return found

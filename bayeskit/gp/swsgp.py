@@ -134,10 +134,12 @@ class SWSGP(Inference):
         with torch.no_grad():
             mean, variance, _ = ascend(model, z, rows, num_neighbors, max_steps=3)
         mean, log_variance = mean.requires_grad_(), variance.log().requires_grad_()
+        total_weight = float(len(rows) if rows.weights is None else rows.weights.sum())
 
         def loss(batch: Data) -> Tensor:
             near = neighborhoods(model.kernel, free * unit, inputs(batch), num_neighbors)
-            return -(bound(model, near, mean, log_variance.exp(), batch) + model.log_prior())
+            value = bound(model, near, mean, log_variance.exp(), batch, total_weight=total_weight)
+            return -(value + model.log_prior())
 
         training = self.training or _default_training(len(rows))
         leaves = [*learnt, mean, log_variance]
@@ -145,7 +147,9 @@ class SWSGP(Inference):
         return (free * unit).detach(), history
 
 
-def bound(model: Model, near: Neighborhoods, mean: Tensor, variance: Tensor, data: Data) -> Tensor:
+def bound(
+    model: Model, near: Neighborhoods, mean: Tensor, variance: Tensor, data: Data, *, total_weight: float
+) -> Tensor:
     """The objective of a mini-batch on the scale of the full data, with q(u) = N(mean, diag(variance)), each (k, m).
 
     Args:
@@ -154,6 +158,7 @@ def bound(model: Model, near: Neighborhoods, mean: Tensor, variance: Tensor, dat
         mean: mu, (k, m).
         variance: s, (k, m).
         data: The rows.
+        total_weight: Of all rows, their number where they have no weights; a batch's own would bias the divergence.
     """
     center = mean_rows(model.mean, inputs(data), model.num_outputs).mT + near.mean(mean)
     expected = model.expected_log_prob(center, near.variance(variance), data.y)
@@ -163,8 +168,7 @@ def bound(model: Model, near: Neighborhoods, mean: Tensor, variance: Tensor, dat
     energy = (inverse @ mu.unsqueeze(-1)).square().sum((-2, -1)) + (inverse.square().sum(-2) * s).sum(-1)
     logdet = 2 * near.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - s.log().sum(-1)
     divergence = 0.5 * (energy - mu.shape[-1] + logdet).sum(-1)  # (n,)
-    weights = torch.ones_like(divergence) if data.weights is None else data.weights
-    return data.total(expected) - mean.shape[-1] / mu.shape[-1] * (weights * divergence).sum() / weights.sum()
+    return data.total(expected) - mean.shape[-1] / mu.shape[-1] * data.total(divergence) / total_weight
 
 
 def ascend(

@@ -286,3 +286,17 @@ def test_a_row_without_a_target_is_one_that_is_not_there(method):
     there = fit.likelihood.predictive(fit.posterior(more.x[12:]))  # nothing to take out
     close(law.mean[12:], there.mean)
     close(law.variance[12:], there.variance)
+
+
+def test_a_classifier_leaves_rows_out_with_the_weight_of_their_class():
+    from bayeskit import GPClassifier
+    from bayeskit.core.likelihood import Dirichlet
+
+    x = torch.randn(25, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    y = (x[:, 0] > 0).astype(int)
+    settings = {"inference": "exact", "likelihood": Dirichlet(2), "random_state": 0}
+    by_class = GPClassifier(class_weight={0: 1, 1: 6}, **settings).fit(x, y)
+    weights = 1 + 5.0 * y
+    by_row = GPClassifier(**settings).fit(x, y, sample_weight=weights)
+    expected = by_row.leave_one_out(x, y, weights).probs
+    assert torch.allclose(by_class.leave_one_out(x, y).probs, expected, rtol=1e-10)

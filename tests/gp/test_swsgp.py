@@ -18,6 +18,7 @@ from bayeskit.gp.variational import Variational
 from bayeskit.gp.variational import bound as svgp_bound
 
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-8}
+TOTAL = 60.0  # rows, each of weight one
 
 
 def generator(seed=0):
@@ -55,7 +56,7 @@ def test_with_every_point_a_neighbor_bound_and_predictions_are_those_of_svgp(bat
     flipped = torch.linalg.cholesky((root @ root.mT).flip(-1, -2)).flip(-1, -2)  # upper triangular, the same law
     variational = Variational(whitened, flipped)
     near = neighborhoods(model.kernel, z, data.x, 9)
-    ours = swsgp.bound(model, near, mean, variance, data)
+    ours = swsgp.bound(model, near, mean, variance, data, total_weight=TOTAL)
     assert float(ours) == pytest.approx(float(svgp_bound(model, z, variational, data)), rel=1e-8)
     theirs = variational.posterior(model, z)(data.x)
     values = swsgp._posterior(model, z, mean, variance, 9)(data.x)
@@ -68,13 +69,27 @@ def test_the_bound_over_all_rows_is_the_bound_of_the_mini_batches():
     mean, variance = law(2, 20)
     sums = swsgp._Sums.build(model, z, data, 5)
     near = neighborhoods(model.kernel, z, data.x, 5)
-    whole = float(swsgp.bound(model, near, mean, variance, data))
+    whole = float(swsgp.bound(model, near, mean, variance, data, total_weight=TOTAL))
     assert sums.bound(mean, variance) == pytest.approx(whole, rel=1e-10)
     parts = [
-        float(swsgp.bound(model, neighborhoods(model.kernel, z, part.x, 5), mean, variance, part))
+        float(swsgp.bound(model, neighborhoods(model.kernel, z, part.x, 5), mean, variance, part, total_weight=TOTAL))
         for part in data.batches(20)
     ]
     assert sum(parts) / len(parts) == pytest.approx(whole, rel=1e-10)
+
+
+def test_mini_batches_of_weighted_rows_estimate_the_bound_without_bias():
+    model, z = model_of(), rows(20).x
+    data = Data(*(getattr(rows(), name) for name in ("x", "y")), torch.linspace(0.1, 9.0, 60, dtype=torch.float64))
+    mean, variance = law(1, 20)
+    total = float(data.weights.sum())
+    parts = [
+        float(swsgp.bound(model, neighborhoods(model.kernel, z, part.x, 5), mean, variance, part, total_weight=total))
+        for part in data.batches(6)
+    ]
+    assert sum(parts) / len(parts) == pytest.approx(
+        swsgp._Sums.build(model, z, data, 5).bound(mean, variance), rel=1e-10
+    )
 
 
 def test_one_neighbor_is_a_kernel_smoother():
@@ -106,7 +121,9 @@ def test_the_ascent_ends_where_no_gradient_is_left(likelihood):
     model, data, z = model_of(likelihood=likelihood), rows(), rows(15).x
     mean, variance, value = swsgp.ascend(model, z, data, 5, max_steps=200, tolerance=1e-14)
     mean, log_variance = mean.clone().requires_grad_(), variance.log().clone().requires_grad_()
-    objective = swsgp.bound(model, neighborhoods(model.kernel, z, data.x, 5), mean, log_variance.exp(), data)
+    objective = swsgp.bound(
+        model, neighborhoods(model.kernel, z, data.x, 5), mean, log_variance.exp(), data, total_weight=TOTAL
+    )
     assert float(objective.detach()) == pytest.approx(value, rel=1e-10)
     gradients = torch.autograd.grad(objective, [mean, log_variance])
     # The curvature is of the order of the 60 terms; steps stop at a gain of 1e-14 of the bound, its square root here.
