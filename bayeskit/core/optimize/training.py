@@ -58,6 +58,16 @@ class Training(BaseEstimator):
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: int = 10
 
+    @classmethod
+    def of_steps(cls, num_steps: int, num_rows: int, *, lr: float, batch_size: int) -> "Training":
+        """As many epochs as make about `num_steps` steps whatever the number of rows, `lr` falling to zero by cosine.
+
+        >>> Training.of_steps(400, 10_000, lr=0.05, batch_size=1000).max_epochs
+        40
+        """
+        epochs = math.ceil(num_steps / math.ceil(num_rows / batch_size))
+        return cls(lr=lr, max_epochs=epochs, batch_size=batch_size, schedule="cosine")
+
     def validate(self) -> None:
         """Raise one clear sentence if a setting is out of range; `minimize` calls it."""
         checks.positive(self.lr, name="lr")
