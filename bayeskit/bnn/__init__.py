@@ -2,6 +2,12 @@
 
 from bayeskit.bnn.default import default_prior as default_prior
 from bayeskit.bnn.ensemble import DeepEnsemble as DeepEnsemble
+from bayeskit.bnn.heads import InverseWishart as InverseWishart
+from bayeskit.bnn.heads import VBLLClassification as VBLLClassification
+from bayeskit.bnn.heads import VBLLGenerative as VBLLGenerative
+from bayeskit.bnn.heads import VBLLHeteroscedastic as VBLLHeteroscedastic
+from bayeskit.bnn.heads import VBLLRegression as VBLLRegression
+from bayeskit.bnn.heads import VBLLStudentT as VBLLStudentT
 from bayeskit.bnn.laplace import Laplace as Laplace
 from bayeskit.bnn.map import MAP as MAP
 from bayeskit.bnn.mcmc import MCMC as MCMC
@@ -13,6 +19,7 @@ from bayeskit.bnn.posterior import PushForward as PushForward
 from bayeskit.bnn.posterior import gaussian_prior as gaussian_prior
 from bayeskit.bnn.posterior import linearize as linearize
 from bayeskit.bnn.posterior import monte_carlo as monte_carlo
+from bayeskit.bnn.vbll import VBLL as VBLL
 from bayeskit.bnn.weights import GaussianWeights as GaussianWeights
 from bayeskit.bnn.weights import PointWeights as PointWeights
 from bayeskit.bnn.weights import SampledWeights as SampledWeights

@@ -6,14 +6,14 @@ the layer as a function of its weights and the features is all that has to be di
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayeskit.bnn.network import NetworkFunction, chunks, evaluating
+from bayeskit.bnn.network import NetworkFunction, chunks, evaluating, substituted
 from bayeskit.core.types import Inputs, Params
 
 
@@ -45,12 +45,20 @@ class Head:
         """What reaches the layer, (n, *feature_shape)."""
         return torch.cat([self._reaching(rows) for rows in chunks(x, 64 * x.shape[1:].numel())])
 
+    def reaching(self, params: Params, x: Tensor) -> Tensor:
+        """What reaches the layer with these parameters in place of the network's own, differentiable in them."""
+        dtype = next(self.network.parameters()).dtype
+        return self._caught(lambda: substituted(self.network, params, x.to(dtype) if x.is_floating_point() else x))
+
     def _reaching(self, x: Tensor) -> Tensor:
+        with evaluating(self.network):
+            return self._caught(lambda: _run(self.network, x))
+
+    def _caught(self, run: Callable[[], Any]) -> Tensor:
         seen: list[Tensor] = []
         handle = self.layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
         try:
-            with evaluating(self.network):
-                _run(self.network, x)
+            run()
         finally:
             handle.remove()
         return seen[-1]

@@ -10,10 +10,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from linear_operator.operators import DiagLinearOperator
+from linear_operator.operators import BlockInterleavedLinearOperator, DiagLinearOperator, RootLinearOperator
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
+from bayeskit.bnn.blocks import rows_of
+from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.head import local_function
 from bayeskit.bnn.network import check_frozen, chunks, evaluate, flatten, frozen, parameters
 from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior
@@ -149,6 +151,13 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     mean = torch.cat([function(center, rows) for rows in chunks(inputs, 64 * inputs.shape[1:].numel())])
     if isinstance(weights, PointWeights):
         return GaussianValues(mean, DiagLinearOperator(torch.zeros_like(mean).flatten()))
+    if isinstance(function.network, nn.Linear) and inputs.ndim == 2:
+        index = kronecker_order(function)
+        rows = rows_of(weights.covariance, index)
+        if rows is not None and index.numel() * len(inputs) <= operators.CHUNK_ELEMENTS:
+            columns = with_one(inputs, index.shape[1]).to(rows.dtype).mT  # (d, n), the Jacobian of every output
+            root = operators.half_product(rows, columns.expand(len(index), -1, -1)).mT
+            return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root)))
     return GaussianValues(mean, operators.Linearized(center, weights.covariance, inputs, function=function))
 
 
