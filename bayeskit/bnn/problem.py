@@ -79,7 +79,7 @@ class Problem:
             data=data,
             likelihood=trained.likelihood,
             center=flatten({name: prior.mean[name] for name in names}, like).double(),
-            precision=_prior_precision(prior, names, structure),
+            precision=prior_precision(prior, names, structure),
             scale_known=prior.scale_known,
             start=flatten(like, like).double(),
             like=like,
@@ -161,7 +161,7 @@ def observed(rows: Data) -> Tensor:
     return ~rows.y.isnan().reshape(len(rows), -1)
 
 
-def _prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:
+def prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:
     """The precision of the named weights given the others, (p,) or (p, p), in float64."""
     kept = [torch.full((value.numel(),), name in names) for name, value in prior.mean.items()]
     chosen = torch.cat(kept).to(prior.flat_mean.device)
