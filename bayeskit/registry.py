@@ -4,7 +4,7 @@ Adding a method is one file and one line here. Classes are imported when asked f
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
 >>> names("classification", family="bnn")
-['deep_ensemble', 'laplace', 'map', 'mean_field', 'nuts', 'sgld']
+['deep_ensemble', 'laplace', 'map', 'mean_field', 'nuts', 'sgld', 'ssvi']
 >>> get("laplace")()
 Laplace()
 """
@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
     "mean_field": ("bnn", "bayeskit.bnn:MeanFieldVI", {}),
+    "ssvi": ("bnn", "bayeskit.bnn:SSVI", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
 }

@@ -8,10 +8,9 @@ import torch
 
 from bayeskit.bnn.network import check_frozen
 from bayeskit.bnn.posterior import BayesNet
-from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, check_precision, prepare
-from bayeskit.bnn.variational.network import ESTIMATORS, INITIAL_SCALE, Variational
-from bayeskit.bnn.variational.training import Objective, maximize
-from bayeskit.core import checks, operators
+from bayeskit.bnn.training import QUICK_TRAINING, prepare
+from bayeskit.bnn.variational.network import INITIAL_SCALE, Variational
+from bayeskit.bnn.variational.training import Ascent, Objective
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training
@@ -33,7 +32,8 @@ class MeanFieldVI(Inference):
             are drawn as weights.
         num_samples: Draws at each step.
         num_draws: Draws of the weights that make predictions; None for 32.
-        initial_scale: Standard deviations at the start, in units of the prior's.
+        initial_scale: Standard deviations at the start, in units of the prior's; on top of a posterior of earlier data
+            they start at its own.
         kl_weight: Factor on the divergence.
         prior_precision: A factor on the prior's precision, or "validation": 1, then 0.1 and 0.01 as long as the
             held-out log-likelihood gains. A prior that is the posterior of earlier data is taken as it is.
@@ -68,28 +68,9 @@ class MeanFieldVI(Inference):
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """Train means and scales; the posterior is their law."""
         self.check(prior, likelihood, data)
-        self._validate()
-        training = DEFAULT_TRAINING if self.training is None else self.training
+        objective = Objective(self.num_samples, self.num_draws, self.kl_weight, self.prior_precision)
+        objective.validate()
         weights, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale)
-        objective = Objective(self.num_samples, self.kl_weight, self.prior_precision)
-        with operators.recording() as notes:
-            outcome = maximize(q, likelihood, data, training, objective, generator=generator)
-        posterior = q.posterior(data.x[:2], num_samples=self.num_draws)
-        diagnostics = {
-            "prior precision": outcome.precision,
-            "held-out rows": outcome.num_held_out,
-            "KL": float(q.kl().detach()),
-            **notes,
-        }
-        return Fit(posterior, outcome.likelihood, outcome.evidence, outcome.history, diagnostics)
-
-    def _validate(self) -> None:
-        checks.choice(self.estimator, name="estimator", options=ESTIMATORS)
-        checks.positive(self.num_samples, name="num_samples", integer=True)
-        checks.positive(self.initial_scale, name="initial_scale")
-        checks.positive(self.kl_weight, name="kl_weight")
-        check_precision(self.prior_precision, "validation")
-        if self.num_draws is not None:
-            checks.positive(self.num_draws, name="num_draws", integer=True)
+        return Ascent(q, likelihood, data, objective, generator=generator).fit(self.training)

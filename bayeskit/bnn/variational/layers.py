@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
-from bayeskit.bnn.network import aliases, call, evaluating, parameters
+from bayeskit.bnn.network import aliases, call, evaluating
 from bayeskit.core import random
 from bayeskit.core.types import Params
 
@@ -79,63 +79,68 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def replaceable(network: nn.Module, like: Params, x: Tensor, *, estimator: str) -> dict[str, nn.Module]:
-    """The layers whose forward can be replaced, by name: found by running the network at `x`.
+def obstacles(network: nn.Module, params: Params, x: Tensor) -> dict[str, str]:
+    """What stands against replacing the forward of each layer, by name; an empty string where nothing does.
 
-    They are the `Linear` and convolution layers (with the forward of their class) whose weight `like` names. One that
-    does not run, because another module uses its weight (as attention does), is left out.
-
-    Raises:
-        ValueError: Such a layer runs several times, shares its weight, or has it used elsewhere too, so that noise of
-            its outputs is not noise of its weights.
+    Found by running the network at `x`. The layers are the `Linear` and convolution ones (with the forward of their
+    class) whose weight `params` names. One that does not run, because another module uses its weight (as attention
+    does), is left out.
     """
-    found = {name: layer for name, layer in network.named_modules() if _linear(name, layer, like)}
+    found = {name: layer for name, layer in network.named_modules() if _linear(name, layer, params)}
     runs: Counter[str] = Counter()
     handles = [
         layer.register_forward_pre_hook(lambda *_, name=name: runs.update([name])) for name, layer in found.items()
     ]
     try:
         with torch.no_grad(), evaluating(network):
-            plain = call(network, parameters(network, like), x)
+            plain = call(network, params, x)
     finally:
         for handle in handles:
             handle.remove()
     shared = {name for first, others in aliases(network).items() for name in (first, *others)}
+    why = {}
     for name, layer in found.items():
         if runs[name] > 1:
-            _refuse(name, layer, f"runs {runs[name]} times in one pass with the same weight", estimator)
-        if shared & set(_names(name, layer).values()):
-            _refuse(name, layer, "shares its weight with another module", estimator)
-    once = {name: layer for name, layer in found.items() if runs[name] == 1}
-    for name, layer in once.items():
-        if not torch.equal(_spoiled(network, like, name, x).isnan(), plain.isnan()):
-            _refuse(name, layer, "has its weight used outside its own forward", estimator)
-    return once
+            why[name] = f"runs {runs[name]} times in one pass with the same weight"
+        elif shared & set(names(name, layer).values()):
+            why[name] = "shares its weight with another module"
+        elif runs[name] == 1:
+            aside = not torch.equal(_spoiled(network, params, name, x).isnan(), plain.isnan())
+            why[name] = "has its weight used outside its own forward" if aside else ""
+    return why
+
+
+def refuse(network: nn.Module, why: Mapping[str, str], estimator: str) -> None:
+    """Raise for the first layer that has an obstacle: noise of its outputs would not be noise of its weights.
+
+    Raises:
+        ValueError: By name, with the remedy.
+    """
+    for name, reason in why.items():
+        if reason:
+            raise ValueError(
+                f"estimator={estimator!r} cannot replace the forward of `{name or 'network'}` "
+                f"({type(network.get_submodule(name)).__name__}), which {reason}. Use estimator='weight', which draws "
+                "the weights themselves."
+            )
 
 
 def _linear(name: str, layer: nn.Module, like: Params) -> bool:
     own = type(layer).forward in (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
-    return own and "forward" not in layer.__dict__ and _names(name, layer)["weight"] in like
+    return own and "forward" not in layer.__dict__ and names(name, layer)["weight"] in like
 
 
-def _names(name: str, layer: nn.Module) -> dict[str, str]:
+def names(name: str, layer: nn.Module) -> dict[str, str]:
     """A layer's parameters as the network names them, by the layer's own names."""
     return {key: f"{name}.{key}" if name else key for key, _ in layer.named_parameters(recurse=False)}
 
 
-def _spoiled(network: nn.Module, like: Params, name: str, x: Tensor) -> Tensor:
+def _spoiled(network: nn.Module, params: Params, name: str, x: Tensor) -> Tensor:
     """The outputs when everyone but the layer's own forward meets NaN in its parameters."""
-    layer, values = network.get_submodule(name), parameters(network, like)
-    own = {key: full for key, full in _names(name, layer).items() if full in like}
-    weight, bias = values[own["weight"]], values[own["bias"]] if "bias" in own else layer.bias
-    nan = {full: torch.full_like(values[full], math.nan) for full in own.values()}
+    layer = network.get_submodule(name)
+    own = {key: full for key, full in names(name, layer).items() if full in params}
+    weight, bias = params[own["weight"]], params[own["bias"]] if "bias" in own else layer.bias
+    nan = {full: torch.full_like(params[full], math.nan) for full in own.values()}
     apply = operation(layer)
     with torch.no_grad(), evaluating(network), replaced({layer: lambda rows: apply(rows, weight, bias)}):  # type: ignore[arg-type]
-        return call(network, {**values, **nan}, x)
-
-
-def _refuse(name: str, layer: nn.Module, why: str, estimator: str) -> None:
-    raise ValueError(
-        f"estimator={estimator!r} cannot replace the forward of `{name or 'network'}` ({type(layer).__name__}), which "
-        f"{why}. Use estimator='weight', which draws the weights themselves."
-    )
+        return call(network, {**params, **nan}, x)

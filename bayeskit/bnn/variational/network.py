@@ -1,19 +1,21 @@
 """A network whose weights are independent Gaussians, as a module to train in any loop."""
 
-import copy
+from typing import Any
 
 import torch
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 
 from bayeskit.bnn.head import head_of
-from bayeskit.bnn.network import call, parameters, with_parameters
-from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo, gaussian_prior
-from bayeskit.bnn.variational.divergence import Divergence
-from bayeskit.bnn.variational.layers import Forward, flipout, local, operation, replaceable, replaced
+from bayeskit.bnn.network import flatten, frozen, hollow, parameters, with_parameters
+from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
+from bayeskit.bnn.variational.divergence import Divergence, MeanFieldPrior
+from bayeskit.bnn.variational.passes import Passes
+from bayeskit.bnn.variational.push_forward import SparseMonteCarlo
+from bayeskit.bnn.variational.sparse_weights import SparseWeights
 from bayeskit.bnn.variational.support import Support
 from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.core import checks, random
+from bayeskit.core import checks
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data, Params
 
@@ -21,38 +23,6 @@ ESTIMATORS = ("weight", "local", "flipout")
 
 INITIAL_SCALE = 0.003
 """Standard deviations at the start, in units of the prior's: so small that training starts as that of one network."""
-
-
-def variational(
-    network: nn.Module | BayesNet, *, estimator: str = "local", initial_scale: float = INITIAL_SCALE
-) -> "Variational":
-    """A mean-field law over a network's weights, to train in a loop of one's own.
-
-    Args:
-        network: A module, given the library's Gaussian prior (`gaussian_prior`), or a `BayesNet` whose Gaussian weights
-            are the prior, such as yesterday's posterior. It is copied.
-        estimator: "local", "flipout" or "weight": what is drawn at each step (see `Variational`).
-        initial_scale: Standard deviations at the start, in units of the prior's.
-
-    Raises:
-        TypeError: The weights of a `BayesNet` are not Gaussian.
-
-    >>> net, g = nn.Linear(3, 1), torch.Generator().manual_seed(0)
-    >>> q = variational(net)
-    >>> optimizer = torch.optim.Adam(q.parameters(), lr=1e-2)
-    >>> x, y = torch.ones(8, 3), torch.zeros(8, 1)
-    >>> loss = (q(x, generator=g) - y).square().mean() + q.kl() / len(x)
-    >>> loss.backward(); optimizer.step()
-    >>> q.posterior()(x).mean.shape
-    torch.Size([8, 1])
-    """
-    prior = network if isinstance(network, BayesNet) else gaussian_prior(network)
-    if not isinstance(prior.weights, GaussianWeights):
-        raise TypeError(
-            f"`network` must have Gaussian weights to be a prior; got {type(prior.weights).__name__}. Pass the module."
-        )
-    trained = network.network if isinstance(network, BayesNet) else network
-    return Variational(trained, prior.weights, estimator=estimator, initial_scale=initial_scale)
 
 
 class Variational(nn.Module):
@@ -66,18 +36,24 @@ class Variational(nn.Module):
     - "flipout": the weights once, with random signs for each row, in two products a layer.
 
     Under the last two, weights of other layers (normalization, embeddings, attention) are drawn as under the first.
-    The network runs in the mode it is in: `train()` it for dropout and the statistics of BatchNorm.
+    The network runs in the mode it is in: `train()` it for dropout and the statistics of BatchNorm. Weights that are
+    not in the support are zero.
 
     Args:
         network: Copied; what the prior does not name is frozen.
-        prior: Gaussian law of p named weights.
+        prior: Law of p named weights.
         estimator: "weight", "local" or "flipout".
-        initial_scale: Standard deviations at the start, in units of the prior's; means start at the network's values.
+        initial_scale: Standard deviations at the start, in units of the prior's; those of a posterior of earlier data
+            start as they are. Means start at the network's values, divided by the root of a tensor's density, or at
+            those of a sparse prior.
         support: The active weights, s of p; None for all.
 
     Attributes:
         mean: (s,), trained.
         log_scale: Logarithms of the standard deviations, (s,), trained.
+        factor: On the precision of a prior whose scale is not known.
+        gradients: While a dictionary is here, backward passes add to it the gradients for all the weights of each
+            sparse tensor, active or not; else None.
 
     References:
         Graves. Practical variational inference for neural networks. NeurIPS 2011.
@@ -87,7 +63,7 @@ class Variational(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        prior: GaussianWeights,
+        prior: MeanFieldPrior,
         *,
         estimator: str = "local",
         initial_scale: float = INITIAL_SCALE,
@@ -96,28 +72,35 @@ class Variational(nn.Module):
         super().__init__()
         checks.choice(estimator, name="estimator", options=ESTIMATORS)
         checks.positive(initial_scale, name="initial_scale")
-        self.estimator, self.prior = estimator, prior
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.estimator, self.prior, self.factor = estimator, prior, 1.0
         like = parameters(network, prior.mean)
         self.support = Support(like) if support is None else support
-        start = torch.cat([value.flatten() for value in like.values()])
-        spread = prior.covariance.diagonal(dim1=-1, dim2=-2).detach().to(start).sqrt()
-        self.mean = nn.Parameter(self.support.take(start))
-        self.log_scale = nn.Parameter(self.support.take((initial_scale * spread).log()))
-        self.weigh(prior)
-        self._found: list[str] | None = None
-
-    def weigh(self, prior: GaussianWeights) -> None:
-        """Take another prior of the same weights."""
-        self.prior, self.divergence = prior, Divergence(prior)
+        self.network = hollow(network, like)
+        divergence = Divergence.build(prior, self.support)
+        self._divergence = (self.support.version, self.factor, divergence)
+        start = self.support.take(flatten(like, like))
+        start = start / self.support.spread(self.support.densities).to(start).sqrt()
+        self.mean = nn.Parameter(prior.values.clone() if isinstance(prior, SparseWeights) else start)
+        unit = 1.0 if prior.scale_known else initial_scale
+        self.log_scale = nn.Parameter((unit * divergence.scales(prior)).log())
+        self._passes: Passes | None = None
+        self.gradients: Params | None = None
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_post_hook(_not_missed)
 
     def forward(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator) -> Tensor:
         """Outputs at inputs (n, *input_shape) under random weights, (num_samples, n, k)."""
-        return torch.stack([self._once(x, generator) for _ in range(num_samples)])
+        run, scale = self._found(x), self.log_scale.exp()
+        draws = [run(self.mean, scale, x, generator=generator, gradients=self.gradients) for _ in range(num_samples)]
+        return torch.stack(draws)
 
     def kl(self) -> Tensor:
         """The divergence of the law from the prior, in nats, a scalar."""
-        return self.divergence(self.mean, self.log_scale)
+        version, factor, divergence = self._divergence
+        if (version, factor) != (self.support.version, self.factor):
+            divergence = Divergence.build(self.prior, self.support, self.factor)
+            self._divergence = (self.support.version, self.factor, divergence)
+        return divergence(self.mean, self.log_scale)
 
     def loss(
         self,
@@ -141,53 +124,34 @@ class Variational(nn.Module):
         With some inputs `x` at hand a network that is linear in these weights (its last layer) is recognized, and its
         functions are Gaussian in closed form.
         """
-        mean = {name: value.detach() for name, value in self.support.leaves(self.mean).items()}
-        network = with_parameters(self.network, mean)
-        weights = GaussianWeights(parameters(network, mean), DiagLinearOperator((2 * self.log_scale.detach()).exp()))
-        closing = None if x is None else head_of(network, mean, x)
+        values, variances = self.mean.detach().clone(), (2 * self.log_scale.detach()).exp()
+        positions = {name: self.support.positions(name) for name in self.support.sparse}
+        if positions:
+            kept = {name: value.clone() for name, value in positions.items() if value is not None}
+            found = self._passes if x is None else self._found(x)
+            push_forward = SparseMonteCarlo(num_samples, layers=() if found is None else tuple(found.sparse))
+            shell = frozen(hollow(self.network, self.support.shapes))
+            return BayesNet(shell, SparseWeights(values, variances, self.support.shapes, kept), push_forward)
+        network = with_parameters(self.network, self.support.leaves(values))
+        weights = GaussianWeights(parameters(network, self.support.shapes), DiagLinearOperator(variances))
+        closing = None if x is None else head_of(network, weights.mean, x)
         linear = closing is not None and isinstance(closing.layer, nn.Linear)
         return BayesNet(network, weights, Linearize() if linear else MonteCarlo(num_samples))
 
-    def _once(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        means, scales = self.support.split(self.mean), self.support.split(self.log_scale.exp())
-        params: Params = {}
-        forwards: dict[nn.Module, Forward] = {}
-        for name, layer in self._layers(x).items():
-            own = {key: f"{name}.{key}" if name else key for key, _ in layer.named_parameters(recurse=False)}
-            own = {key: full for key, full in own.items() if full in means}
-            center = {key: self.support.leaf(full, means.pop(full)) for key, full in own.items()}
-            spread = {key: self.support.leaf(full, scales.pop(full)) for key, full in own.items()}
-            forwards[layer] = self._noisy(layer, center, spread, generator)
-            params |= {own[key]: value for key, value in center.items()}
-        for name, mean in means.items():
-            noise = random.normal(mean.shape, like=mean, generator=generator)
-            params[name] = self.support.leaf(name, mean + scales[name] * noise)
-        with replaced(forwards):
-            return call(self.network, params, x)
+    def _found(self, x: Tensor) -> Passes:
+        """How the network is run, found out at the first call."""
+        if self._passes is None:
+            leaves = self.support.leaves(self.mean.detach())
+            self._passes = Passes(self.network, self.support, self.estimator, leaves, x[:2])
+        return self._passes
 
-    def _noisy(self, layer: nn.Module, center: Params, spread: Params, generator: torch.Generator) -> Forward:
-        """The forward of a layer whose parameters have these means and standard deviations."""
-        apply = operation(layer)
-        fixed = None if layer.bias is None or "bias" in center else layer.bias
 
-        def mean(x: Tensor) -> Tensor:
-            return apply(x, center["weight"], center.get("bias", fixed))  # type: ignore[arg-type]
+def _leave_out(module: Variational, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """The zeros that stand for the network's own weights are no state."""
+    for name in module.support.shapes:
+        state.pop(f"{prefix}network.{name}", None)
 
-        if self.estimator == "local":
-            variances = {key: value.square() for key, value in spread.items()}
-            return lambda x: local(
-                mean, lambda squares: apply(squares, variances["weight"], variances.get("bias")), x, generator
-            )
-        drawn = {k: v * random.normal(v.shape, like=v, generator=generator) for k, v in spread.items()}
-        return lambda x: flipout(
-            layer, mean, lambda rows: apply(rows, drawn["weight"], drawn.get("bias")), x, generator
-        )
 
-    def _layers(self, x: Tensor) -> dict[str, nn.Module]:
-        """The layers whose forward is replaced, found at the first call."""
-        if self.estimator == "weight":
-            return {}
-        if self._found is None:
-            like = parameters(self.network, self.support.shapes)
-            self._found = list(replaceable(self.network, like, x[:2], estimator=self.estimator))
-        return {name: self.network.get_submodule(name) for name in self._found}
+def _not_missed(module: Variational, keys: Any) -> None:
+    own = {f"network.{name}" for name in module.support.shapes}
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not any(key.endswith(name) for name in own)]

@@ -1,5 +1,7 @@
 """Which weights of a network a mean-field law lives on: all of them, or a few active ones of some tensors."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ class Support(nn.Module):
     that are not active are zero, and nothing is stored for them.
 
     Args:
-        like: The tensors, for their names and shapes.
+        like: The tensors, or their shapes, by name.
         positions: For each tensor that is not whole, the active positions within it, (a,) sorted integers.
 
     >>> support = Support({"w": torch.zeros(2, 3), "b": torch.zeros(2)}, {"w": torch.tensor([1, 5])})
@@ -22,9 +24,9 @@ class Support(nn.Module):
             [0., 0., 8.]]), 'b': tensor([1., 2.])}
     """
 
-    def __init__(self, like: Params, positions: Params | None = None):
+    def __init__(self, like: Mapping[str, Tensor | torch.Size], positions: Params | None = None):
         super().__init__()
-        self.shapes = {name: value.shape for name, value in like.items()}
+        self.shapes = {name: v.shape if isinstance(v, Tensor) else v for name, v in like.items()}
         self.sparse = [name for name in like if name in (positions or {})]
         for number, name in enumerate(self.sparse):
             self.register_buffer(f"positions{number}", (positions or {})[name])
@@ -32,6 +34,20 @@ class Support(nn.Module):
     def positions(self, name: str) -> Tensor | None:
         """Active positions within a tensor, (a,), or None if it is whole."""
         return getattr(self, f"positions{self.sparse.index(name)}") if name in self.sparse else None
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """A number for each sparse tensor that grows when its positions are changed in place."""
+        return tuple(position._version for position in self.buffers())
+
+    @property
+    def densities(self) -> dict[str, float]:
+        """The share of each tensor's numbers that are active."""
+        return {name: count / max(1, self.shapes[name].numel()) for name, count in self.counts.items()}
+
+    def spread(self, numbers: dict[str, float]) -> Tensor:
+        """A number for each tensor, given to each of its active entries: (s,)."""
+        return torch.cat([torch.full((count,), numbers[name]) for name, count in self.counts.items()])
 
     @property
     def counts(self) -> dict[str, int]:

@@ -7,7 +7,6 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from bayeskit.core import random
 from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, logdet_rule, solve_rule
 from bayeskit.core.operators.factor import LinAlgError
 

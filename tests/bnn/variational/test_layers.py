@@ -6,7 +6,7 @@ from torch import nn
 
 from bayeskit import bnn
 from bayeskit.bnn.network import parameters
-from bayeskit.bnn.variational.layers import replaceable
+from bayeskit.bnn.variational.layers import obstacles
 
 COPIES = 20_000
 
@@ -134,7 +134,7 @@ def test_other_layers_are_drawn_as_weights(generator):
             return self.head(self.attention(h, h, h)[0].mean(1))
 
     network, tokens = Attends(), torch.tensor([[0, 1, 2], [2, 3, 4]])
-    assert list(replaceable(network, parameters(network), tokens, estimator="local")) == ["head"]
+    assert obstacles(network, parameters(network), tokens) == {"head": ""}
     q = bnn.variational(network, estimator="local")
     first, second = q(tokens, num_samples=2, generator=generator)
     assert not torch.equal(first, second)
