@@ -120,10 +120,21 @@ def with_parameters(network: nn.Module, params: Params) -> nn.Module:
     """A copy of the network, frozen (see `frozen`), holding these values."""
     fixed = copy.deepcopy(network).eval().requires_grad_(False)
     own = dict(fixed.named_parameters())
-    with torch.no_grad():
-        for name, value in params.items():
-            own[name].copy_(value)
+    for name, value in params.items():  # memory of its own, for a parameter of a hollow network has none
+        own[name].data = value.detach().to(own[name]).clone(memory_format=torch.contiguous_format)
     return fixed
+
+
+def hollow(network: nn.Module, names: Iterable[str]) -> nn.Module:
+    """A copy, without gradients, that stores nothing for these parameters: each is one zero, repeated to its shape.
+
+    They keep shape, dtype and device, and their values are handed over at each call.
+    """
+    shell = copy.deepcopy(network).requires_grad_(False)
+    own = dict(shell.named_parameters())
+    for name in names:
+        own[name].data = own[name].new_zeros(()).expand(own[name].shape)
+    return shell
 
 
 def frozen(network: nn.Module) -> nn.Module:
@@ -276,7 +287,7 @@ def is_random(network: nn.Module, x: Tensor) -> bool:
         layer.eval()  # one row alone has no spread to be normalized by
     with random.seeded(torch.Generator()), torch.no_grad():
         before = _global_state(x)
-        call(trial, parameters(trial), x)
+        call(trial, parameters(trial, [name for name, _ in trial.named_parameters()]), x)
         return not torch.equal(before, _global_state(x))
 
 

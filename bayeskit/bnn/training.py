@@ -218,18 +218,27 @@ def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[Gauss
         ValueError: A target lies outside the support of the likelihood.
     """
     assert isinstance(prior, BayesNet)
-    check_support(likelihood, data.y, name="data.y")
     if not isinstance(prior.weights, GaussianWeights):
         raise TypeError(
             f"`prior` must have Gaussian weights; got {type(prior.weights).__name__}, which has no density. Start from "
             "`bnn.gaussian_prior(network)`, or continue from a method whose posterior over weights is Gaussian, such "
             "as Laplace."
         )
-    weights = prior.weights.to(data.y.device)
-    network = copy.deepcopy(prior.network).to(data.y.device)
+    network, data = beside(prior, likelihood, data)
+    return prior.weights.to(data.y.device), network, data
+
+
+def beside(prior: BayesNet, likelihood: Likelihood, data: Data) -> tuple[nn.Module, Data]:
+    """A copy of the prior's network on the data's device, and the data in the network's dtype.
+
+    Raises:
+        ValueError: A target lies outside the support of the likelihood.
+    """
+    check_support(likelihood, data.y, name="data.y")
+    network, mean = copy.deepcopy(prior.network).to(data.y.device), prior.weights.mean
     for name, value in network.named_parameters():
-        value.requires_grad_(name in weights.mean)
-    return weights, network, data.to(dtype=next(iter(weights.mean.values())).dtype)
+        value.requires_grad_(name in mean)
+    return network, data.to(dtype=next(iter(mean.values())).dtype)
 
 
 def calibrate(likelihood: Likelihood, draws: Tensor, data: Data) -> None:
