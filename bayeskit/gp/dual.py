@@ -57,7 +57,8 @@ class DualSVGP(Inference):
     Args:
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
-        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them.
+        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them: as
+            many as are passed over a hundred times in about the time of the mini-batch phase.
         max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 1,024.
@@ -91,7 +92,7 @@ class DualSVGP(Inference):
 
     num_inducing: int = 128
     start: str = "kmeans"
-    by_rows: int = 10_000
+    by_rows: int = 2_000
     max_iter: int = 100
     training: Training | None = None
     length: float | None = None
