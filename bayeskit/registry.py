@@ -99,21 +99,21 @@ def default(
 ) -> str:
     """The method used when none is named, by task, size and what the likelihood allows.
 
-    A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches; classes, and
-    any likelihood that has no closed form, need a variational bound. With correlated outputs every one of them is a row
+    A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches with
+    sites; so are classes, and any likelihood that has no closed form. With correlated outputs every one of them is a row
     of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation: one
     training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
     if task == "classification" or num_rows > MAX_COLLAPSED_ROWS:
-        return "svgp"
+        return "dual_svgp"
     if num_rows * num_correlated <= MAX_EXACT_ROWS:
         chosen = "exact"
     else:
-        chosen = "sgpr" if num_correlated == 1 else "svgp"
+        chosen = "sgpr" if num_correlated == 1 else "dual_svgp"
     allowed = likelihood is None or isinstance(likelihood, inference_class(chosen).likelihoods)
-    return chosen if allowed else "svgp"
+    return chosen if allowed else "dual_svgp"
 
 
 def prior(family: Family) -> Callable[..., Any]:
