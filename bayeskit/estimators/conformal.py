@@ -157,7 +157,7 @@ class Conformal(Around):
     @available_if(classifies)
     def predict_set(self, X: Any) -> np.ndarray:
         """Which labels are in the set of each row: (n, c) truth values, in the order of `classes_`."""
-        return torch.cat([self._class_scores(law) <= self.quantile_ for law in self._parts(X)]).numpy()
+        return torch.cat([self._class_scores(law) for law in self._parts(X)]).numpy() <= self.quantile_
 
     def latent(self, X: Any) -> Any:
         """The joint law of the function that the estimator inside states; see its `latent`."""
@@ -173,7 +173,7 @@ class Conformal(Around):
 
     def _interval(self, law: ContinuousPredictive) -> tuple[Tensor, Tensor]:
         """All y whose score is at most q; where there is none, the point nearest to being one."""
-        q = torch.as_tensor(self.quantile_).to(law.mean)
+        q = torch.as_tensor(self.quantile_, dtype=torch.float64).to(law.mean)
         if self.method_ == "split":
             return law.mean - q * law.std, law.mean + q * law.std
         low, high = law.interval(self.confidence)

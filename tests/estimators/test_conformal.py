@@ -127,7 +127,7 @@ def test_split_is_the_mean_and_a_multiple_of_the_spread():
     mean, std = model.predict(X, return_std=True)
     q = np.sort(np.abs(Y[100:] - mean[100:]) / std[100:])[math.ceil(201 * 0.8) - 1]
     low, high = around.predict_interval(X)
-    assert np.allclose(low, mean - q * std) and np.allclose(high, mean + q * std)
+    assert np.allclose(low, mean - q * std, rtol=1e-12) and np.allclose(high, mean + q * std, rtol=1e-12)
     assert around.quantile_ == pytest.approx(q) and around.num_calibration_ == 200
 
 
