@@ -44,6 +44,13 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
 # family -> what turns a kernel or a network into the prior of an estimator.
 PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
 
+# what may stand behind a name and a plus, as in "map+temperature" -> the estimator around, and its settings.
+AROUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "temperature": ("bayeskit.estimators:Calibrated", {"method": "temperature"}),
+    "isotonic": ("bayeskit.estimators:Calibrated", {"method": "isotonic"}),
+    "conformal": ("bayeskit.estimators:Conformal", {"confidence": 0.9}),
+}
+
 MAX_EXACT_ROWS = 3_000
 """Rows up to which a whole exact fit is a matter of seconds to a minute."""
 
@@ -64,6 +71,29 @@ def tasks(name: str) -> set[str]:
     allowed = inference_class(name).likelihoods
     pairs: tuple[tuple[str, type], ...] = (("regression", Gaussian), ("classification", Bernoulli))
     return {task for task, likelihood in pairs if issubclass(likelihood, allowed)}
+
+
+def parts(name: str, *, argument: str = "name", task: Task | None = None) -> tuple[str, tuple[str, ...]]:
+    """The method in a name such as "map+temperature", and what stands around it, from the inside out.
+
+    Args:
+        name: A registered name, alone or followed by names of `AROUND`, each after a plus.
+        argument: What the caller calls it, for the messages.
+        task: The task that it is to do, if any.
+
+    Raises:
+        ValueError: One of the names is not known, or the method does not do the task.
+
+    >>> parts("map+temperature+conformal")
+    ('map', ('temperature', 'conformal'))
+    """
+    method, *around = name.split("+")
+    if task is not None and method in METHODS and task not in tasks(method):
+        raise ValueError(f"`{argument}`: {method!r} does not do {task}; those that do are {names(task)}")
+    checks.choice(method, name=argument, options=METHODS.keys() if task is None else names(task))
+    for word in around:
+        checks.choice(word, name=f"{argument} after a plus", options=AROUND.keys())
+    return method, tuple(around)
 
 
 def family_of(name: str) -> Family:

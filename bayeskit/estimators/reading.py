@@ -93,7 +93,7 @@ def read(
 def _read_table(
     estimator: BaseEstimator, X: Any, y: Any, *, reset: bool, tables_only: bool, classes: bool
 ) -> tuple[Tensor, Any]:
-    X, y = _array(X), _array(y)
+    X, y = array(X), array(y)
     settings: dict[str, Any] = {
         "dtype": np.float64 if tables_only else [np.float64, np.float32],
         "allow_nd": not tables_only,
@@ -130,7 +130,7 @@ def _filled(y: Any) -> tuple[Any, np.ndarray | None]:
     return (np.where(gaps, 0, numbers), gaps) if gaps.any() else (y, None)
 
 
-def _array(value: Any) -> Any:
+def array(value: Any) -> Any:
     """A tensor as a NumPy array, which has no bfloat16; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
@@ -149,6 +149,6 @@ def _read_items(estimator: Any, X: Inputs, y: Any, *, reset: bool) -> tuple[Inpu
         checks.finite(X, name="X")
     if y is None:
         return X, None
-    y = np.asarray(_array(y))
+    y = np.asarray(array(y))
     checks.same_length(X, y, names=("X", "y"))
     return X, y
