@@ -3,8 +3,8 @@
 Adding a method is one file and one line here. Classes are imported when asked for, so that `import bayeskit` stays
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
->>> names("classification")
-['coreset', 'deep_ensemble', 'dual_svgp', 'laplace', 'map', 'nuts', 'orthogonal_svgp', 'sgld', 'svgp', 'swsgp']
+>>> names("classification", family="bnn")
+['deep_ensemble', 'laplace', 'map', 'mc_dropout', 'nuts', 'sgld', 'swag']
 >>> get("laplace")()
 Laplace()
 """
@@ -34,6 +34,8 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
+    "swag": ("bnn", "bayeskit.bnn:SWAG", {}),
+    "mc_dropout": ("bnn", "bayeskit.bnn:MCDropout", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
 }

@@ -276,7 +276,7 @@ def is_random(network: nn.Module, x: Tensor) -> bool:
         layer.eval()  # one row alone has no spread to be normalized by
     with random.seeded(torch.Generator()), torch.no_grad():
         before = _global_state(x)
-        call(trial, parameters(trial), x)
+        call(trial, dict(trial.named_parameters()), x)
         return not torch.equal(before, _global_state(x))
 
 

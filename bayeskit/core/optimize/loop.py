@@ -42,6 +42,7 @@ def minimize(
     validation: Callable[[], Tensor] | None = None,
     buffers: Iterable[Tensor] = (),
     own: torch.optim.Optimizer | None = None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> History:
     """Minimize a loss over mini-batches, changing `parameters` in place.
 
@@ -66,6 +67,7 @@ def minimize(
         own: A further optimizer, for tensors with steps of their own kind: it steps those it was built with, from
             their gradients of the same loss per row, unclipped and without the schedule. What it remembers between
             steps belongs into `buffers`.
+        after_epoch: Called after the steps of each epoch, to collect something; it may write to `buffers`.
 
     Returns:
         {"loss": [...], "validation": [...]}: per epoch, the training loss per row averaged over its mini-batches, and
@@ -102,6 +104,8 @@ def minimize(
                 before = loop.epoch
                 try:
                     loop.run_epoch(loss, data, validation)
+                    if after_epoch is not None:
+                        after_epoch()
                     if file is not None or loop.done or loop.steps >= KEEP_STEPS:
                         loop.check()
                         loop.keep()
