@@ -37,6 +37,8 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
     "mean_field": ("bnn", "bayeskit.bnn:MeanFieldVI", {}),
     "ssvi": ("bnn", "bayeskit.bnn:SSVI", {}),
+    "swag": ("bnn", "bayeskit.bnn:SWAG", {}),
+    "mc_dropout": ("bnn", "bayeskit.bnn:MCDropout", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
 }

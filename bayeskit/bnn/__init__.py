@@ -1,6 +1,10 @@
 """Bayesian neural networks: a network, a law of its weights, and a push-forward to functions."""
 
+from bayeskit.bnn.averager import SWAGAverager as SWAGAverager
+from bayeskit.bnn.batch_statistics import statistics_of_draws as statistics_of_draws
 from bayeskit.bnn.default import default_prior as default_prior
+from bayeskit.bnn.dropout import DropoutMasks as DropoutMasks
+from bayeskit.bnn.dropout import draw_dropout as draw_dropout
 from bayeskit.bnn.ensemble import DeepEnsemble as DeepEnsemble
 from bayeskit.bnn.heads import InverseWishart as InverseWishart
 from bayeskit.bnn.heads import VBLLClassification as VBLLClassification
@@ -10,6 +14,7 @@ from bayeskit.bnn.heads import VBLLRegression as VBLLRegression
 from bayeskit.bnn.heads import VBLLStudentT as VBLLStudentT
 from bayeskit.bnn.laplace import Laplace as Laplace
 from bayeskit.bnn.map import MAP as MAP
+from bayeskit.bnn.mc_dropout import MCDropout as MCDropout
 from bayeskit.bnn.mcmc import MCMC as MCMC
 from bayeskit.bnn.mean_field import MeanFieldVI as MeanFieldVI
 from bayeskit.bnn.network import MLP as MLP
@@ -27,6 +32,7 @@ from bayeskit.bnn.variational import Subspace as Subspace
 from bayeskit.bnn.variational import Variational as Variational
 from bayeskit.bnn.variational import variational as variational
 from bayeskit.bnn.vbll import VBLL as VBLL
+from bayeskit.bnn.swag import SWAG as SWAG
 from bayeskit.bnn.weights import GaussianWeights as GaussianWeights
 from bayeskit.bnn.weights import PointWeights as PointWeights
 from bayeskit.bnn.weights import SampledWeights as SampledWeights

@@ -76,7 +76,9 @@ class Laplace(Inference):
         with operators.recording() as notes:
             if self.pretrained:
                 start = parameters(network, weights.mean)
-                trained = Trained(with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0)
+                trained = Trained(
+                    with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0, data
+                )
             else:
                 training = DEFAULT_TRAINING if self.training is None else self.training
                 factor = "validation" if self.prior_precision == "evidence" else self.prior_precision

@@ -287,7 +287,7 @@ def is_random(network: nn.Module, x: Tensor) -> bool:
         layer.eval()  # one row alone has no spread to be normalized by
     with random.seeded(torch.Generator()), torch.no_grad():
         before = _global_state(x)
-        call(trial, parameters(trial, [name for name, _ in trial.named_parameters()]), x)
+        call(trial, dict(trial.named_parameters()), x)
         return not torch.equal(before, _global_state(x))
 
 

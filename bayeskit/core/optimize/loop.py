@@ -43,6 +43,7 @@ def minimize(
     buffers: Iterable[Tensor] = (),
     own: torch.optim.Optimizer | None = None,
     after_step: Callable[[torch.optim.Optimizer], None] | None = None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> History:
     """Minimize a loss over mini-batches, changing `parameters` in place.
 
@@ -69,6 +70,7 @@ def minimize(
             steps belongs into `buffers`.
         after_step: Called after each step with the optimizer of `parameters`: it may exchange what they stand for,
             values and the optimizer's memory of them, in place. What it remembers itself belongs into `buffers`.
+        after_epoch: Called after the steps of each epoch, to collect something; it may write to `buffers`.
 
     Returns:
         {"loss": [...], "validation": [...]}: per epoch, the training loss per row averaged over its mini-batches, and
@@ -105,6 +107,8 @@ def minimize(
                 before = loop.epoch
                 try:
                     loop.run_epoch(loss, data, validation)
+                    if after_epoch is not None:
+                        after_epoch()
                     if file is not None or loop.done or loop.steps >= KEEP_STEPS:
                         loop.check()
                         loop.keep()
