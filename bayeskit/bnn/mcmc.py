@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from bayeskit.bnn.layers import batch_norms, check_frozen
 from bayeskit.bnn.log_posterior import LogPosterior, MiniBatches, Model
-from bayeskit.bnn.network import batch_norms, check_frozen, evaluate, frozen
+from bayeskit.bnn.network import call_plainly, evaluate, frozen
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
 from bayeskit.bnn.training import prepare
 from bayeskit.bnn.weights import SampledWeights
@@ -168,7 +169,7 @@ def _fixed(network: nn.Module, data: Data) -> nn.Module:
             layer.train()
             layer.momentum = None  # the average of what is seen, not a tenth of it
         with torch.no_grad():
-            network(data.x[:WHOLE])
+            call_plainly(network, data.x[:WHOLE])
         for layer, momentum in zip(fresh, momenta, strict=True):
             layer.eval()
             layer.momentum = momentum

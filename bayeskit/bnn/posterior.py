@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from bayeskit.bnn.head import local_function
-from bayeskit.bnn.network import check_frozen, chunks, evaluate, flatten, frozen, parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import at_least_single, chunks, evaluate, flatten, frozen, parameters
 from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior
 from bayeskit.core import checks, operators
+from bayeskit.core.inputs import Batch
 from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, Posterior, SampledValues
 from bayeskit.core.types import Inputs, Params
 
@@ -61,7 +63,7 @@ class BayesNet(Posterior):
     push_forward: PushForward
 
     def __call__(self, x: Inputs) -> FunctionValues:
-        """Joint law of the network's outputs at inputs (n, *input_shape)."""
+        """Joint law of the network's outputs at inputs (n, *input_shape), or at a dictionary of them."""
         return self.push_forward.values(self.network, self.weights, x)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
@@ -211,7 +213,8 @@ def gaussian_prior(network: nn.Module, *, precision: float = 1.0) -> BayesNet:
         scales = value.ndim < 2 and name.rpartition(".")[2] == "weight"  # of a normalization layer
         mean[name] = torch.ones_like(value) if scales else torch.zeros_like(value)
         fan_in = value[0].numel() if value.ndim >= 2 else 1
-        variances.append(torch.full_like(value, 1 / (precision * fan_in)).flatten())
+        variance = torch.full_like(value, 1 / (precision * fan_in), dtype=at_least_single(value.dtype))
+        variances.append(variance.flatten())
     if not mean:
         raise ValueError("The network has no parameter that requires a gradient, so there is nothing to learn.")
     weights = GaussianWeights(mean, DiagLinearOperator(torch.cat(variances)), scale_known=False)
@@ -226,12 +229,12 @@ class _LinearFunctions:
     center: Params
     directions: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         function, inputs = local_function(self.network, self.center, x)
         mean, pieces = flatten(self.center, self.center), []
         for rows in chunks(inputs, 64 * len(self.directions) * inputs.shape[1:].numel()):
 
-            def along(direction: Tensor, rows: Tensor = rows) -> Tensor:
+            def along(direction: Tensor, rows: Batch = rows) -> Tensor:
                 values, slopes, *_ = jvp(lambda w: function(w, rows), (mean,), (direction,))
                 return values + slopes
 
@@ -246,7 +249,7 @@ class _NetworkFunctions:
     network: nn.Module
     draws: Params
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         return evaluate(self.network, self.draws, x)
 
 

@@ -9,16 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bayeskit.bnn.network import (
-    batch_norms,
-    call,
-    evaluate,
-    flatten,
-    is_random,
-    parameters,
-    unflatten,
-    with_parameters,
-)
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import call, evaluate, flatten, is_random, parameters, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, random
@@ -90,7 +82,7 @@ def train(
         generator: Splits and shuffles the rows, and drops units where the network does.
     """
     weights, network, data = prepare(prior, likelihood, data)
-    network.train()
+    set_training(network)
     likelihood = copy.deepcopy(likelihood)
     like = parameters(network, weights.mean)
     flat = flatten(like, like).requires_grad_()
@@ -99,14 +91,14 @@ def train(
     training = holding_out(training, DEFAULT_TRAINING) if search else training
     rows, held_out = split(data, training, generator=generator) if enough else (data, None)
     own = [value for value in likelihood.parameters() if value.requires_grad] if enough else []
-    normalizes, drops = bool(batch_norms(network)), is_random(network, data.x[:2])
+    learns_statistics, drops = normalizes(network), is_random(network, data.x[:2])
 
     def score() -> Tensor:
         assert held_out is not None
         network.eval()
         with torch.no_grad():
             f = evaluate(network, one_draw(unflatten(flat, like)), held_out.x)[0]
-        network.train()
+        set_training(network)
         return likelihood.log_prob(f, held_out.y)
 
     def validation() -> Tensor:
@@ -117,8 +109,8 @@ def train(
         prior_law = weights.sharpened(factor)
 
         def loss(batch: Data) -> Tensor:
-            if normalizes:  # one row alone has no spread to be normalized by
-                network.train(len(batch) > 1)
+            if learns_statistics:  # one row alone has no spread to be normalized by
+                set_training(network, len(batch) > 1)
             with seeded_if(drops, generator):
                 f = call(network, unflatten(flat, like), batch.x[:])
             return -batch.total(likelihood.log_prob(f, batch.y)) - prior_law.log_density(flat)
@@ -211,7 +203,7 @@ def _put(state: list[Tensor], values: list[Tensor]) -> None:
 
 
 def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
-    """The prior's weights, a copy of its network on the data's device, and the data in the network's dtype.
+    """The prior's weights, a copy of its network on the data's device, and the data in the weights' dtype.
 
     Raises:
         TypeError: The prior's weights are not Gaussian, so they have no density to multiply the likelihood by.
@@ -229,7 +221,7 @@ def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[Gauss
     network = copy.deepcopy(prior.network).to(data.y.device)
     for name, value in network.named_parameters():
         value.requires_grad_(name in weights.mean)
-    return weights, network, data.to(dtype=next(iter(weights.mean.values())).dtype)
+    return weights, network, data.to(dtype=weights.flat_mean.dtype)
 
 
 def calibrate(likelihood: Likelihood, draws: Tensor, data: Data) -> None:
