@@ -184,6 +184,7 @@ class _Writer:
         known = path.startswith(_TRUSTED)
         if known and not isinstance(value, gpytorch.Module | Likelihood):
             # A network that holds a class of the user's own anywhere is rebuilt as a whole by the user's factory.
+            # So is one whose weights are computed by parametrizations, which torch rebuilds from their state alone.
             known = all(_path(inner).startswith(_TRUSTED) for inner in value.modules())
         if not known:
             role = "kernel" if isinstance(value, gpytorch.kernels.Kernel) else "network"

@@ -26,13 +26,13 @@ from bayeskit.bnn.posterior import gaussian_prior as gaussian_prior
 from bayeskit.bnn.posterior import linearize as linearize
 from bayeskit.bnn.posterior import monte_carlo as monte_carlo
 from bayeskit.bnn.ssvi import SSVI as SSVI
+from bayeskit.bnn.swag import SWAG as SWAG
 from bayeskit.bnn.variational import SparseMonteCarlo as SparseMonteCarlo
 from bayeskit.bnn.variational import SparseWeights as SparseWeights
 from bayeskit.bnn.variational import Subspace as Subspace
 from bayeskit.bnn.variational import Variational as Variational
 from bayeskit.bnn.variational import variational as variational
 from bayeskit.bnn.vbll import VBLL as VBLL
-from bayeskit.bnn.swag import SWAG as SWAG
 from bayeskit.bnn.weights import GaussianWeights as GaussianWeights
 from bayeskit.bnn.weights import PointWeights as PointWeights
 from bayeskit.bnn.weights import SampledWeights as SampledWeights

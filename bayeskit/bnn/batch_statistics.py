@@ -3,16 +3,17 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bayeskit.bnn.network import batch_norms
+from bayeskit.bnn.layers import batch_norms
+from bayeskit.bnn.network import call
+from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params
 
 
 @torch.no_grad()
-def estimate_statistics(network: nn.Module, layers: Iterable[_BatchNorm], batches: Iterable[Tensor]) -> None:
+def estimate_statistics(network: nn.Module, layers: Iterable[_BatchNorm], batches: Iterable[Batch]) -> None:
     """Set the running statistics of some BatchNorm layers to averages over one pass, in place.
 
     The rest of the network runs in evaluation mode, so that nothing is dropped. Every batch of inputs counts alike, as
@@ -27,7 +28,7 @@ def estimate_statistics(network: nn.Module, layers: Iterable[_BatchNorm], batche
 
 
 @torch.no_grad()
-def statistics_of_draws(network: nn.Module, draws: Params, batches: Iterable[Tensor]) -> Params:
+def statistics_of_draws(network: nn.Module, draws: Params, batches: Iterable[Batch]) -> Params:
     """The BatchNorm statistics of each of s draws of the weights, from one pass over the inputs a draw.
 
     Averaged or drawn weights have activations that no training step has seen, so the statistics kept from training are
@@ -63,7 +64,7 @@ def statistics_of_draws(network: nn.Module, draws: Params, batches: Iterable[Ten
     return {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
 
-def _estimate(network: nn.Module, params: Params, layers: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
+def _estimate(network: nn.Module, params: Params, layers: list[_BatchNorm], batches: Iterable[Batch]) -> None:
     network.eval()
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
@@ -71,7 +72,7 @@ def _estimate(network: nn.Module, params: Params, layers: list[_BatchNorm], batc
         layer.train()
         layer.momentum = None  # the average of what is seen, not a tenth of it
     for x in batches:
-        functional_call(network, params, (x,))
+        call(network, params, x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.eval()
         layer.momentum = momentum

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from bayeskit.bnn.network import evaluate, frozen, parameters
+from bayeskit.bnn.network import call_plainly, evaluate, frozen, parameters
 from bayeskit.bnn.posterior import BayesNet, PushForward
 from bayeskit.bnn.weights import PointWeights, WeightPosterior
 from bayeskit.core import checks, random
+from bayeskit.core.inputs import Batch
 from bayeskit.core.posterior import Functions, SampledValues
 from bayeskit.core.types import Inputs, Params
 
@@ -86,7 +87,7 @@ def bernoulli_mask(shape: tuple[int, ...], rate: float, *, like: Tensor, generat
     return kept.to(like) / (1 - rate) if rate < 1 else torch.zeros(shape).to(like)
 
 
-def layer_masks(network: nn.Module, x: Tensor, num_samples: int, *, generator: torch.Generator) -> Params:
+def layer_masks(network: nn.Module, x: Batch, num_samples: int, *, generator: torch.Generator) -> Params:
     """One mask for each dropout layer and draw, leaves (s, 1, *shape) for hidden values of shape (n, *shape).
 
     Args:
@@ -108,7 +109,7 @@ def layer_masks(network: nn.Module, x: Tensor, num_samples: int, *, generator: t
             )
         layer.register_forward_pre_hook(_Recorder(seen.setdefault(name, [])))
     with torch.no_grad():
-        trial(x)
+        call_plainly(trial, x)
     like, masks = next(iter(parameters(network, dict(network.named_parameters())).values())), {}
     for name, layer in dropout_layers(trial).items():
         if len(seen[name]) > 1:
@@ -123,7 +124,7 @@ def layer_masks(network: nn.Module, x: Tensor, num_samples: int, *, generator: t
 
 
 def draw_dropout(
-    network: nn.Module, x: Tensor, *, num_samples: int = 50, generator: torch.Generator | None = None
+    network: nn.Module, x: Batch, *, num_samples: int = 50, generator: torch.Generator | None = None
 ) -> BayesNet:
     """The law of a network of one's own, trained with dropout, under masks that are drawn here once.
 

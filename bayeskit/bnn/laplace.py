@@ -10,7 +10,8 @@ from torch import nn
 
 from bayeskit.bnn.curvature import FULL_LIMIT
 from bayeskit.bnn.head import last_layer
-from bayeskit.bnn.network import check_frozen, parameters, size, unflatten, with_parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit

@@ -15,7 +15,8 @@ from bayeskit.bnn.dropout import (
     linear_layers,
     masked_weights,
 )
-from bayeskit.bnn.network import MLP, check_frozen, frozen
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import MLP, frozen
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
 from bayeskit.bnn.training import QUICK_TRAINING, calibrate, check_precision, prepare, train
 from bayeskit.bnn.weights import PointWeights, SampledWeights

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from bayeskit.bnn.batch_statistics import estimate_statistics
+from bayeskit.bnn.layers import batch_norms, check_frozen
 from bayeskit.bnn.log_posterior import LogPosterior, MiniBatches, Model
-from bayeskit.bnn.network import batch_norms, check_frozen, evaluate, frozen
+from bayeskit.bnn.network import evaluate, frozen
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
 from bayeskit.bnn.training import prepare
 from bayeskit.bnn.weights import SampledWeights

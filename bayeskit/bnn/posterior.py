@@ -17,9 +17,11 @@ from torch.func import jvp, vmap
 from bayeskit.bnn.blocks import rows_of
 from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.head import local_function
-from bayeskit.bnn.network import check_frozen, chunks, evaluate, flatten, frozen, parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import at_least_single, chunks, evaluate, flatten, frozen, parameters
 from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior
 from bayeskit.core import checks, operators
+from bayeskit.core.inputs import Batch
 from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, Posterior, SampledValues
 from bayeskit.core.types import Inputs, Params
 
@@ -63,7 +65,7 @@ class BayesNet(Posterior):
     push_forward: PushForward
 
     def __call__(self, x: Inputs) -> FunctionValues:
-        """Joint law of the network's outputs at inputs (n, *input_shape)."""
+        """Joint law of the network's outputs at inputs (n, *input_shape), or at a dictionary of them."""
         return self.push_forward.values(self.network, self.weights, x)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
@@ -151,7 +153,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     mean = torch.cat([function(center, rows) for rows in chunks(inputs, 64 * inputs.shape[1:].numel())])
     if isinstance(weights, PointWeights):
         return GaussianValues(mean, DiagLinearOperator(torch.zeros_like(mean).flatten()))
-    if isinstance(function.network, nn.Linear) and inputs.ndim == 2:
+    if isinstance(function.network, nn.Linear) and isinstance(inputs, Tensor) and inputs.ndim == 2:
         index = kronecker_order(function)
         rows = rows_of(weights.covariance, index)
         if rows is not None and index.numel() * len(inputs) <= operators.CHUNK_ELEMENTS:
@@ -220,7 +222,8 @@ def gaussian_prior(network: nn.Module, *, precision: float = 1.0) -> BayesNet:
         scales = value.ndim < 2 and name.rpartition(".")[2] == "weight"  # of a normalization layer
         mean[name] = torch.ones_like(value) if scales else torch.zeros_like(value)
         fan_in = value[0].numel() if value.ndim >= 2 else 1
-        variances.append(torch.full_like(value, 1 / (precision * fan_in)).flatten())
+        variance = torch.full_like(value, 1 / (precision * fan_in), dtype=at_least_single(value.dtype))
+        variances.append(variance.flatten())
     if not mean:
         raise ValueError("The network has no parameter that requires a gradient, so there is nothing to learn.")
     weights = GaussianWeights(mean, DiagLinearOperator(torch.cat(variances)), scale_known=False)
@@ -235,12 +238,12 @@ class _LinearFunctions:
     center: Params
     directions: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         function, inputs = local_function(self.network, self.center, x)
         mean, pieces = flatten(self.center, self.center), []
         for rows in chunks(inputs, 64 * len(self.directions) * inputs.shape[1:].numel()):
 
-            def along(direction: Tensor, rows: Tensor = rows) -> Tensor:
+            def along(direction: Tensor, rows: Batch = rows) -> Tensor:
                 values, slopes, *_ = jvp(lambda w: function(w, rows), (mean,), (direction,))
                 return values + slopes
 
@@ -255,7 +258,7 @@ class _NetworkFunctions:
     network: nn.Module
     draws: Params
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         return evaluate(self.network, self.draws, x)
 
 

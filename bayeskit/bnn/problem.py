@@ -13,7 +13,8 @@ from bayeskit.bnn import curvature as curvatures
 from bayeskit.bnn.curvature import FULL_LIMIT, Curvature
 from bayeskit.bnn.head import head_of
 from bayeskit.bnn.kronecker import kronecker
-from bayeskit.bnn.network import NetworkFunction, flatten
+from bayeskit.bnn.layers import is_plain
+from bayeskit.bnn.network import NetworkFunction, at_least_single, flatten
 from bayeskit.bnn.training import Trained
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import operators
@@ -84,7 +85,7 @@ class Problem:
             start=flatten(like, like).double(),
             like=like,
             structure=structure,
-            linear=closing is not None and isinstance(closing.layer, nn.Linear),
+            linear=closing is not None and is_plain(closing.layer, nn.Linear),
             movable=movable,
         )
 
@@ -148,8 +149,8 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type in which the function runs."""
-        return next(iter(self.function.like.values())).dtype
+        """The floating type of weights on their way into the function."""
+        return at_least_single(next(iter(self.function.like.values())).dtype)
 
     def pieces(self) -> Iterator[Data]:
         """The rows a few at a time."""

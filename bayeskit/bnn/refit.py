@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayeskit.bnn.curvature import Curvature
 from bayeskit.bnn.evidence import Noise, QuadraticEvidence
+from bayeskit.bnn.network import at_least_single
 from bayeskit.bnn.problem import Problem, observed
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian, Likelihood
@@ -70,8 +71,8 @@ class Refit:
         return float(problem.log_joint(self.weights, self.likelihood, self.log_precision) + self.occam)
 
     def covariance(self, problem: Problem) -> LinearOperator:
-        """`(H + P)^-1` in the dtype of the weights."""
-        dtype = next(iter(problem.like.values())).dtype
+        """`(H + P)^-1` in the dtype of the weights, in single precision at least."""
+        dtype = at_least_single(next(iter(problem.like.values())).dtype)
         return self.curvature.covariance(problem.scaled_precision(self.log_precision), self.factor, dtype=dtype)
 
 

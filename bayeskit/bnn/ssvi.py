@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from bayeskit.bnn.network import check_frozen, parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import parameters
 from bayeskit.bnn.posterior import BayesNet
 from bayeskit.bnn.training import QUICK_TRAINING, beside, prepare
 from bayeskit.bnn.variational.network import INITIAL_SCALE, Variational

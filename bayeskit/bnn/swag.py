@@ -10,15 +10,8 @@ from torch import nn
 
 from bayeskit.bnn.averager import SWAGAverager
 from bayeskit.bnn.batch_statistics import statistics_of_draws
-from bayeskit.bnn.network import (
-    batch_norms,
-    check_frozen,
-    evaluate,
-    flatten,
-    frozen,
-    is_random,
-    with_parameters,
-)
+from bayeskit.bnn.layers import batch_norms, check_frozen
+from bayeskit.bnn.network import evaluate, flatten, frozen, is_random, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training import (
     DEFAULT_TRAINING,

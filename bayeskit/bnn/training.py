@@ -11,16 +11,8 @@ from linear_operator import to_linear_operator
 from linear_operator.operators import BlockDiagLinearOperator
 from torch import Tensor, nn
 
-from bayeskit.bnn.network import (
-    batch_norms,
-    call,
-    evaluate,
-    flatten,
-    is_random,
-    parameters,
-    unflatten,
-    with_parameters,
-)
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import call, evaluate, flatten, is_random, parameters, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, random
@@ -94,7 +86,7 @@ def train(
         generator: Splits and shuffles the rows, and drops units where the network does.
     """
     weights, network, data = prepare(prior, likelihood, data)
-    network.train()
+    set_training(network)
     likelihood = copy.deepcopy(likelihood)
     like = parameters(network, weights.mean)
     flat = flatten(like, like).requires_grad_()
@@ -110,7 +102,7 @@ def train(
         network.eval()
         with torch.no_grad():
             f = evaluate(network, one_draw(unflatten(flat, like)), held_out.x)[0]
-        network.train()
+        set_training(network)
         return likelihood.log_prob(f, held_out.y)
 
     def validation() -> Tensor:
@@ -157,11 +149,11 @@ def log_joint_loss(
         law: Prior p(w).
         generator: Source of what the network draws while it trains; None if it draws nothing.
     """
-    normalizes = bool(batch_norms(network))
+    learns_statistics = normalizes(network)
 
     def loss(batch: Data) -> Tensor:
-        if normalizes:  # one row alone has no spread to be normalized by
-            network.train(len(batch) > 1)
+        if learns_statistics:  # one row alone has no spread to be normalized by
+            set_training(network, len(batch) > 1)
         with nullcontext() if generator is None else seeded_if(True, generator):
             f = call(network, unflatten(flat, like), batch.x[:])
         return -batch.total(likelihood.log_prob(f, batch.y)) - law.log_density(flat)
@@ -238,7 +230,7 @@ def _put(state: list[Tensor], values: list[Tensor]) -> None:
 
 
 def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
-    """The prior's weights, a copy of its network on the data's device, and the data in the network's dtype.
+    """The prior's weights, a copy of its network on the data's device, and the data in the weights' dtype.
 
     Raises:
         TypeError: The prior's weights are not Gaussian, so they have no density to multiply the likelihood by.
@@ -265,7 +257,7 @@ def beside(prior: BayesNet, likelihood: Likelihood, data: Data) -> tuple[nn.Modu
     network, mean = copy.deepcopy(prior.network).to(data.y.device), prior.weights.mean
     for name, value in network.named_parameters():
         value.requires_grad_(name in mean)
-    return network, data.to(dtype=next(iter(mean.values())).dtype)
+    return network, data.to(dtype=prior.weights.flat_mean.dtype)
 
 
 def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Data) -> None:

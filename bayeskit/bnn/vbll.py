@@ -19,7 +19,8 @@ from bayeskit.bnn.heads.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.heads.row_prior import RowPrior
 from bayeskit.bnn.heads.rows import COVARIANCES, Rows, build, covariance, precision_of
 from bayeskit.bnn.heads.training import TrainedBody, train_jointly
-from bayeskit.bnn.network import NetworkFunction, check_frozen, parameters, with_parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import NetworkFunction, parameters, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.problem import prior_precision
 from bayeskit.bnn.training import DEFAULT_TRAINING, FEWEST_ROWS, QUICK_TRAINING, check_precision, prepare

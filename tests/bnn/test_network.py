@@ -8,16 +8,15 @@ from torch import nn
 
 from bayeskit import bnn
 from bayeskit.bnn import network as networks
+from bayeskit.bnn.building import build, reinitialize
 from bayeskit.bnn.head import find_head, last_layer, scale_outputs
 from bayeskit.bnn.network import (
     NetworkFunction,
-    build,
     call,
     evaluate,
     flatten,
     frozen,
     parameters,
-    reinitialize,
     unflatten,
     with_parameters,
 )

@@ -85,16 +85,22 @@ def settle(layer: "LikelihoodLayer", data: Data, *, learn_noise: bool) -> Settle
 
 def bound(layer: "LikelihoodLayer", data: Data) -> Tensor:
     """The evidence lower bound on these features and targets, ()."""
-    return data.total(layer.expected_log_prob(data.x[:], data.y)) - layer.divergence()
+    return data.total(layer.expected_log_prob(_features(data), data.y)) - layer.divergence()
+
+
+def _features(data: Data) -> Tensor:
+    """What reached the layer, (n, d)."""
+    assert isinstance(data.x, Tensor)
+    return data.x
 
 
 def _objective(work: "LikelihoodLayer", data: Data) -> Tensor:
-    return data.total(work.expected_log_prob(data.x[:], data.y)) - work.kl_weight * work.divergence()
+    return data.total(work.expected_log_prob(_features(data), data.y)) - work.kl_weight * work.divergence()
 
 
 def _step(work: "LikelihoodLayer", data: Data, old: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
     """One step, halved until the objective rises: the precision (k, d, d) and the objective reached."""
-    rows, prior, features = work.rows, work.prior, data.x[:]
+    rows, prior, features = work.rows, work.prior, _features(data)
     alpha, beta = work.expectation.sites(*work.moments(features), data.y)
     if data.weights is not None:
         alpha, beta = alpha * data.weights[:, None], beta * data.weights[:, None]
@@ -128,7 +134,7 @@ def _learn_noise(work: "LikelihoodLayer", data: Data) -> None:
     The parameters of other likelihoods go where the bound is largest for the present law of the weights.
     """
     likelihood = work.likelihood
-    mean, variance = work.moments(data.x[:])
+    mean, variance = work.moments(_features(data))
     if not isinstance(likelihood, Gaussian):
         own = [value for value in likelihood.parameters() if value.requires_grad]
         minimize_lbfgs(lambda: -data.total(work.expectation.value(mean, variance, data.y)), own, description="noise")

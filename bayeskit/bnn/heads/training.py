@@ -9,7 +9,8 @@ from bayeskit.bnn.curvature import with_one
 from bayeskit.bnn.head import Head
 from bayeskit.bnn.heads.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.heads.row_prior import RowPrior
-from bayeskit.bnn.network import batch_norms, flatten, is_random, parameters, unflatten, with_parameters
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import flatten, is_random, parameters, unflatten, with_parameters
 from bayeskit.bnn.training import (
     DEFAULT_TRAINING,
     FEWEST_ROWS,
@@ -65,14 +66,14 @@ def train_jointly(
         generator: Splits and shuffles the rows, and drops units where the network does.
     """
     network, base, width = head.network, layer.prior, layer.rows.mean.shape[1]
-    network.train()
+    set_training(network)
     like = {} if body is None else parameters(network, body.mean)
     flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
     enough = len(data) >= FEWEST_ROWS
     search = isinstance(precision, str) and body is not None and not body.scale_known
     training = holding_out(training, DEFAULT_TRAINING) if search else training
     rows, held_out = split(data, training, generator=generator) if enough else (data, None)
-    normalizes, drops = bool(batch_norms(network)), is_random(network, data.x[:2])
+    learns_statistics, drops = normalizes(network), is_random(network, data.x[:2])
     learnt = [value for value in layer.likelihood.parameters() if value.requires_grad]
     state = [flat, *layer.rows.parameters(), *(learnt if enough else [])]
 
@@ -85,7 +86,7 @@ def train_jointly(
         network.eval()
         with torch.no_grad():
             values = torch.cat([expected(part) for part in held_out.batches(4096)])
-        network.train()
+        set_training(network)
         return values
 
     def validation() -> Tensor:
@@ -97,8 +98,8 @@ def train_jointly(
         layer.prior = RowPrior(base.mean, base.precision * factor)
 
         def loss(batch: Data) -> Tensor:
-            if normalizes:  # one row alone has no spread to be normalized by
-                network.train(len(batch) > 1)
+            if learns_statistics:  # one row alone has no spread to be normalized by
+                set_training(network, len(batch) > 1)
             with seeded_if(drops, generator):
                 terms = expected(batch)
             bound = batch.total(terms) - layer.kl_weight * layer.divergence()

@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from bayeskit.bnn.network import aliases, call, evaluating
 from bayeskit.core import random
+from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params
 
 FLOOR = 1e-16
@@ -79,7 +80,7 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def obstacles(network: nn.Module, params: Params, x: Tensor) -> dict[str, str]:
+def obstacles(network: nn.Module, params: Params, x: Batch) -> dict[str, str]:
     """What stands against replacing the forward of each layer, by name; an empty string where nothing does.
 
     Found by running the network at `x`. The layers are the `Linear` and convolution ones (with the forward of their
@@ -135,7 +136,7 @@ def names(name: str, layer: nn.Module) -> dict[str, str]:
     return {key: f"{name}.{key}" if name else key for key, _ in layer.named_parameters(recurse=False)}
 
 
-def _spoiled(network: nn.Module, params: Params, name: str, x: Tensor) -> Tensor:
+def _spoiled(network: nn.Module, params: Params, name: str, x: Batch) -> Tensor:
     """The outputs when everyone but the layer's own forward meets NaN in its parameters."""
     layer = network.get_submodule(name)
     own = {key: full for key, full in names(name, layer).items() if full in params}

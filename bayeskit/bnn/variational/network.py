@@ -16,6 +16,7 @@ from bayeskit.bnn.variational.sparse_weights import SparseWeights
 from bayeskit.bnn.variational.support import Support
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks
+from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data, Params
 
@@ -88,7 +89,7 @@ class Variational(nn.Module):
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_post_hook(_not_missed)
 
-    def forward(self, x: Tensor, *, num_samples: int = 1, generator: torch.Generator) -> Tensor:
+    def forward(self, x: Batch, *, num_samples: int = 1, generator: torch.Generator) -> Tensor:
         """Outputs at inputs (n, *input_shape) under random weights, (num_samples, n, k)."""
         run, scale = self._found(x), self.log_scale.exp()
         draws = [run(self.mean, scale, x, generator=generator, gradients=self.gradients) for _ in range(num_samples)]
@@ -118,7 +119,7 @@ class Variational(nn.Module):
         f = self(batch.x[:], num_samples=num_samples, generator=generator)
         return kl_weight * self.kl() - batch.total(likelihood.log_prob(f, batch.y)).mean()
 
-    def posterior(self, x: Tensor | None = None, *, num_samples: int | None = None) -> BayesNet:
+    def posterior(self, x: Batch | None = None, *, num_samples: int | None = None) -> BayesNet:
         """The law as a distribution over functions, by `num_samples` draws of the weights (32 if None).
 
         With some inputs `x` at hand a network that is linear in these weights (its last layer) is recognized, and its
@@ -138,7 +139,7 @@ class Variational(nn.Module):
         linear = closing is not None and isinstance(closing.layer, nn.Linear)
         return BayesNet(network, weights, Linearize() if linear else MonteCarlo(num_samples))
 
-    def _found(self, x: Tensor) -> Passes:
+    def _found(self, x: Batch) -> Passes:
         """How the network is run, found out at the first call."""
         if self._passes is None:
             leaves = self.support.leaves(self.mean.detach())

@@ -22,6 +22,7 @@ from bayeskit.bnn.variational.layers import (
 from bayeskit.bnn.variational.sparse_linear import Pattern, pays
 from bayeskit.bnn.variational.support import Support
 from bayeskit.core import random
+from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params
 
 
@@ -38,7 +39,7 @@ class Passes:
         ValueError: A layer cannot have its outputs drawn in place of its weights; it is named.
     """
 
-    def __init__(self, network: nn.Module, support: Support, estimator: str, params: Params, x: Tensor):
+    def __init__(self, network: nn.Module, support: Support, estimator: str, params: Params, x: Batch):
         self.network, self.support, self.estimator = network, support, estimator
         why = obstacles(network, params, x) if estimator != "weight" or support.sparse else {}
         if estimator != "weight":
@@ -49,7 +50,7 @@ class Passes:
         self._version = support.version
 
     def __call__(
-        self, mean: Tensor, scale: Tensor, x: Tensor, *, generator: torch.Generator, gradients: Params | None = None
+        self, mean: Tensor, scale: Tensor, x: Batch, *, generator: torch.Generator, gradients: Params | None = None
     ) -> Tensor:
         """Outputs (n, k) for means and standard deviations (s,).
 

@@ -12,6 +12,7 @@ from bayeskit.bnn.variational.sparse_linear import Pattern
 from bayeskit.bnn.variational.sparse_weights import SparseWeights
 from bayeskit.bnn.variational.support import Support
 from bayeskit.bnn.weights import WeightPosterior
+from bayeskit.core.inputs import Batch
 from bayeskit.core.posterior import SampledValues
 from bayeskit.core.types import Inputs
 
@@ -84,7 +85,7 @@ class SparseFunctions:
             pieces.append(torch.stack([self._at(draw, rows, patterns) for draw in self.draws]))
         return torch.cat(pieces, dim=1)
 
-    def _at(self, draw: Tensor, x: Tensor, patterns: dict[str, Pattern]) -> Tensor:
+    def _at(self, draw: Tensor, x: Batch, patterns: dict[str, Pattern]) -> Tensor:
         parts = self.support.split(draw)
         forwards: dict[nn.Module, Forward] = {}
         for name in self.layers:

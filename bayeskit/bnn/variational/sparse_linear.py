@@ -69,7 +69,9 @@ class _Product(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         values, x = ctx.saved_tensors
         outer = gradient.mT.contiguous()  # (o, n)
         of_values = of_x = None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayeskit.bnn.network import batch_norms, is_random
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import is_random
 from bayeskit.bnn.training import (
     FEWEST_ROWS,
     average,
@@ -110,7 +111,7 @@ class Ascent:
         self.objective, self.exchange, self.generator = objective, exchange, generator
         self.enough = len(data) >= FEWEST_ROWS
         self.own = [value for value in self.likelihood.parameters() if value.requires_grad] if self.enough else []
-        self.normalizes, self.drops = bool(batch_norms(q.network)), is_random(q.network, data.x[:2])
+        self.normalizes, self.drops = normalizes(q.network), is_random(q.network, data.x[:2])
         self.buffers = [*q.network.buffers(), *q.support.buffers()]
 
     def fit(self, training: Training | None) -> Fit:
@@ -154,7 +155,9 @@ class Ascent:
         subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
 
         def loss(batch: Data) -> Tensor:
-            q.network.train(not self.normalizes or len(batch) > 1)  # one row alone has no spread to be normalized by
+            set_training(
+                q.network, not self.normalizes or len(batch) > 1
+            )  # one row alone has no spread to be normalized by
             if subspace is not None:
                 subspace.watch()
             with seeded_if(self.drops, self.generator):

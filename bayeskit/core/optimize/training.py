@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.checkpoint import digest
-from bayeskit.core.types import Data, Rows
+from bayeskit.core.inputs import Rows, parts
+from bayeskit.core.types import Data
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -119,7 +120,7 @@ def identity(
     settings = {name: value for name, value in training.get_params().items() if name not in free}
     return settings | {
         "the task": description,
-        "the data": digest(None if isinstance(data.x, Rows) else data.x, data.y, data.weights),
+        "the data": digest(*(() if isinstance(data.x, Rows) else parts(data.x)), data.y, data.weights),
         "the starting parameters": digest(*parameters),
         "the seed": digest(generator.get_state()),
     }
