@@ -36,7 +36,7 @@ STEPS = 100
 HALVINGS = 8
 """How often a step is halved before it is given up."""
 
-SETTLED = 1e-10
+SETTLED = 1e-8
 """A relative gain of the bound below this ends the steps."""
 
 
