@@ -11,7 +11,6 @@ next to that law.
 
 References:
     Khan, Lin. Conjugate-computation variational inference. AISTATS 2017, section 3.
-    MacKay. Bayesian interpolation. Neural Computation 1992, equation 32 (the noise).
 """
 
 import copy
@@ -21,11 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bayeskit.bnn.heads.noise import set_best_noise
 from bayeskit.bnn.heads.rows import precision_of
-from bayeskit.bnn.refit import set_noise
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian
-from bayeskit.core.likelihood.gaussian import outputs
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data
 
@@ -38,8 +36,8 @@ STEPS = 100
 HALVINGS = 8
 """How often a step is halved before it is given up."""
 
-SETTLED = 1e-11
-"""A relative gain of the bound below this ends the steps: rounding in float64 at a thousand rows and more."""
+SETTLED = 1e-8
+"""A relative gain of the bound below this ends the steps."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Settled:
 
 @torch.no_grad()
 def settle(layer: "LikelihoodLayer", data: Data, *, learn_noise: bool) -> Settled:
-    """Move the rows of a layer, and its Gaussian noise if asked, to the optimum for these features.
+    """Move the rows of a layer, and its noise if asked, to the optimum for these features.
 
     Args:
         layer: Changed in place; the work is done in float64.
@@ -66,21 +64,23 @@ def settle(layer: "LikelihoodLayer", data: Data, *, learn_noise: bool) -> Settle
     """
     work = copy.deepcopy(layer).double()
     data = data.to(dtype=torch.float64)
-    learn = learn_noise and any(value.requires_grad for value in work.likelihood.parameters())
-    precision = precision_of(work.rows.operator())
-    reached = _objective(work, data)
-    steps = 0
-    while steps < STEPS:
-        before = reached
-        precision, reached = _step(work, data, precision, reached)
-        steps += 1
-        if learn:
-            _learn_noise(work, data)
-            reached = _objective(work, data)
-        if abs(float(reached - before)) <= SETTLED * max(1.0, abs(float(reached))):
+    own = [value for value in work.likelihood.parameters() if value.requires_grad] if learn_noise else []
+    gaussian = isinstance(work.likelihood, Gaussian)
+    if own and gaussian:
+        set_best_noise(work, data)
+    state = _State(work, data)
+    while state.steps < STEPS:
+        before = state.objective
+        state.step()
+        if gaussian:  # alpha is linear and beta constant: one step is the optimum
+            break
+        if own:  # where the bound is largest for the present law of the weights
+            minimize_lbfgs(lambda: -state.expected(), own, description="noise")
+            state.objective = state.reached()
+        if abs(float(state.objective - before)) <= SETTLED * max(1.0, abs(float(state.objective))):
             break
     layer.load_state_dict(work.state_dict())
-    return Settled(float(bound(work, data)), steps)
+    return Settled(float(state.expected() - work.divergence()), state.steps)
 
 
 def bound(layer: "LikelihoodLayer", data: Data) -> Tensor:
@@ -94,58 +94,52 @@ def _features(data: Data) -> Tensor:
     return data.x
 
 
-def _objective(work: "LikelihoodLayer", data: Data) -> Tensor:
-    return data.total(work.expected_log_prob(_features(data), data.y)) - work.kl_weight * work.divergence()
+class _State:
+    """A layer on its way, with the moments of its outputs where it stands."""
 
+    def __init__(self, work: "LikelihoodLayer", data: Data):
+        self.work, self.data, self.features = work, data, _features(data)
+        self.precision = precision_of(work.rows.operator())
+        self.moments = work.moments(self.features)
+        self.objective = self.reached()
+        self.steps = 0
 
-def _step(work: "LikelihoodLayer", data: Data, old: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
-    """One step, halved until the objective rises: the precision (k, d, d) and the objective reached."""
-    rows, prior, features = work.rows, work.prior, _features(data)
-    alpha, beta = work.expectation.sites(*work.moments(features), data.y)
-    if data.weights is not None:
-        alpha, beta = alpha * data.weights[:, None], beta * data.weights[:, None]
-    new = prior.matrices() + _gram(features, beta) / work.kl_weight
-    gradient = alpha.mT @ features / work.kl_weight - prior.pull(rows.mean)
-    factor = operators.factorize(new, name="the precision of the last layer")
-    direction = factor.solve(gradient.unsqueeze(-1)).squeeze(-1)
-    start, center = copy.deepcopy(rows.state_dict()), rows.mean.clone()
-    size = 1.0
-    for _ in range(HALVINGS):
-        precision = new if size == 1 else (1 - size) * old + size * new
-        rows.assign(center + size * direction, precision)
-        value = _objective(work, data)
-        if value >= reached - SETTLED * reached.abs():  # at the optimum the gain is rounding
-            return precision, value
-        size /= 2
-    rows.load_state_dict(start)
-    return old, reached
+    def expected(self) -> Tensor:
+        """The expected log-likelihood of all the rows."""
+        return self.data.total(self.work.expectation.value(*self.moments, self.data.y))
+
+    def reached(self) -> Tensor:
+        """What rises."""
+        return self.expected() - self.work.kl_weight * self.work.divergence()
+
+    def step(self) -> None:
+        """One step, halved until the objective rises; none if it does not."""
+        work, rows, prior = self.work, self.work.rows, self.work.prior
+        alpha, beta = work.expectation.sites(*self.moments, self.data.y)
+        if self.data.weights is not None:
+            alpha, beta = alpha * self.data.weights[:, None], beta * self.data.weights[:, None]
+        new = prior.matrices() + _gram(self.features, beta) / work.kl_weight
+        gradient = alpha.mT @ self.features / work.kl_weight - prior.pull(rows.mean)
+        factor = operators.factorize(new, name="the precision of the last layer")
+        direction = factor.solve(gradient.unsqueeze(-1)).squeeze(-1)
+        before = copy.deepcopy(rows.state_dict()), self.moments, self.objective
+        center, size = rows.mean.clone(), 1.0
+        self.steps += 1
+        for _ in range(HALVINGS):
+            precision = new if size == 1 else (1 - size) * self.precision + size * new
+            rows.assign(center + size * direction, precision)
+            self.moments = work.moments(self.features)
+            self.objective = self.reached()
+            if self.objective >= before[2] - SETTLED * before[2].abs():  # at the optimum the gain is rounding
+                self.precision = precision
+                return
+            size /= 2
+        rows.load_state_dict(before[0])
+        _, self.moments, self.objective = before
 
 
 def _gram(features: Tensor, beta: Tensor) -> Tensor:
     """`Phi' diag(beta_o) Phi` for each output o, (k, d, d)."""
-    if (beta == beta[:1]).all():  # Gaussian noise, all rows alike: one product for all the outputs
+    if (beta == beta[:1]).all():  # all rows alike: one product for all the outputs
         return beta[0, :, None, None] * (features.mT @ features)
     return torch.stack([(features * column.unsqueeze(-1)).mT @ features for column in beta.unbind(-1)])
-
-
-def _learn_noise(work: "LikelihoodLayer", data: Data) -> None:
-    """Gaussian: `r_o / (N_o - g_o)`, with g_o the number of weights of output o that the data have determined.
-
-    The parameters of other likelihoods go where the bound is largest for the present law of the weights.
-    """
-    likelihood = work.likelihood
-    mean, variance = work.moments(_features(data))
-    if not isinstance(likelihood, Gaussian):
-        own = [value for value in likelihood.parameters() if value.requires_grad]
-        minimize_lbfgs(lambda: -data.total(work.expectation.value(mean, variance, data.y)), own, description="noise")
-        return
-    target = outputs(data.y, mean)
-    seen = ~target.isnan()
-    squares = data.total(torch.where(seen, target - mean, 0.0).square().mT)
-    spread, count = data.total((variance * seen).mT), data.total(seen.to(mean.dtype).mT)
-    old = likelihood.noise.to(mean.dtype).expand_as(squares)
-    if len(likelihood.noise) == 1:
-        squares, spread, count = squares.sum(0, True), spread.sum(0, True), count.sum(0, True)
-        old = old[:1]
-    new = squares / (count - spread / old).clamp_min(1)
-    set_noise(likelihood, torch.where(count > 0, new, old))

@@ -59,5 +59,5 @@ class VBLLRegression(LikelihoodLayer):
         rows, prior = start(
             in_features, out_features, covariance, variance=prior_scale / in_features, rank=rank, dtype=dtype
         )
-        likelihood = Gaussian(torch.as_tensor(noise).expand(out_features), learn=learn_noise)
+        likelihood = Gaussian(torch.as_tensor(noise, dtype=torch.float64).expand(out_features), learn=learn_noise)
         super().__init__(rows, prior, likelihood, num_data=num_data, kl_weight=kl_weight, noise_prior=noise_prior)

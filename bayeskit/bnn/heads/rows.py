@@ -57,7 +57,8 @@ class Rows(nn.Module, ABC):
         total = features.new_zeros(len(features), len(self.mean))
         if factor is not None:
             columns = factor.movedim(0, 1).flatten(1)  # (d, k * r): one product for all the outputs
-            total = (features @ columns).unflatten(-1, (factor.shape[0], -1)).square().sum(-1)
+            pieces = features.split(max(1, operators.CHUNK_ELEMENTS // columns.shape[1]))
+            total = torch.cat([(rows @ columns).unflatten(-1, (len(factor), -1)).square().sum(-1) for rows in pieces])
         if diagonal is not None:
             total = total + features.square() @ diagonal.mT
         return total

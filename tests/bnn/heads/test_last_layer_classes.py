@@ -120,8 +120,8 @@ def test_fit_ends_where_the_loss_is_flat(covariance, bound, classes):
     loss = layer.loss(features, y)
     assert loss.item() < before and reached == pytest.approx(-40 * loss.item(), abs=1e-9)
     loss.backward()
-    # The bound settles to 1e-11 of itself, the slope to the root of that.
-    assert max(float(value.grad.abs().max()) for value in layer.rows.parameters()) < 1e-5
+    # The bound settles to 1e-8 of itself, the slope to the root of that.
+    assert max(float(value.grad.abs().max()) for value in layer.rows.parameters()) < 1e-4
 
 
 def test_low_rank_reaches_a_bound_between_diagonal_and_dense():
