@@ -141,6 +141,10 @@ class _Writer:
     def _tensor(self, value: Tensor) -> dict[str, Any]:
         if id(value) in self._written:  # weights shared by two modules stay shared
             return self._written[id(value)][1]
+        if value.numel() > 1 and not any(value.stride()):  # one number repeated, as for weights that nothing is kept of
+            return {**self._tensor(value.detach().flatten()[0].clone()), "shape": list(value.shape)} | (
+                {"parameter": value.requires_grad} if isinstance(value, nn.Parameter) else {}
+            )
         # The axes keep their order in memory (Cholesky factors are column-major), so that products repeat to the bit.
         axes = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
         key = f"t{len(self.tensors)}"
@@ -244,7 +248,7 @@ class _Reader:
         value = self.tensors[node["tensor"]].clone()  # aligned memory of its own
         if "axes" in node:
             value = value.permute([node["axes"].index(axis) for axis in range(value.ndim)])
-        value = value.to(_available(node["device"]))
+        value = value.to(_available(node["device"])).expand(node.get("shape", value.shape))
         if "parameter" not in node:
             return value
         made = nn.Parameter(value, requires_grad=node["parameter"])

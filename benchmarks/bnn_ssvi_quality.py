@@ -19,6 +19,7 @@ from bayeskit import bnn
 from bayeskit.core import random
 from bayeskit.core.likelihood import Categorical
 from bayeskit.core.optimize import Training
+from bayeskit.core.posterior import SampledValues
 from bayeskit.core.types import Data
 
 
@@ -48,10 +49,13 @@ def fit(density: float, train: Data, arguments: argparse.Namespace, seed: int) -
 
 def scores(posterior: bnn.BayesNet, test: Data) -> tuple[float, float]:
     """Percent right, and nats a row."""
+    pieces = []
     with torch.no_grad():
-        log_probs = torch.cat([posterior(x).draws.log_softmax(-1).logsumexp(0) for x in test.x.split(1_000)]) - np.log(
-            32
-        )  # type: ignore[attr-defined]
+        for x in test.x[:].split(1_000):
+            values = posterior(x)
+            assert isinstance(values, SampledValues)
+            pieces.append(values.draws.log_softmax(-1).logsumexp(0) - np.log(len(values.draws)))
+    log_probs = torch.cat(pieces)
     right = (log_probs.argmax(-1) == test.y).float().mean()
     return 100 * float(right), -float(log_probs[torch.arange(len(test)), test.y].mean())
 

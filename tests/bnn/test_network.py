@@ -16,6 +16,7 @@ from bayeskit.bnn.network import (
     evaluate,
     flatten,
     frozen,
+    hollow,
     parameters,
     unflatten,
     with_parameters,
@@ -152,3 +153,14 @@ def test_features_are_what_reaches_the_head(generator):
 
 def _names(network):
     return [name for name, _ in network.named_parameters()]
+
+
+def test_a_hollow_network_holds_one_number_for_each_parameter_named(generator):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    shell = hollow(net, ["0.weight"])
+    assert shell[0].weight.shape == (4, 3) and shell[0].weight.untyped_storage().nbytes() == 4
+    assert torch.equal(shell[1].weight, net[1].weight) and not shell[1].weight.requires_grad
+    assert net[0].weight.requires_grad and net[0].weight.untyped_storage().nbytes() == 48
+    x = torch.randn(5, 3, generator=generator)
+    assert torch.equal(call(shell, parameters(net, ["0.weight", "0.bias"]), x), net(x))
+    assert torch.equal(with_parameters(shell, parameters(net, ["0.weight"]))(x), net(x))

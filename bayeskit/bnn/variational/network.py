@@ -131,7 +131,7 @@ class Variational(nn.Module):
             kept = {name: value.clone() for name, value in positions.items() if value is not None}
             found = self._passes if x is None else self._found(x)
             push_forward = SparseMonteCarlo(num_samples, layers=() if found is None else tuple(found.sparse))
-            shell = frozen(hollow(self.network, self.support.shapes))
+            shell = hollow(frozen(self.network), self.support.shapes)  # in this order: a copy fills what was hollow
             return BayesNet(shell, SparseWeights(values, variances, self.support.shapes, kept), push_forward)
         network = with_parameters(self.network, self.support.leaves(values))
         weights = GaussianWeights(parameters(network, self.support.shapes), DiagLinearOperator(variances))

@@ -25,6 +25,8 @@ from bayeskit.core import random
 from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params
 
+Leaf = Callable[[Tensor], Tensor]
+
 
 class Passes:
     """Runs a network at draws of independent Gaussian weights, or of the outputs of its layers.
@@ -64,7 +66,7 @@ class Passes:
             own = {key: full for key, full in names(name, layer).items() if full in means}
             center = {key: means.pop(full) for key, full in own.items()}
             spread = {key: scales.pop(full) for key, full in own.items()}
-            part = _Part(layer, center, spread, *self._operation(name, layer, own["weight"], gradients))
+            part = _Part(layer, center, spread, *self._operation(name, own["weight"], gradients))
             forwards[layer] = part.noisy(self.estimator, generator)
         params: Params = {}
         for name, value in means.items():
@@ -79,13 +81,15 @@ class Passes:
         linear = isinstance(self.network.get_submodule(name), nn.Linear)
         return linear and positions is not None and pays(positions, self.support.shapes[weight])
 
-    def _operation(
-        self, name: str, layer: nn.Module, weight: str, gradients: Params | None
-    ) -> tuple[Apply, Callable[[Tensor], Tensor]]:
-        """The layer as a function of inputs, weight and bias, and what makes the weight of its active entries."""
+    def _operation(self, name: str, weight: str, gradients: Params | None) -> tuple[Apply, Leaf, Leaf]:
+        """A layer as a function of inputs, weight and bias, and what makes the weight of its active entries.
+
+        The second of these writes its gradient down, and is for a mean.
+        """
         if name in self.sparse and gradients is None:
-            return self._pattern(weight).linear, _itself
-        return operation(layer), partial(self._leaf, weight, gradients)
+            return self._pattern(weight).linear, _itself, _itself
+        layer = self.network.get_submodule(name)
+        return operation(layer), partial(self._leaf, weight, None), partial(self._leaf, weight, gradients)
 
     def _leaf(self, name: str, gradients: Params | None, values: Tensor) -> Tensor:
         """A whole tensor; if asked, with its gradient written down."""
@@ -113,14 +117,16 @@ class _Part:
         center: Means of the active entries of its weight and, if it is random, its bias.
         spread: Their standard deviations.
         apply: The layer as a function of inputs, weight and bias.
-        leaf: What makes the weight, as `apply` takes it, of its active entries.
+        leaf: What makes a weight, as `apply` takes it, of its active entries.
+        watched: The same for a mean.
     """
 
     layer: nn.Module
     center: Params
     spread: Params
     apply: Apply
-    leaf: Callable[[Tensor], Tensor]
+    leaf: Leaf
+    watched: Leaf
 
     def noisy(self, estimator: str, generator: torch.Generator) -> Forward:
         """A forward with random outputs."""
@@ -128,16 +134,16 @@ class _Part:
         bias = None if "bias" in self.center else given  # known, or none
         if estimator == "local":
             variances = {key: value.square() for key, value in self.spread.items()}
-            mean, variance = self._product(self.center, bias), self._product(variances)
+            mean, variance = self._product(self.center, bias, self.watched), self._product(variances)
             return lambda x: local(mean, variance, x, generator)
         noise = {k: v * random.normal(v.shape, like=v, generator=generator) for k, v in self.spread.items()}
         if estimator == "weight":
-            return self._product({key: self.center[key] + value for key, value in noise.items()}, bias)
-        mean, perturbed = self._product(self.center, bias), self._product(noise)
+            return self._product({key: self.center[key] + value for key, value in noise.items()}, bias, self.watched)
+        mean, perturbed = self._product(self.center, bias, self.watched), self._product(noise)
         return lambda x: flipout(self.layer, mean, perturbed, x, generator)
 
-    def _product(self, params: Params, bias: Tensor | None = None) -> Forward:
-        weight = self.leaf(params["weight"])
+    def _product(self, params: Params, bias: Tensor | None = None, leaf: Leaf | None = None) -> Forward:
+        weight = (leaf or self.leaf)(params["weight"])
         return lambda x: self.apply(x, weight, params.get("bias", bias))
 
 

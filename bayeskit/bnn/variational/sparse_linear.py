@@ -69,11 +69,9 @@ class _Product(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         values, x = ctx.saved_tensors
-        outer = gradient.mT.contiguous()  # (o, n)
+        outer = grad_outputs[0].mT.contiguous()  # (o, n)
         of_values = of_x = None
         if ctx.needs_input_grad[0]:  # entries of the product `gradient' x` at the active positions
             empty = ctx.pattern.matrix(torch.zeros_like(values))
