@@ -153,3 +153,13 @@ def test_features_are_what_reaches_the_head(generator):
 
 def _names(network):
     return [name for name, _ in network.named_parameters()]
+
+
+def test_draws_side_by_side_are_draws_one_by_one(generator):
+    """More rows than run side by side give the same values, to rounding."""
+    network = bnn.MLP(3, 2, hidden=(4,), dtype=torch.float64)
+    draws = bnn.gaussian_prior(network).weights.sample(5, generator=generator)
+    x = torch.randn(networks.BATCHED_ROWS + 1, 3, generator=generator, dtype=torch.float64)
+    whole = evaluate(network, draws, x)
+    assert torch.allclose(whole[:, :7], evaluate(network, draws, x[:7]), atol=1e-12)
+    assert evaluate(network, draws, x[:0]).shape == (5, 0, 2)
