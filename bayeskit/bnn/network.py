@@ -27,6 +27,9 @@ from bayeskit.core.types import Inputs, Params
 CHUNK_ELEMENTS = 2**24
 """Numbers held at a time when a network is evaluated over many rows or many draws (128 MB in float64)."""
 
+BATCHED_ROWS = 256
+"""Rows up to which draws run side by side; with more, one draw at a time is faster, for it stays in the cache."""
+
 
 class MLP(nn.Sequential):
     """A fully connected network, `f(x) = W_L a(... a(W_1 x + b_1) ...) + b_L`; inputs of any shape are flattened.
@@ -234,12 +237,15 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     width = sum(value[0].numel() for value in draws.values())
     pieces = []
     for rows in chunks(x, 64 * num_draws * max(1, x.shape[1:].numel())):
-        try:
-            one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))
-            pieces.append(one(draws))
-        except RuntimeError:  # control flow that depends on values: one draw at a time
-            each = ({name: value[i] for name, value in draws.items()} for i in range(num_draws))
-            pieces.append(torch.stack([call(network, params, rows) for params in each]))
+        if len(rows) <= BATCHED_ROWS:
+            try:
+                one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))
+                pieces.append(one(draws))
+                continue
+            except RuntimeError:  # control flow that depends on values
+                pass
+        each = ({name: value[i] for name, value in draws.items()} for i in range(num_draws))
+        pieces.append(torch.stack([call(network, params, rows) for params in each]))
     return torch.cat(pieces, dim=1)
 
 

@@ -164,3 +164,13 @@ def test_a_hollow_network_holds_one_number_for_each_parameter_named(generator):
     x = torch.randn(5, 3, generator=generator)
     assert torch.equal(call(shell, parameters(net, ["0.weight", "0.bias"]), x), net(x))
     assert torch.equal(with_parameters(shell, parameters(net, ["0.weight"]))(x), net(x))
+
+
+def test_draws_side_by_side_are_draws_one_by_one(generator):
+    """More rows than run side by side give the same values, to rounding."""
+    network = bnn.MLP(3, 2, hidden=(4,), dtype=torch.float64)
+    draws = bnn.gaussian_prior(network).weights.sample(5, generator=generator)
+    x = torch.randn(networks.BATCHED_ROWS + 1, 3, generator=generator, dtype=torch.float64)
+    whole = evaluate(network, draws, x)
+    assert torch.allclose(whole[:, :7], evaluate(network, draws, x[:7]), atol=1e-12)
+    assert evaluate(network, draws, x[:0]).shape == (5, 0, 2)

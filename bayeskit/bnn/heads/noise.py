@@ -39,8 +39,8 @@ def set_best_noise(layer: "LikelihoodLayer", data: Data) -> None:
         layer: In float64; only its noise is changed. With a `kl_weight` the posterior is that of the prior sharpened.
         data: Features (n, d), targets with NaN where not observed, case weights.
     """
-    likelihood, prior, features = layer.likelihood, layer.prior, data.x[:]
-    assert isinstance(likelihood, Gaussian)
+    likelihood, prior, features = layer.likelihood, layer.prior, data.x
+    assert isinstance(likelihood, Gaussian) and isinstance(features, Tensor)
     center = features @ prior.mean.mT if layer.offset is None else features @ prior.mean.mT + layer.offset
     target = outputs(data.y, center)
     seen = (~target.isnan()).to(center.dtype)

@@ -369,3 +369,15 @@ def test_what_is_called_after_a_step_may_change_what_was_stepped():
     minimize(loss, [x], data, Training(lr=0.1, max_epochs=5), generator=torch.Generator(), after_step=after_step)
     assert len(seen) == 5 and x[0] == 0 and x[1] > 0.3
     assert all(step[0] < 0.15 for step in seen)
+
+
+def test_after_every_epoch_the_caller_is_called_once():
+    w, seen = torch.zeros(1, requires_grad=True), []
+
+    def loss(batch):
+        return batch.total((batch.x[:, 0] - w) ** 2)
+
+    data = Data(torch.ones(6, 1), torch.zeros(6, 1))
+    training = Training(lr=0.1, max_epochs=3, batch_size=2)
+    minimize(loss, [w], data, training, generator=torch.Generator(), after_epoch=lambda: seen.append(w.item()))
+    assert len(seen) == 3 and seen[-1] == w.item() and sorted(seen) == seen
