@@ -79,7 +79,7 @@ def output(result: Any) -> Tensor:
     return found
 
 
-class known_attention:  # noqa: N801 (a context manager as a class: it surrounds every call of a network)
+class known_attention:
     """Attention by operations that `torch.func` can differentiate and map.
 
     In evaluation mode torch's transformer layers otherwise take a fused path that drops padded columns, and
