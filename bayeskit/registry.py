@@ -4,7 +4,7 @@ Adding a method is one file and one line here. Classes are imported when asked f
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
 >>> names("classification")
-['coreset', 'deep_ensemble', 'dual_svgp', 'laplace', 'map', 'nuts', 'orthogonal_svgp', 'sgld', 'svgp', 'swsgp']
+['coreset', 'deep_ensemble', 'dual_svgp', 'ivon', 'laplace', 'map', 'nuts', 'orthogonal_svgp', 'sgld', 'svgp', 'swsgp']
 >>> get("laplace")()
 Laplace()
 """
@@ -33,6 +33,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "swsgp": ("gp", "bayeskit.gp:SWSGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
+    "ivon": ("bnn", "bayeskit.bnn:IVON", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),

@@ -16,7 +16,7 @@ from torch.func import jvp, vmap
 
 from bayeskit.bnn.head import local_function
 from bayeskit.bnn.network import check_frozen, chunks, evaluate, flatten, frozen, parameters
-from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior
+from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior, named
 from bayeskit.core import checks, operators
 from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, Posterior, SampledValues
 from bayeskit.core.types import Inputs, Params
@@ -59,6 +59,9 @@ class BayesNet(Posterior):
     network: nn.Module
     weights: WeightPosterior
     push_forward: PushForward
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", named(self.weights, self.network))
 
     def __call__(self, x: Inputs) -> FunctionValues:
         """Joint law of the network's outputs at inputs (n, *input_shape)."""
@@ -142,7 +145,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     >>> linearize(net, gaussian_prior(net).weights, torch.ones(4, 3)).covariance.shape
     torch.Size([4, 4])
     """
-    network = frozen(network)
+    weights, network = named(weights, network), frozen(network)
     check_frozen(network)
     function, inputs = local_function(network, weights.mean, x)
     center = weights.flat_mean
@@ -178,6 +181,7 @@ def monte_carlo(
     """
     if num_samples is not None:
         checks.positive(num_samples, name="num_samples", integer=True)
+    weights = named(weights, network)
     draws = _draws(weights, num_samples, generator or _start(0, weights))
     return SampledValues(evaluate(frozen(network), draws, x))
 
