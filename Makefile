@@ -13,8 +13,8 @@ NETWORKS := map,laplace,deep_ensemble,nuts,sgld
 .PHONY: compare test test-slow test-gpu lint format wheel docs browser clean
 
 compare: .venv/.runtime
-	$(BIN)/bayeskit compare --data diabetes --methods exact,sgpr,svgp,coreset,$(NETWORKS) --seeds 3 --out compare-diabetes
-	$(BIN)/bayeskit compare --data digits-0-4 --ood digits-5-9 --methods svgp,$(NETWORKS) --seeds 3 --out compare-digits
+	$(BIN)/bayeskit compare --data diabetes --methods exact,sgpr,svgp,coreset,$(NETWORKS),map+conformal --seeds 3 --out compare-diabetes
+	$(BIN)/bayeskit compare --data digits-0-4 --ood digits-5-9 --methods svgp,$(NETWORKS),map+temperature,map+conformal --seeds 3 --out compare-digits
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(FAST)"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bayeskit.benchmark import compare as compare
     from bayeskit.estimators import BNNClassifier as BNNClassifier
     from bayeskit.estimators import BNNRegressor as BNNRegressor
+    from bayeskit.estimators import Calibrated as Calibrated
+    from bayeskit.estimators import Conformal as Conformal
     from bayeskit.estimators import GPClassifier as GPClassifier
     from bayeskit.estimators import GPRegressor as GPRegressor
     from bayeskit.persistence import load as load
@@ -27,6 +29,8 @@ _MODULES = ("bnn", "gp", "mcmc", "metrics", "plots", "registry")
 _HOMES = {
     "BNNClassifier": "estimators",
     "BNNRegressor": "estimators",
+    "Calibrated": "estimators",
+    "Conformal": "estimators",
     "GPClassifier": "estimators",
     "GPRegressor": "estimators",
     "compare": "benchmark",
@@ -34,8 +38,8 @@ _HOMES = {
     "save": "persistence",
 }
 
-__all__ = ["BNNClassifier", "BNNRegressor", "GPClassifier", "GPRegressor", "bnn", "compare", "gp", "load", "mcmc"]
-__all__ += ["metrics", "plots", "registry", "save"]
+__all__ = ["BNNClassifier", "BNNRegressor", "Calibrated", "Conformal", "GPClassifier", "GPRegressor", "bnn", "compare"]
+__all__ += ["gp", "load", "mcmc", "metrics", "plots", "registry", "save"]
 
 
 def __getattr__(name: str) -> Any:

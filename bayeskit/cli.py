@@ -25,7 +25,10 @@ def _about() -> None:
     """Gaussian processes and Bayesian deep learning behind one posterior interface."""
 
 
-_METHODS = "Names separated by commas, 'all', or 'fast': all but those that run a Markov chain (nuts, sgld)."
+_METHODS = (
+    "Names separated by commas, 'all', or 'fast': all but those that run a Markov chain (nuts, sgld). A name may go "
+    "on, as in map+temperature, map+isotonic or map+conformal, for a calibration around the method."
+)
 
 
 @app.command()

@@ -7,6 +7,7 @@ user's own is rebuilt by the factory that the caller of `load` hands over. Nothi
 
 import copy
 import json
+import re
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,8 @@ from bayeskit.core.likelihood import Likelihood
 
 FORMAT = 1
 _TRUSTED = ("bayeskit.", "gpytorch.kernels.", "gpytorch.means.", "gpytorch.constraints.", "torch.nn.modules.")
+_ESTIMATORS = ("bayeskit.", "sklearn.frozen.")
+_BUILDER = re.compile(r"estimator(\.estimator_?)*\.network")  # that of the estimator, or of one inside it
 _OPERATORS = ("bayeskit.", "linear_operator.operators.")
 # The functions that GPyTorch's constraints hold; no other function is ever read from a file.
 _FUNCTIONS = {
@@ -138,6 +141,10 @@ class _Writer:
     def _tensor(self, value: Tensor) -> dict[str, Any]:
         if id(value) in self._written:  # weights shared by two modules stay shared
             return self._written[id(value)][1]
+        if value.numel() > 1 and not any(value.stride()):  # one number repeated, as for weights that nothing is kept of
+            return {**self._tensor(value.detach().flatten()[0].clone()), "shape": list(value.shape)} | (
+                {"parameter": value.requires_grad} if isinstance(value, nn.Parameter) else {}
+            )
         # The axes keep their order in memory (Cholesky factors are column-major), so that products repeat to the bit.
         axes = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
         key = f"t{len(self.tensors)}"
@@ -165,15 +172,15 @@ class _Writer:
             }
         if isinstance(value, nn.Module):
             return self._module(value, path, where)
-        if isinstance(value, BaseEstimator) and not is_dataclass(value) and path.startswith("bayeskit."):
-            return {"estimator": path, "state": self.encode(self._state(value), where)}
+        if isinstance(value, BaseEstimator) and not is_dataclass(value) and path.startswith(_ESTIMATORS):
+            return self._estimator(value, path, where)
         if is_dataclass(value) and path.startswith("bayeskit."):
             state = {f.name: getattr(value, f.name) for f in fields(value)}
             return {"dataclass": path, "fields": self.encode(state, where)}
         for name, function in _FUNCTIONS.items():
             if value is function:
                 return {"function": name}
-        if callable(value) and where == "estimator.network":  # the builder itself: the caller of `load` has it
+        if callable(value) and _BUILDER.fullmatch(where):  # the builder itself: the caller of `load` has it
             return {"user": "network"}
         raise TypeError(f"{where} of type {cls.__name__} cannot be saved: use plain values, arrays or torch modules")
 
@@ -181,6 +188,7 @@ class _Writer:
         known = path.startswith(_TRUSTED)
         if known and not isinstance(value, gpytorch.Module | Likelihood):
             # A network that holds a class of the user's own anywhere is rebuilt as a whole by the user's factory.
+            # So is one whose weights are computed by parametrizations, which torch rebuilds from their state alone.
             known = all(_path(inner).startswith(_TRUSTED) for inner in value.modules())
         if not known:
             role = "kernel" if isinstance(value, gpytorch.kernels.Kernel) else "network"
@@ -199,12 +207,22 @@ class _Writer:
         label = self._written[id(value)][1]
         return {"module": path, "state": self.encode(state, f"{where}.{type(value).__name__}"), "label": label}
 
+    def _estimator(self, value: BaseEstimator, path: str, where: str) -> dict[str, Any]:
+        if id(value) in self._written:  # a frozen estimator is the argument and the fitted one
+            return {"same": self._written[id(value)][1]}
+        label = len(self._written)
+        self._written[id(value)] = (value, label)
+        return {"estimator": path, "state": self.encode(self._state(value), where), "label": label}
+
     def _state(self, estimator: BaseEstimator) -> dict[str, Any]:
         state = dict(vars(estimator))
         if not isinstance(state.get("random_state"), int | None):
             state["random_state"] = None  # the seed used is kept in seed_
-        if "posterior_" in state:
-            self._arguments = [int(estimator.n_features_in_), int(state["num_outputs_"])]  # type: ignore[attr-defined]
+        fitted: Any = estimator
+        while "posterior_" not in vars(fitted) and {"estimator_", "estimator"} & vars(fitted).keys():
+            fitted = vars(fitted).get("estimator_", fitted.estimator)  # what was fitted inside knows its shape
+        if "posterior_" in vars(fitted):
+            self._arguments = [int(fitted.n_features_in_), int(fitted.num_outputs_)]
         return state
 
 
@@ -214,7 +232,7 @@ class _Reader:
     def __init__(self, tensors: dict[str, Tensor], factories: dict[str, Any]) -> None:
         self.tensors, self.factories = tensors, factories
         self._parameters: dict[str, nn.Parameter] = {}
-        self._modules: dict[int, nn.Module] = {}
+        self._modules: dict[int, Any] = {}  # and estimators, by label
 
     def decode(self, node: Any) -> Any:
         if not isinstance(node, dict):
@@ -230,7 +248,7 @@ class _Reader:
         value = self.tensors[node["tensor"]].clone()  # aligned memory of its own
         if "axes" in node:
             value = value.permute([node["axes"].index(axis) for axis in range(value.ndim)])
-        value = value.to(_available(node["device"]))
+        value = value.to(_available(node["device"])).expand(node.get("shape", value.shape))
         if "parameter" not in node:
             return value
         made = nn.Parameter(value, requires_grad=node["parameter"])
@@ -273,8 +291,8 @@ class _Reader:
         return cls(**self.decode(node["fields"]))
 
     def _estimator(self, node: dict[str, Any]) -> BaseEstimator:
-        cls = _class(node["estimator"], ("bayeskit.",), BaseEstimator)
-        estimator = cls.__new__(cls)
+        cls = _class(node["estimator"], _ESTIMATORS, BaseEstimator)
+        estimator = self._modules[node.get("label", -1)] = cls.__new__(cls)
         estimator.__dict__.update(self.decode(node["state"]))
         return estimator
 
@@ -291,7 +309,7 @@ class _Reader:
         module.__dict__.update(state)
         return module
 
-    def _same(self, node: dict[str, Any]) -> nn.Module:
+    def _same(self, node: dict[str, Any]) -> Any:
         return self._modules[node["same"]]
 
     def _user(self, node: dict[str, Any]) -> Any:

@@ -3,8 +3,8 @@
 Adding a method is one file and one line here. Classes are imported when asked for, so that `import bayeskit` stays
 light. What a method can do is read off the class itself (`likelihoods`, `priors`, `kind`), never written here again.
 
->>> names("classification")
-['coreset', 'deep_ensemble', 'dual_svgp', 'ivon', 'laplace', 'map', 'nuts', 'orthogonal_svgp', 'sgld', 'svgp', 'swsgp']
+>>> "laplace" in names("classification")
+True
 >>> get("laplace")()
 Laplace()
 """
@@ -34,13 +34,25 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
     "ivon": ("bnn", "bayeskit.bnn:IVON", {}),
+    "vbll": ("bnn", "bayeskit.bnn:VBLL", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
+    "mean_field": ("bnn", "bayeskit.bnn:MeanFieldVI", {}),
+    "ssvi": ("bnn", "bayeskit.bnn:SSVI", {}),
+    "swag": ("bnn", "bayeskit.bnn:SWAG", {}),
+    "mc_dropout": ("bnn", "bayeskit.bnn:MCDropout", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.
 PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
+
+# what may stand behind a name and a plus, as in "map+temperature" -> the estimator around, and its settings.
+AROUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "temperature": ("bayeskit.estimators:Calibrated", {"method": "temperature"}),
+    "isotonic": ("bayeskit.estimators:Calibrated", {"method": "isotonic"}),
+    "conformal": ("bayeskit.estimators:Conformal", {"confidence": 0.9}),
+}
 
 MAX_EXACT_ROWS = 3_000
 """Rows up to which a whole exact fit is a matter of seconds to a minute."""
@@ -62,6 +74,29 @@ def tasks(name: str) -> set[str]:
     allowed = inference_class(name).likelihoods
     pairs: tuple[tuple[str, type], ...] = (("regression", Gaussian), ("classification", Bernoulli))
     return {task for task, likelihood in pairs if issubclass(likelihood, allowed)}
+
+
+def parts(name: str, *, argument: str = "name", task: Task | None = None) -> tuple[str, tuple[str, ...]]:
+    """The method in a name such as "map+temperature", and what stands around it, from the inside out.
+
+    Args:
+        name: A registered name, alone or followed by names of `AROUND`, each after a plus.
+        argument: What the caller calls it, for the messages.
+        task: The task that it is to do, if any.
+
+    Raises:
+        ValueError: One of the names is not known, or the method does not do the task.
+
+    >>> parts("map+temperature+conformal")
+    ('map', ('temperature', 'conformal'))
+    """
+    method, *around = name.split("+")
+    if task is not None and method in METHODS and task not in tasks(method):
+        raise ValueError(f"`{argument}`: {method!r} does not do {task}; those that do are {names(task)}")
+    checks.choice(method, name=argument, options=METHODS.keys() if task is None else names(task))
+    for word in around:
+        checks.choice(word, name=f"{argument} after a plus", options=AROUND.keys())
+    return method, tuple(around)
 
 
 def family_of(name: str) -> Family:
@@ -97,21 +132,21 @@ def default(
 ) -> str:
     """The method used when none is named, by task, size and what the likelihood allows.
 
-    A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches; classes, and
-    any likelihood that has no closed form, need a variational bound. With correlated outputs every one of them is a row
+    A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches with
+    sites; so are classes, and any likelihood that has no closed form. With correlated outputs every one is a row
     of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation: one
     training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
     if task == "classification" or num_rows > MAX_COLLAPSED_ROWS:
-        return "svgp"
+        return "dual_svgp"
     if num_rows * num_correlated <= MAX_EXACT_ROWS:
         chosen = "exact"
     else:
-        chosen = "sgpr" if num_correlated == 1 else "svgp"
+        chosen = "sgpr" if num_correlated == 1 else "dual_svgp"
     allowed = likelihood is None or isinstance(likelihood, inference_class(chosen).likelihoods)
-    return chosen if allowed else "svgp"
+    return chosen if allowed else "dual_svgp"
 
 
 def prior(family: Family) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """Networks with default settings beside simple baselines: the tables of the pages of map, laplace and deep_ensemble.
 
-    python benchmarks/bnn_quality.py [splits]
+    python benchmarks/bnn_quality.py [splits] [methods, with commas]
 
 Regression in standardized units of the target; NLL is per test row, seconds are of the processor, of one thread.
 `noisy sine` has 112 rows whose noise grows along x: a strong prior can pull a network to zero there.
@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from bayeskit import metrics
 from bayeskit.estimators import make
 
-METHODS = ("map", "laplace", "deep_ensemble")
+METHODS = tuple(sys.argv[2].split(",")) if len(sys.argv) > 2 else ("map", "laplace", "deep_ensemble")
 SETS = ("diabetes", "noisy sine", "digits")
 
 

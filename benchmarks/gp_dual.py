@@ -5,7 +5,8 @@
 `step` prints processor time of one step (natural gradient of q, Adam on hyperparameters and Z) and its ratio to that of
 GPyTorch's NGD and Adam in float32. `trace` gives three methods the same start, M, batch, learning rate and processor
 time, on one thread: the step of DualSVGP, our SVGP by Adam on everything, GPyTorch's SVGP (float32) by Adam. It prints
-the bound over all rows, in nats a row and formed by one function in float64, after each tenth of the time.
+the bound over all rows, in nats a row and formed by one function in float64, after each tenth of the time. The products
+of our own steps are in float32 unless `--precision double` is given.
 `BAYESKIT_DATA` is a folder in which `gp_regression/{elevators,kin40k}.npz` and `classification/banana.npz` lie.
 """
 
@@ -29,6 +30,7 @@ from bayeskit.gp.dual import _started
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import learnable
 from bayeskit.gp.inducing import starting_points
+from bayeskit.gp.minibatches import TYPES
 from bayeskit.gp.variational import Variational, bound
 
 
@@ -59,16 +61,17 @@ class Dual:
     """One step of DualSVGP's mini-batch phase."""
 
     name = "DualSVGP"
+    dtype = torch.float32
 
     def __init__(self, data, z, lr):
         self.n, self.model = len(data), learnable(default_prior(data.x), likelihood_of(data), learn=True)
         self.z = z.clone().requires_grad_()
-        self.inducing = _started(self.model, z, data)
+        self.inducing = _started(self.model, z, data, self.dtype)
         self.leaves = [*self.model.parameters, self.z]
         self.optimizer = torch.optim.Adam(self.leaves, lr=lr)
 
     def objective(self, batch):
-        return self.inducing.bound(self.model, self.z, batch, length=max(0.1, 1 / batch.scale))
+        return self.inducing.bound(self.model, self.z, batch, length=max(0.1, 1 / batch.scale), dtype=self.dtype)
 
     def step(self, batch):
         loss = -(self.objective(batch) + self.model.log_prior()) / self.n
@@ -92,7 +95,7 @@ class Adam(Dual):
     def __init__(self, data, z, lr):
         super().__init__(data, z, lr)
         start = Variational.from_sites(self.inducing.sites)  # SVGP too starts from a q brought near its optimum
-        self.q = start.leaves()
+        self.q = start.leaves(self.dtype)
         self.leaves = [*self.leaves, *self.q]
         self.optimizer = torch.optim.Adam(self.leaves, lr=lr)
 
@@ -100,7 +103,7 @@ class Adam(Dual):
         return bound(self.model, self.z, Variational.from_leaves(self.q), batch)
 
     def state(self):
-        model, z, q = copy.deepcopy((self.model, self.z.detach(), [leaf.detach() for leaf in self.q]))
+        model, z, q = copy.deepcopy((self.model, self.z.detach(), [leaf.detach().double() for leaf in self.q]))
         return model, z, Variational.from_leaves(q)
 
 
@@ -229,9 +232,11 @@ def main():
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--precision", choices=TYPES, default="single", help="of the products of our steps")
     parser.add_argument("--figure", default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    Dual.dtype = TYPES[arguments.precision]
     for part in arguments.parts:
         {"step": step, "trace": trace}[part](arguments)
 

@@ -7,7 +7,8 @@ import bayeskit
 
 ROOT = Path(bayeskit.__file__).parent
 
-CORE_ORDER = ["types", "checks", "random", "operators", "posterior", "predictive", "likelihood", "inference"]
+CORE_ORDER = ["checks", "inputs", "modules", "types", "random"]
+CORE_ORDER += ["operators", "posterior", "predictive", "likelihood", "inference"]
 CORE_APART = ["progress", "checkpoint", "optimize"]
 
 # part -> the parts of the library that it may import (itself always).

@@ -21,6 +21,9 @@ from bayeskit.benchmark.datasets import Task
 SHARED_INPUTS = 200
 """Test inputs at which the methods' joint beliefs are compared."""
 
+LEVEL = 0.9
+"""Probability of the intervals and sets whose coverage is measured."""
+
 _ROWS = 2_000  # rows asked for at a time, so that memory does not grow with the test set
 
 
@@ -117,7 +120,11 @@ def _score_numbers(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator
 
     def ask_more(law: Any, rows: slice) -> dict[str, np.ndarray]:
         y = problem.y_test[rows]
-        return {"pit": metrics.pit(law, y), "crps": np.full(len(y), metrics.crps(law, y))}
+        low, high = (np.asarray(end) for end in _interval(estimator, law, problem.X_test[rows]))
+        beside = y.reshape(low.shape)
+        score = metrics.interval_score(low, high, beside, level=LEVEL)
+        answers = {"pit": metrics.pit(law, y), "crps": np.full(len(y), metrics.crps(law, y))}
+        return answers | {"inside": (low <= beside) & (beside <= high), "interval": np.full(len(y), score)}
 
     started = time.perf_counter()
     answers = _over_chunks(estimator, problem.X_test, ask)
@@ -128,13 +135,36 @@ def _score_numbers(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator
     losses = ((answers["mean"] - y) ** 2).reshape(len(y), -1).mean(1)
     row["rmse"] = metrics.rmse(answers["mean"], y)
     row["crps"] = float(answers["crps"].mean())
-    row["coverage_90"] = float((np.abs(answers["pit"] - 0.5) <= 0.45).mean())
+    row["coverage_90"], row["interval_score_90"] = float(answers["inside"].mean()), float(answers["interval"].mean())
     row["aurc"] = metrics.aurc(losses, answers["uncertainty"])
     arrays.update(pit=answers["pit"].ravel(), losses=losses, uncertainty=answers["uncertainty"])
     try:
         arrays.update(_joint(estimator, problem))
     except Exception as error:  # the scores stand; only the distance is missing, and says why
         row["distance_reason"] = _reason(error)
+
+
+def _interval(estimator: Any, law: Any, X: np.ndarray) -> tuple[Any, Any]:
+    """The interval of each row: that of the law, unless the estimator states intervals of its own."""
+    return estimator.predict_interval(X) if _conformal(estimator) else law.interval(LEVEL)
+
+
+def _set(estimator: Any, law: Any, X: np.ndarray) -> np.ndarray:
+    """The set of classes of each row, likewise."""
+    return estimator.predict_set(X) if _conformal(estimator) else np.asarray(law.prediction_set(LEVEL).cpu())
+
+
+def _conformal(estimator: Any) -> bool:
+    from bayeskit.estimators import Conformal
+
+    if not isinstance(estimator, Conformal):
+        return False
+    if estimator.confidence != LEVEL:
+        raise ValueError(
+            f"`confidence` of a Conformal must be {LEVEL} in a comparison, whose intervals and sets are all of that "
+            f"level; got {estimator.confidence}"
+        )
+    return True
 
 
 def _joint(estimator: Any, problem: Problem) -> dict[str, np.ndarray]:
@@ -155,16 +185,23 @@ def _score_classes(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator
         log_prob = _numpy(law.log_prob(problem.y_test[rows]))
         return {"log_prob": log_prob, "probs": _numpy(law.probs), "uncertainty": _uncertainty(law)}
 
+    def ask_more(law: Any, rows: slice) -> dict[str, np.ndarray]:
+        return {"set": _set(estimator, law, problem.X_test[rows])}
+
     started = time.perf_counter()
     answers = _over_chunks(estimator, problem.X_test, ask)
     row["predict_seconds"] = time.perf_counter() - started
-    labels, p = problem.y_test, np.zeros((len(problem.y_test), problem.num_classes))
-    p[:, np.asarray(estimator.classes_, dtype=int)] = answers["probs"]
+    answers |= _over_chunks(estimator, problem.X_test, ask_more)
+    labels, classes = problem.y_test, np.asarray(estimator.classes_, dtype=int)
+    p, sets = np.zeros((len(labels), problem.num_classes)), np.zeros((len(labels), problem.num_classes), dtype=bool)
+    p[:, classes], sets[:, classes] = answers["probs"], answers["set"]
     losses = (p.argmax(1) != labels).astype(float)
     row["nll"] = _nll(answers["log_prob"])
     row["accuracy"], row["brier"] = metrics.accuracy(p, labels), metrics.brier(p, labels)
     row["ece"] = metrics.expected_calibration_error(p, labels)
     row["ece_mass"] = metrics.expected_calibration_error(p, labels, binning="mass")
+    row["set_coverage_90"] = float(sets[np.arange(len(labels)), labels].mean())
+    row["set_size_90"] = float(sets.sum(1).mean())
     row["aurc"] = metrics.aurc(losses, answers["uncertainty"])
     arrays.update(probs=p, labels=labels, losses=losses, uncertainty=answers["uncertainty"])
 

@@ -52,9 +52,15 @@ _REGRESSION = (
     Measure(
         "coverage_90",
         "coverage 90 %",
-        "share of test points inside their central 90 % predictive interval; the nearest to 0.90 is best",
+        "share of test points inside their 90 % predictive interval, the central one or the conformal one; the nearest "
+        "to 0.90 is best",
         better="target",
         target=0.9,
+    ),
+    Measure(
+        "interval_score_90",
+        "interval score",
+        "width of that interval, plus 20 times the distance by which a point outside misses it, in the target's units",
     ),
     _AURC,
 )
@@ -64,6 +70,15 @@ _CLASSIFICATION = (
     Measure("brier", "Brier", "squared distance between class probabilities and outcome, summed over classes"),
     Measure("ece", "ECE", "expected calibration error, 15 bins of equal width, as a fraction"),
     Measure("ece_mass", "ECE equal mass", "the same with 15 bins of equal numbers of points"),
+    Measure(
+        "set_coverage_90",
+        "set coverage 90 %",
+        "share of test points whose class is in their 90 % set, the smallest one or the conformal one; a method that "
+        "is right more often than that is above 0.90, as one class is often enough",
+        better="target",
+        target=0.9,
+    ),
+    Measure("set_size_90", "set size", "mean number of classes in that set, to be read beside its coverage"),
     _AURC,
 )
 _OOD = (

@@ -48,7 +48,8 @@ def compare(
         target: Column to predict; the last one if None.
         task: "regression" or "classification"; guessed from the target if None, and said in the report.
         methods: "all" registered for the task, "fast" (without those that run a Markov chain), a name or several, or
-            a mapping from names to estimators of your own.
+            a mapping from names to estimators of your own. A name may go on, "map+temperature", "map+isotonic" or
+            "map+conformal", for a calibration around the method (`registry.AROUND`).
         seeds: Number of seeds; each has its own split and its own `random_state`.
         ood: Data whose inputs are out of distribution, with the same columns.
         time_limit: Seconds that one fit with its predictions may take before it is stopped.
@@ -113,9 +114,7 @@ def _estimators(methods: Methods, task: Task) -> dict[str, Any]:
     if not wanted:
         raise ValueError("`methods` must name at least one method; got an empty list")
     for name in wanted:
-        if name not in known and name in registry.names():
-            raise ValueError(f"`methods`: {name!r} does not do {task}; those that do are {known}")
-        checks.choice(name, name="methods", options=known)
+        registry.parts(name, argument="methods", task=task)
     return dict.fromkeys(wanted)
 
 
@@ -193,8 +192,8 @@ def _call(method: str, estimator: Any, task: Task, seed: int) -> tuple[str, Any]
     from sklearn.base import clone
 
     copy: Any = clone(estimator)
-    if "random_state" in copy.get_params():
-        copy.set_params(random_state=seed)
+    seeds = [name for name in copy.get_params() if name.split("__")[-1] == "random_state"]
+    copy.set_params(**dict.fromkeys(seeds, seed))
     return _described(estimator), copy
 
 

@@ -1,14 +1,26 @@
 """Bayesian neural networks: a network, a law of its weights, and a push-forward to functions."""
 
+from bayeskit.bnn.averager import SWAGAverager as SWAGAverager
+from bayeskit.bnn.batch_statistics import statistics_of_draws as statistics_of_draws
 from bayeskit.bnn.default import default_prior as default_prior
+from bayeskit.bnn.dropout import DropoutMasks as DropoutMasks
+from bayeskit.bnn.dropout import draw_dropout as draw_dropout
 from bayeskit.bnn.ensemble import DeepEnsemble as DeepEnsemble
+from bayeskit.bnn.heads import InverseWishart as InverseWishart
+from bayeskit.bnn.heads import VBLLClassification as VBLLClassification
+from bayeskit.bnn.heads import VBLLGenerative as VBLLGenerative
+from bayeskit.bnn.heads import VBLLHeteroscedastic as VBLLHeteroscedastic
+from bayeskit.bnn.heads import VBLLRegression as VBLLRegression
+from bayeskit.bnn.heads import VBLLStudentT as VBLLStudentT
 from bayeskit.bnn.influence import leave_one_out as leave_one_out
 from bayeskit.bnn.influence import sensitivity as sensitivity
 from bayeskit.bnn.ivon import IVON as IVON
 from bayeskit.bnn.ivon_optimizer import IVONOptimizer as IVONOptimizer
 from bayeskit.bnn.laplace import Laplace as Laplace
 from bayeskit.bnn.map import MAP as MAP
+from bayeskit.bnn.mc_dropout import MCDropout as MCDropout
 from bayeskit.bnn.mcmc import MCMC as MCMC
+from bayeskit.bnn.mean_field import MeanFieldVI as MeanFieldVI
 from bayeskit.bnn.merging import merge as merge
 from bayeskit.bnn.network import MLP as MLP
 from bayeskit.bnn.posterior import BayesNet as BayesNet
@@ -18,6 +30,14 @@ from bayeskit.bnn.posterior import PushForward as PushForward
 from bayeskit.bnn.posterior import gaussian_prior as gaussian_prior
 from bayeskit.bnn.posterior import linearize as linearize
 from bayeskit.bnn.posterior import monte_carlo as monte_carlo
+from bayeskit.bnn.ssvi import SSVI as SSVI
+from bayeskit.bnn.swag import SWAG as SWAG
+from bayeskit.bnn.variational import SparseMonteCarlo as SparseMonteCarlo
+from bayeskit.bnn.variational import SparseWeights as SparseWeights
+from bayeskit.bnn.variational import Subspace as Subspace
+from bayeskit.bnn.variational import Variational as Variational
+from bayeskit.bnn.variational import variational as variational
+from bayeskit.bnn.vbll import VBLL as VBLL
 from bayeskit.bnn.weights import GaussianWeights as GaussianWeights
 from bayeskit.bnn.weights import PointWeights as PointWeights
 from bayeskit.bnn.weights import SampledWeights as SampledWeights

@@ -2,6 +2,7 @@
 
 import torch
 from linear_operator import LinearOperator
+from linear_operator.operators import BlockDiagLinearOperator, DiagLinearOperator
 from torch import Tensor
 
 from bayeskit.core.operators.algebra import draw_rule, half_product, half_rule, logdet, logdet_rule, solve, solve_rule
@@ -55,6 +56,30 @@ class LayerBlocks(LinearOperator):
 
     def __len__(self) -> int:
         return self._size()[0]
+
+
+def independent_rows(covariances: LinearOperator, index: Tensor) -> LayerBlocks:
+    """The covariance of a layer whose outputs have independent weights.
+
+    Args:
+        covariances: Of the weights of each output, (k, d, d).
+        index: Positions (k, d) of those weights in the flat vector.
+    """
+    ones = torch.ones(index.numel(), dtype=covariances.dtype, device=index.device)
+    return LayerBlocks(BlockDiagLinearOperator(covariances), index.flatten(), ones)
+
+
+def rows_of(op: LinearOperator, index: Tensor) -> LinearOperator | None:
+    """The covariances (k, d, d) that `independent_rows` was made of, or None if these are not such rows."""
+    if not isinstance(op, LayerBlocks) or len(op.blocks) != 1:
+        return None
+    block, own, _ = op.blocks[0]
+    if not torch.equal(own, index.flatten().to(own.device)):
+        return None
+    if isinstance(block, DiagLinearOperator):  # what linear_operator makes of diagonal blocks
+        return DiagLinearOperator(block.diagonal().reshape(index.shape))
+    rows = block.base_linear_op if isinstance(block, BlockDiagLinearOperator) else None
+    return rows if rows is not None and rows.shape[:-1] == index.shape else None
 
 
 @solve_rule.register

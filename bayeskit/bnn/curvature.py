@@ -23,8 +23,10 @@ from torch.func import jacrev, vmap
 
 from bayeskit.bnn.basis import Basis, BlockBasis, DenseBasis
 from bayeskit.bnn.blocks import LayerBlocks
+from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import CHUNK_ELEMENTS, NetworkFunction
 from bayeskit.core import operators
+from bayeskit.core.inputs import Batch, one_tensor
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 
@@ -132,7 +134,8 @@ class KroneckerCurvature(Curvature):
 
 def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> FullCurvature:
     """H itself; of an `nn.Linear` by weighted products of its inputs, without Jacobians."""
-    if isinstance(function.network, nn.Linear) and len(data.x.shape) == 2 and "weight" in function.like:
+    table = isinstance(data.x[:1], Tensor) and len(data.x.shape) == 2
+    if table and is_plain(function.network, nn.Linear) and "weight" in function.like:
         return FullCurvature(_linear_layer(function, weights, data, likelihood))
     matrix = torch.zeros(len(weights), len(weights), dtype=torch.float64, device=weights.device)
     for rows in _weighted_jacobians(function, weights, data, likelihood):
@@ -174,7 +177,7 @@ def _weighted_jacobians(
     """`R_i' J_i` for some rows of data at a time, (c * k, p) in float64, so that H is the sum of their products."""
     outputs = function(weights, data.x[:1]).shape[-1]
 
-    def values(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def values(w: Tensor, x: Batch) -> tuple[Tensor, Tensor]:
         f = function(w, x.unsqueeze(0)).squeeze(0)
         return f, f
 
@@ -197,8 +200,9 @@ def _linear_layer(function: NetworkFunction, weights: Tensor, data: Data, likeli
     outputs, inputs = order.shape
     total = torch.zeros(outputs, inputs, outputs, inputs, dtype=torch.float64, device=weights.device)
     for rows in pieces(data, 4 * outputs * inputs + outputs**2):
-        features = with_one(rows.x[:], inputs).double()
-        f = function(weights, rows.x[:])
+        x = one_tensor(rows.x)
+        features = with_one(x, inputs).double()
+        f = function(weights, x)
         curvature = likelihood.curvature(f, rows.y).detach().double()
         if rows.weights is not None:
             curvature = curvature * rows.weights.double()[:, None, None]

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from bayeskit.bnn.network import build, call, parameters, size
+from bayeskit.bnn.building import build
+from bayeskit.bnn.network import call, parameters, size
 from bayeskit.bnn.posterior import BayesNet, gaussian_prior
-from bayeskit.core.types import Inputs
+from bayeskit.core.inputs import Inputs, as_inputs
 
 SMALL = 50_000
 """Weights up to which a network built here runs in float64 on a CPU."""
@@ -37,6 +38,7 @@ def default_prior(
     >>> prior(torch.zeros(5, 3)).mean.shape
     torch.Size([5, 2])
     """
+    x = as_inputs(x)
     built = build(network, x.shape[1:].numel(), num_outputs, generator=generator)
     if network is None:
         small = size(parameters(built)) <= SMALL and x.device.type == "cpu"

@@ -10,16 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from bayeskit.bnn.network import (
-    batch_norms,
-    call,
-    flatten,
-    frozen,
-    is_random,
-    parameters,
-    reinitialize,
-    unflatten,
-)
+from bayeskit.bnn.building import reinitialize
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import call, flatten, frozen, is_random, parameters, unflatten
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
 from bayeskit.bnn.training import (
     FEWEST_ROWS,
@@ -36,6 +29,7 @@ from bayeskit.bnn.training import (
 from bayeskit.bnn.weights import SampledWeights
 from bayeskit.core import checks, operators, random
 from bayeskit.core.inference import Fit, Inference, Kind
+from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import Posterior
@@ -136,12 +130,12 @@ class DeepEnsemble(Inference):
 class _Members:
     """The weights of M networks side by side, and their outputs."""
 
-    def __init__(self, network: nn.Module, names: list[str], x: Tensor, num_members: int, generator: torch.Generator):
+    def __init__(self, network: nn.Module, names: list[str], x: Batch, num_members: int, generator: torch.Generator):
         starts = [reinitialize(network, generator=random.spawn(generator)) for _ in range(num_members)]
         self.network = network
         self.like = parameters(network, names)
         self.flat = torch.stack([flatten(parameters(start, names), self.like) for start in starts]).requires_grad_()
-        stateful = bool(batch_norms(network))
+        stateful = normalizes(network)
         self.buffers: Params = {
             name: torch.stack([dict(start.named_buffers())[name] for start in starts])
             for name, _ in network.named_buffers()
@@ -149,7 +143,7 @@ class _Members:
         }
         self._draws, self._generator = is_random(network, x), generator
 
-    def joinable(self, x: Tensor) -> bool:
+    def joinable(self, x: Batch) -> bool:
         """Whether one pass can run all the members."""
         if self.buffers:
             return False
@@ -160,9 +154,9 @@ class _Members:
             return False
         return True
 
-    def outputs(self, x: Tensor, *, together: bool) -> Tensor:
+    def outputs(self, x: Batch, *, together: bool) -> Tensor:
         """Outputs while training, (M, b, k)."""
-        self.network.train(not self.buffers or len(x) > 1)  # BatchNorm cannot see the spread of one row
+        set_training(self.network, not self.buffers or len(x) > 1)  # BatchNorm cannot see the spread of one row
         with seeded_if(self._draws, self._generator):
             if together:
                 run = vmap(lambda w: call(self.network, unflatten(w, self.like), x), randomness="different")
@@ -176,7 +170,7 @@ class _Members:
         with torch.no_grad():
             return torch.cat([self._member(i, x) for i, x in enumerate(rows)])
 
-    def _member(self, i: int, x: Tensor) -> Tensor:
+    def _member(self, i: int, x: Batch) -> Tensor:
         buffers = {name: value[i] for name, value in self.buffers.items()}
         return call(self.network, {**unflatten(self.flat[i], self.like), **buffers}, x)
 

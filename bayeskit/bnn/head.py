@@ -6,14 +6,17 @@ the layer as a function of its weights and the features is all that has to be di
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from bayeskit.bnn.network import NetworkFunction, chunks, evaluating
+from bayeskit.bnn.layers import is_plain
+from bayeskit.bnn.network import NetworkFunction, call, call_plainly, chunks, evaluating
+from bayeskit.core.inputs import Batch, as_inputs
 from bayeskit.core.types import Inputs, Params
 
 
@@ -45,12 +48,23 @@ class Head:
         """What reaches the layer, (n, *feature_shape)."""
         return torch.cat([self._reaching(rows) for rows in chunks(x, 64 * x.shape[1:].numel())])
 
-    def _reaching(self, x: Tensor) -> Tensor:
+    def reaching(self, params: Params, x: Batch) -> Tensor:
+        """What reaches the layer with these parameters in place of the network's own, differentiable in them."""
+        return self._caught(lambda: call(self.network, params, x))
+
+    def _reaching(self, x: Batch) -> Tensor:
+        with evaluating(self.network):
+            return self._caught(lambda: call_plainly(self.network, x))
+
+    def _caught(self, run: Callable[[], Any]) -> Tensor:
         seen: list[Tensor] = []
-        handle = self.layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+
+        def remember(layer: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            seen.extend((*inputs, *named.values()))
+
+        handle = self.layer.register_forward_hook(remember, with_kwargs=True)
         try:
-            with evaluating(self.network):
-                _run(self.network, x)
+            run()
         finally:
             handle.remove()
         return seen[-1]
@@ -62,17 +76,18 @@ def find_head(network: nn.Module, x: Inputs) -> Head | None:
     runs: Counter[nn.Module] = Counter()
     handles = []
     for name, module in network.named_modules():
-        if any(True for _ in module.parameters(recurse=False)):
+        if is_parametrized(module) or any(True for _ in module.parameters(recurse=False)):
 
-            def remember(layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            def remember(layer: nn.Module, inputs: Any, named: Any, output: Any, name: str = name) -> None:
                 runs[layer] += 1
-                if isinstance(output, Tensor) and len(inputs) == 1:
+                entered = (*inputs, *named.values())
+                if isinstance(output, Tensor) and len(entered) == 1 and isinstance(entered[0], Tensor):
                     seen.append((Head(name, layer, network), output, output._version))
 
-            handles.append(module.register_forward_hook(remember))
+            handles.append(module.register_forward_hook(remember, with_kwargs=True))
     try:
         with torch.no_grad(), evaluating(network):
-            result = _run(network, x[:1])
+            result = call_plainly(network, x[:1])
     finally:
         for handle in handles:
             handle.remove()
@@ -118,11 +133,12 @@ def last_layer(network: nn.Module, x: Inputs) -> list[str]:
     return found.names
 
 
-def local_function(network: nn.Module, params: Params, x: Inputs) -> tuple[NetworkFunction, Tensor]:
+def local_function(network: nn.Module, params: Params, x: Inputs) -> tuple[NetworkFunction, Batch]:
     """The network as a function of these parameters, and the inputs of that function.
 
     If the parameters are the last layer's, the function is that layer and its inputs are the features.
     """
+    x = as_inputs(x)
     closing = head_of(network, params, x)
     if closing is None:
         return NetworkFunction(network, params), x[:]
@@ -137,7 +153,7 @@ def scale_outputs(network: nn.Module, factor: float, x: Inputs) -> nn.Module:
     """
     fixed = copy.deepcopy(network)
     found = find_head(fixed, x)
-    if found is None or not isinstance(found.layer, nn.Linear):
+    if found is None or not is_plain(found.layer, nn.Linear):
         raise ValueError(
             f"The outputs of {type(network).__name__} cannot be rescaled, because it does not end in an nn.Linear. End "
             "it in one, or set `temperature_scaling=False`."
@@ -146,9 +162,3 @@ def scale_outputs(network: nn.Module, factor: float, x: Inputs) -> nn.Module:
         for value in found.layer.parameters():
             value.mul_(factor)
     return fixed
-
-
-def _run(network: nn.Module, x: Tensor) -> Any:
-    """A plain call, so that the object returned is the one that the last layer made."""
-    first = next(network.parameters(), None)
-    return network(x if first is None or not x.is_floating_point() else x.to(first.dtype))

@@ -11,9 +11,11 @@ from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 from torch.func import vmap
 
+from bayeskit.bnn.head import head_of
 from bayeskit.bnn.ivon_rule import update_
+from bayeskit.bnn.layers import check_frozen, normalizes, set_training
 from bayeskit.bnn.network import (
-    batch_norms,
+    at_least_single,
     call,
     flatten,
     is_random,
@@ -21,7 +23,7 @@ from bayeskit.bnn.network import (
     unflatten,
     with_parameters,
 )
-from bayeskit.bnn.posterior import BayesNet, MonteCarlo
+from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training import (
     FEWEST_ROWS,
     calibrate,
@@ -108,6 +110,7 @@ class IVON(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         weights, network, data = prepare(prior, likelihood, data)
+        check_frozen(network)
         weights = weights.sharpened(self.prior_precision)
         with operators.recording() as notes:
             problem = _Problem(network, weights, copy.deepcopy(likelihood), data, self, generator=generator)
@@ -119,7 +122,10 @@ class IVON(Inference):
             history, weight = descend(problem.run, problem.score, problem.state, problem.training, tried)
             problem.calibrate()
         law = problem.law()
-        posterior = BayesNet(with_parameters(network, law.mean), law, MonteCarlo(self.num_samples))
+        network = with_parameters(network, law.mean)
+        closing = head_of(network, law.mean, data.x)
+        linear = closing is not None and isinstance(closing.layer, nn.Linear)  # then the function's law is closed
+        posterior = BayesNet(network, law, Linearize() if linear else MonteCarlo(self.num_samples))
         held_out = 0 if problem.held_out is None else len(problem.held_out)
         diagnostics = {"KL weight": weight, "held-out rows": held_out, **notes}
         return Fit(posterior, problem.likelihood, history=history, diagnostics=diagnostics)
@@ -163,9 +169,9 @@ class _Problem:
         self.training, self.num_steps = training, per_epoch * training.max_epochs
         self.own = [p for p in likelihood.parameters() if p.requires_grad] if enough else []
         self.like = parameters(network, weights.mean)
-        self.drops, self.normalizes = is_random(network, data.x[:2]), bool(batch_norms(network))
+        self.drops, self.normalizes = is_random(network, data.x[:2]), normalizes(network)
         self.together = False
-        self.center = weights.flat_mean
+        self.center = weights.flat_mean.to(at_least_single(weights.flat_mean.dtype))
         self.scale = weights.covariance.diagonal().to(self.center).sqrt()
         # What a step does not know of a prior with correlations.
         self.rest = None if isinstance(weights.covariance, DiagLinearOperator) else weights
@@ -183,11 +189,10 @@ class _Problem:
         steps, settings = self.steps, self.settings
         schedule = SCHEDULES[training.schedule]
         steps.begin(len(self.rows) / kl_weight, settings.hess_init, schedule, self.num_steps)
-        self.network.train()
 
         def loss(batch: Data) -> Tensor:
-            if self.normalizes:  # one row alone has no spread to be normalized by
-                self.network.train(len(batch) > 1)
+            # One row alone has no spread to be normalized by.
+            set_training(self.network, not self.normalizes or len(batch) > 1)
             drawn = steps.draw(settings.num_draws, self.generator)  # (s, p)
             value = -batch.total(self.likelihood.log_prob(self._outputs(drawn, batch.x[:]), batch.y)).mean()
             if self.rest is not None:

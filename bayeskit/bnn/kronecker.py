@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
 from bayeskit.bnn.curvature import KroneckerCurvature, kronecker_order, likelihood_root, pieces, with_one
+from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import NetworkFunction, aliases, call, unflatten
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
@@ -34,6 +35,7 @@ def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood
         case_weights = torch.ones(len(rows), **options) if rows.weights is None else rows.weights.double()
         with torch.enable_grad(), _passing(layers) as passed:
             f = call(function.network, params, rows.x[:])
+        _check_called(passed)
         for name, calls in passed.items():
             for entered, _ in calls:
                 columns = with_one(_locations(layers[name], entered).double(), len(inputs[name]))  # (c, T, b)
@@ -57,8 +59,8 @@ def _layers(function: NetworkFunction) -> dict[str, nn.Module]:
     for name in function.like:
         owner, _, own = name.rpartition(".")
         layer = modules[owner]
-        plain = isinstance(layer, nn.Linear) or (
-            isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1 and not layer.transposed
+        plain = is_plain(layer, nn.Linear) or (
+            is_plain(layer, nn.Conv1d, nn.Conv2d) and layer.groups == 1 and not layer.transposed
         )
         if not plain or own not in ("weight", "bias") or f"{owner}.weight".lstrip(".") not in function.like:
             raise ValueError(
@@ -75,6 +77,17 @@ def _layers(function: NetworkFunction) -> dict[str, nn.Module]:
     return layers
 
 
+def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
+    """Refuse a layer whose weights are used without calling it, as those within `nn.MultiheadAttention` are."""
+    silent = [name for name, calls in passed.items() if not calls]
+    if silent:
+        raise ValueError(
+            f"`structure='kronecker'` follows what enters and leaves a layer, and the network never calls "
+            f"{silent[0]!r}: it uses the layer's weights by themselves. Leave it out by `subset=[...]`, or use "
+            "structure='diagonal'."
+        )
+
+
 @contextmanager
 def _passing(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
     """What enters and leaves each layer while the network runs; a layer may run more than once."""
@@ -82,11 +95,11 @@ def _passing(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tens
     handles = []
     for name, layer in layers.items():
 
-        def remember(layer: nn.Module, inputs: Any, output: Tensor, name: str = name) -> Tensor:
-            passed[name].append((inputs[0].detach(), output))
+        def remember(layer: nn.Module, inputs: Any, named: Any, output: Tensor, name: str = name) -> Tensor:
+            passed[name].append((next(iter((*inputs, *named.values()))).detach(), output))
             return output.clone()  # an in-place activation must not change what was remembered
 
-        handles.append(layer.register_forward_hook(remember))
+        handles.append(layer.register_forward_hook(remember, with_kwargs=True))
     try:
         yield passed
     finally:

@@ -10,7 +10,8 @@ from torch import nn
 
 from bayeskit.bnn.curvature import FULL_LIMIT
 from bayeskit.bnn.head import last_layer
-from bayeskit.bnn.network import check_frozen, parameters, size, unflatten, with_parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit
@@ -76,7 +77,9 @@ class Laplace(Inference):
         with operators.recording() as notes:
             if self.pretrained:
                 start = parameters(network, weights.mean)
-                trained = Trained(with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0)
+                trained = Trained(
+                    with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0, data
+                )
             else:
                 training = DEFAULT_TRAINING if self.training is None else self.training
                 factor = "validation" if self.prior_precision == "evidence" else self.prior_precision

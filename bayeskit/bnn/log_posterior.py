@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from bayeskit.bnn.network import flatten, parameters, substituted, unflatten
+from bayeskit.bnn.network import call_plainly, completed, flatten, parameters, substituted, unflatten
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import random
+from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data, Params
@@ -163,6 +164,5 @@ class _Joint(nn.Module):
         super().__init__()
         self.network, self.likelihood = network, likelihood
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        f = self.network(x)
-        return self.likelihood.log_prob(f.unsqueeze(-1) if f.ndim == 1 else f, y)
+    def forward(self, x: Batch, y: Tensor) -> Tensor:
+        return self.likelihood.log_prob(completed(call_plainly(self.network, x), len(x)), y)

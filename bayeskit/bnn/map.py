@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from bayeskit.bnn.head import scale_outputs
 from bayeskit.bnn.network import evaluate, parameters
@@ -15,7 +14,7 @@ from bayeskit.bnn.weights import PointWeights
 from bayeskit.core import operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Gaussian, Likelihood
-from bayeskit.core.optimize import Training, minimize_lbfgs
+from bayeskit.core.optimize import Training, temperature
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
@@ -68,9 +67,8 @@ class MAP(Inference):
             network, diagnostics = trained.network, {"prior precision": trained.precision, **notes}
             diagnostics["held-out rows"] = trained.num_held_out
             if self.temperature_scaling and trained.held_out is not None:
-                temperature = _temperature(trained)
-                diagnostics["temperature"] = temperature
-                network = scale_outputs(network, 1 / temperature, trained.held_out.x)
+                t = diagnostics["temperature"] = _temperature(trained)
+                network = scale_outputs(network, 1 / t, trained.held_out.x)
         weights = PointWeights(parameters(network, trained.params))
         push_forward = Linearize() if isinstance(likelihood, Gaussian) else MonteCarlo()  # a Gaussian law stays closed
         posterior = BayesNet(network, weights, push_forward)
@@ -82,10 +80,4 @@ def _temperature(trained: Trained) -> float:
     likelihood, data = trained.likelihood, trained.held_out
     assert data is not None
     f = evaluate(trained.network, one_draw(trained.params), data.x)[0].detach().double()
-    log_temperature = torch.zeros((), dtype=f.dtype, device=f.device, requires_grad=True)
-
-    def loss() -> Tensor:
-        return 0.5 * log_temperature.square() - data.total(likelihood.log_prob(f / log_temperature.exp(), data.y))
-
-    minimize_lbfgs(loss, [log_temperature], description="temperature")
-    return float(log_temperature.detach().exp())
+    return temperature(lambda t: float(data.total(likelihood.log_prob(f / t, data.y))))

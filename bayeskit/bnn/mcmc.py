@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from bayeskit.bnn.batch_statistics import estimate_statistics
+from bayeskit.bnn.layers import batch_norms, check_frozen
 from bayeskit.bnn.log_posterior import LogPosterior, MiniBatches, Model
-from bayeskit.bnn.network import batch_norms, check_frozen, evaluate, frozen
+from bayeskit.bnn.network import evaluate, frozen
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
 from bayeskit.bnn.training import prepare
 from bayeskit.bnn.weights import SampledWeights
@@ -162,16 +164,7 @@ def _fixed(network: nn.Module, data: Data) -> nn.Module:
     check_frozen(network)
     fresh = [layer for layer in batch_norms(network).values() if getattr(layer, "num_batches_tracked", None) == 0]
     if fresh:
-        network.eval()  # layers that are trained keep what they know, and nothing is dropped
-        momenta = [layer.momentum for layer in fresh]
-        for layer in fresh:
-            layer.train()
-            layer.momentum = None  # the average of what is seen, not a tenth of it
-        with torch.no_grad():
-            network(data.x[:WHOLE])
-        for layer, momentum in zip(fresh, momenta, strict=True):
-            layer.eval()
-            layer.momentum = momentum
+        estimate_statistics(network, fresh, [data.x[:WHOLE]])  # layers that are trained keep what they know
     return frozen(network)
 
 

@@ -4,7 +4,7 @@ The library never trains, linearizes or samples a module in place: it takes the 
 `Params`, lays them out as one vector, and calls the network as a function of that vector, `f(w, x)`. What is not in
 those `Params` (frozen layers, BatchNorm statistics) stays in the module.
 
-    build -> module;  parameters -> Params;  flatten / unflatten -> (p,);  NetworkFunction -> f(w, x) of shape (n, k)
+    parameters -> Params;  flatten / unflatten -> (p,);  NetworkFunction -> f(w, x) of shape (n, k)
 """
 
 import copy
@@ -17,13 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayeskit.bnn.layers import batch_norms
 from bayeskit.core import random
+from bayeskit.core.inputs import Batch, as_inputs
+from bayeskit.core.modules import arguments, known_attention, output, run
 from bayeskit.core.types import Inputs, Params
 
 CHUNK_ELEMENTS = 2**24
 """Numbers held at a time when a network is evaluated over many rows or many draws (128 MB in float64)."""
+
+BATCHED_ROWS = 256
+"""Rows up to which draws run side by side; with more, one draw at a time is faster, for it stays in the cache."""
 
 
 class MLP(nn.Sequential):
@@ -55,57 +60,6 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(widths[-1], out_features, dtype=dtype))
 
 
-def build(network: Any, in_features: int, out_features: int, *, generator: torch.Generator) -> nn.Module:
-    """A network to work on: a copy of a module, what a callable makes of the two sizes, or an `MLP` for None.
-
-    Layers draw their starting values from torch's global generator, so a callable runs inside `random.seeded`.
-
-    Args:
-        network: An `nn.Module`, a callable `(in_features, out_features) -> nn.Module`, or None.
-        in_features: Numbers in one input.
-        out_features: Outputs k that the likelihood needs.
-        generator: Seeds the starting values.
-
-    Raises:
-        TypeError: `network` is none of these, or the callable returns something else.
-
-    >>> build(None, 3, 1, generator=torch.Generator().manual_seed(0))[-1]
-    Linear(in_features=50, out_features=1, bias=True)
-    """
-    if isinstance(network, nn.Module):
-        return copy.deepcopy(network)
-    if network is not None and not callable(network):
-        raise TypeError(
-            "`network` must be a torch.nn.Module, a callable (in_features, out_features) -> Module, or None; "
-            f"got {type(network).__name__}"
-        )
-    with random.seeded(generator):
-        built = MLP(in_features, out_features) if network is None else network(in_features, out_features)
-    if not isinstance(built, nn.Module):
-        raise TypeError(f"`network` must return a torch.nn.Module; got {type(built).__name__}")
-    return built
-
-
-def reinitialize(network: nn.Module, *, generator: torch.Generator) -> nn.Module:
-    """A copy whose layers have drawn new starting values by their own `reset_parameters`.
-
-    Raises:
-        ValueError: A module holds parameters and cannot redraw them.
-    """
-    fresh = copy.deepcopy(network)
-    with random.seeded(generator):
-        for name, module in fresh.named_modules():
-            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if callable(reset):
-                reset()
-            elif any(value.requires_grad for value in module.parameters(recurse=False)):
-                raise ValueError(
-                    f"`{name or 'network'}` ({type(module).__name__}) has parameters but no `reset_parameters()`; "
-                    "add that method, so that every member of an ensemble can start elsewhere."
-                )
-    return fresh
-
-
 def parameters(network: nn.Module, names: Iterable[str] | None = None) -> Params:
     """Detached copies of the named parameters (by default those that require a gradient), in the network's order."""
     wanted = None if names is None else set(names)
@@ -120,10 +74,21 @@ def with_parameters(network: nn.Module, params: Params) -> nn.Module:
     """A copy of the network, frozen (see `frozen`), holding these values."""
     fixed = copy.deepcopy(network).eval().requires_grad_(False)
     own = dict(fixed.named_parameters())
-    with torch.no_grad():
-        for name, value in params.items():
-            own[name].copy_(value)
+    for name, value in params.items():  # memory of its own, for a parameter of a hollow network has none
+        own[name].data = value.detach().to(own[name]).clone(memory_format=torch.contiguous_format)
     return fixed
+
+
+def hollow(network: nn.Module, names: Iterable[str]) -> nn.Module:
+    """A copy, without gradients, that stores nothing for these parameters: each is one zero, repeated to its shape.
+
+    They keep shape, dtype and device, and their values are handed over at each call.
+    """
+    shell = copy.deepcopy(network).requires_grad_(False)
+    own = dict(shell.named_parameters())
+    for name in names:
+        own[name].data = own[name].new_zeros(()).expand(own[name].shape)
+    return shell
 
 
 def frozen(network: nn.Module) -> nn.Module:
@@ -141,12 +106,16 @@ def size(params: Params) -> int:
 
 
 def flatten(params: Params, like: Params) -> Tensor:
-    """All weights side by side: leaves (*c, *shape) become (*c, p), in the order and of the shapes of `like`."""
+    """All weights side by side: leaves (*c, *shape) become (*c, p), in the order and of the shapes of `like`.
+
+    The vector has single precision at least, so that steps smaller than the rounding of bfloat16 weights add up.
+    """
     parts = []
     for name, shaped in like.items():
         value = params[name]
         parts.append(value.reshape(*value.shape[: value.ndim - shaped.ndim], -1))
-    return torch.cat(parts, dim=-1)
+    flat = torch.cat(parts, dim=-1)
+    return flat.to(at_least_single(flat.dtype))
 
 
 def unflatten(flat: Tensor, like: Params) -> Params:
@@ -175,36 +144,65 @@ class NetworkFunction:
     network: nn.Module
     like: Params
 
-    def __call__(self, weights: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, weights: Tensor, x: Batch) -> Tensor:
         """Outputs (n, k) at inputs (n, *input_shape) for weights (p,)."""
         return call(self.network, unflatten(weights, self.like), x)
 
 
-def call(network: nn.Module, params: Params, x: Tensor) -> Tensor:
-    """The network's outputs (n, k) with these parameters in place of its own.
+def call(network: nn.Module, params: Params, x: Batch) -> Tensor:
+    """The network's outputs (n, k) with these parameters in place of its own, in single precision at least.
+
+    Real inputs are cast to the type of the network's first parameter.
 
     Raises:
         ValueError: The outputs are not (n, k).
     """
-    dtype = next(iter(params.values())).dtype
-    if x.is_floating_point() and dtype.is_floating_point:
-        x = x.to(dtype)
-    outputs = substituted(network, params, x)
+    x = as_inputs(x)
+    positional, named = arguments(network, _cast(x, network, params))
+    with known_attention():
+        outputs = output(substituted(network, params, *positional, **named))
+    return completed(outputs, len(x))
+
+
+def call_plainly(network: nn.Module, x: Batch) -> Tensor:
+    """What the network returns with its own parameters: the very tensor, whatever its shape."""
+    return run(network, _cast(x, network, {}))
+
+
+def completed(outputs: Tensor, num_rows: int) -> Tensor:
+    """Outputs (n,) or (n, k) as (n, k), in single precision at least.
+
+    Raises:
+        ValueError: They have another shape.
+    """
     if outputs.ndim == 1:
         outputs = outputs.unsqueeze(-1)
-    if outputs.ndim != 2 or len(outputs) != len(x):
+    if outputs.ndim != 2 or len(outputs) != num_rows:
         raise ValueError(
-            f"The network must return outputs of shape (n, k) with n = {len(x)}; got {tuple(outputs.shape)}. "
+            f"The network must return outputs of shape (n, k) with n = {num_rows}; got {tuple(outputs.shape)}. "
             "Flatten its output."
         )
-    return outputs
+    return outputs.to(at_least_single(outputs.dtype))
 
 
-def substituted(module: nn.Module, params: Params, *inputs: Tensor) -> Any:
+def _cast(x: Batch, network: nn.Module, params: Params) -> Batch:
+    name, first = next(network.named_parameters(), ("", None))
+    if first is None or not x.is_floating_point():
+        return x
+    dtype = params.get(name, first).dtype
+    return x.to(dtype) if dtype.is_floating_point else x
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """The type in which numbers of this type are summed, differentiated and factorized: float32 for shorter ones."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def substituted(module: nn.Module, params: Params, *inputs: Any, **named: Any) -> Any:
     """What a module returns with these tensors in place of its own, wherever a shared one is used."""
     # Torch's own tying exchanges the tensors of a module that occurs twice two times, and then leaves them in it.
     shared = {alias: params[name] for name, others in aliases(module).items() if name in params for alias in others}
-    return functional_call(module, {**params, **shared}, inputs, tie_weights=False)
+    return functional_call(module, {**params, **shared}, inputs, named, tie_weights=False)
 
 
 def aliases(network: nn.Module) -> dict[str, list[str]]:
@@ -217,7 +215,7 @@ def aliases(network: nn.Module) -> dict[str, list[str]]:
     return {first: others for first, *others in names.values() if others}
 
 
-def chunks(x: Inputs, row_elements: int) -> Iterator[Tensor]:
+def chunks(x: Inputs, row_elements: int) -> Iterator[Batch]:
     """The rows of `x` in pieces such that a piece times `row_elements` stays within `CHUNK_ELEMENTS`."""
     rows = max(1, CHUNK_ELEMENTS // max(1, row_elements))
     for start in range(0, max(1, len(x)), rows):
@@ -235,16 +233,19 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     Returns:
         (s, n, k).
     """
-    num_draws = len(next(iter(draws.values())))
+    x, num_draws = as_inputs(x), len(next(iter(draws.values())))
     width = sum(value[0].numel() for value in draws.values())
     pieces = []
     for rows in chunks(x, 64 * num_draws * max(1, x.shape[1:].numel())):
-        try:
-            one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))
-            pieces.append(one(draws))
-        except RuntimeError:  # control flow that depends on values: one draw at a time
-            each = ({name: value[i] for name, value in draws.items()} for i in range(num_draws))
-            pieces.append(torch.stack([call(network, params, rows) for params in each]))
+        if len(rows) <= BATCHED_ROWS:
+            try:
+                one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))
+                pieces.append(one(draws))
+                continue
+            except RuntimeError:  # control flow that depends on values
+                pass
+        each = ({name: value[i] for name, value in draws.items()} for i in range(num_draws))
+        pieces.append(torch.stack([call(network, params, rows) for params in each]))
     return torch.cat(pieces, dim=1)
 
 
@@ -264,37 +265,17 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers, by name."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
-
-
-def is_random(network: nn.Module, x: Tensor) -> bool:
+def is_random(network: nn.Module, x: Batch) -> bool:
     """Whether the network draws from the global generator while training (dropout of any form), found by running it."""
     trial = copy.deepcopy(network).train()
     for layer in batch_norms(trial).values():
         layer.eval()  # one row alone has no spread to be normalized by
     with random.seeded(torch.Generator()), torch.no_grad():
         before = _global_state(x)
-        call(trial, parameters(trial), x)
+        call(trial, dict(trial.named_parameters()), x)
         return not torch.equal(before, _global_state(x))
 
 
-def _global_state(x: Tensor) -> Tensor:
+def _global_state(x: Batch) -> Tensor:
     state = torch.get_rng_state()
-    return torch.cat([state, torch.cuda.get_rng_state(x.device)]) if x.is_cuda else state
-
-
-def check_frozen(network: nn.Module) -> None:
-    """Refuse a network whose outputs at one input would depend on the other rows.
-
-    Raises:
-        ValueError: A BatchNorm layer keeps no running statistics, so it normalizes by the batch even in evaluation.
-    """
-    for name, module in batch_norms(network).items():
-        if not getattr(module, "track_running_stats", True) or module.running_mean is None:
-            raise ValueError(
-                f"`{name}` ({type(module).__name__}) keeps no running statistics, so what the network returns for one "
-                "input depends on the others and is no function of the input. Build it with "
-                "`track_running_stats=True`, or use GroupNorm or LayerNorm."
-            )
+    return torch.cat([state, torch.cuda.get_rng_state(x.device)]) if x.device.type == "cuda" else state

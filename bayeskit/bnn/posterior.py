@@ -10,14 +10,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from linear_operator.operators import DiagLinearOperator
+from linear_operator.operators import BlockInterleavedLinearOperator, DiagLinearOperator, RootLinearOperator
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
+from bayeskit.bnn.blocks import rows_of
+from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.head import local_function
-from bayeskit.bnn.network import check_frozen, chunks, evaluate, flatten, frozen, parameters
+from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.network import at_least_single, chunks, evaluate, flatten, frozen, parameters
 from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior, named
 from bayeskit.core import checks, operators
+from bayeskit.core.inputs import Batch
 from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, Posterior, SampledValues
 from bayeskit.core.types import Inputs, Params
 
@@ -64,7 +68,7 @@ class BayesNet(Posterior):
         object.__setattr__(self, "weights", named(self.weights, self.network))
 
     def __call__(self, x: Inputs) -> FunctionValues:
-        """Joint law of the network's outputs at inputs (n, *input_shape)."""
+        """Joint law of the network's outputs at inputs (n, *input_shape), or at a dictionary of them."""
         return self.push_forward.values(self.network, self.weights, x)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
@@ -152,6 +156,13 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     mean = torch.cat([function(center, rows) for rows in chunks(inputs, 64 * inputs.shape[1:].numel())])
     if isinstance(weights, PointWeights):
         return GaussianValues(mean, DiagLinearOperator(torch.zeros_like(mean).flatten()))
+    if isinstance(function.network, nn.Linear) and isinstance(inputs, Tensor) and inputs.ndim == 2:
+        index = kronecker_order(function)
+        rows = rows_of(weights.covariance, index)
+        if rows is not None and index.numel() * len(inputs) <= operators.CHUNK_ELEMENTS:
+            columns = with_one(inputs, index.shape[1]).to(rows.dtype).mT  # (d, n), the Jacobian of every output
+            root = operators.half_product(rows, columns.expand(len(index), -1, -1)).mT
+            return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root)))
     return GaussianValues(mean, operators.Linearized(center, weights.covariance, inputs, function=function))
 
 
@@ -215,7 +226,8 @@ def gaussian_prior(network: nn.Module, *, precision: float = 1.0) -> BayesNet:
         scales = value.ndim < 2 and name.rpartition(".")[2] == "weight"  # of a normalization layer
         mean[name] = torch.ones_like(value) if scales else torch.zeros_like(value)
         fan_in = value[0].numel() if value.ndim >= 2 else 1
-        variances.append(torch.full_like(value, 1 / (precision * fan_in)).flatten())
+        variance = torch.full_like(value, 1 / (precision * fan_in), dtype=at_least_single(value.dtype))
+        variances.append(variance.flatten())
     if not mean:
         raise ValueError("The network has no parameter that requires a gradient, so there is nothing to learn.")
     weights = GaussianWeights(mean, DiagLinearOperator(torch.cat(variances)), scale_known=False)
@@ -230,12 +242,12 @@ class _LinearFunctions:
     center: Params
     directions: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         function, inputs = local_function(self.network, self.center, x)
         mean, pieces = flatten(self.center, self.center), []
         for rows in chunks(inputs, 64 * len(self.directions) * inputs.shape[1:].numel()):
 
-            def along(direction: Tensor, rows: Tensor = rows) -> Tensor:
+            def along(direction: Tensor, rows: Batch = rows) -> Tensor:
                 values, slopes, *_ = jvp(lambda w: function(w, rows), (mean,), (direction,))
                 return values + slopes
 
@@ -250,7 +262,7 @@ class _NetworkFunctions:
     network: nn.Module
     draws: Params
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         return evaluate(self.network, self.draws, x)
 
 

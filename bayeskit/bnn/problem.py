@@ -13,7 +13,8 @@ from bayeskit.bnn import curvature as curvatures
 from bayeskit.bnn.curvature import FULL_LIMIT, Curvature
 from bayeskit.bnn.head import head_of
 from bayeskit.bnn.kronecker import kronecker
-from bayeskit.bnn.network import NetworkFunction, flatten
+from bayeskit.bnn.layers import is_plain
+from bayeskit.bnn.network import NetworkFunction, at_least_single, flatten
 from bayeskit.bnn.training import Trained
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import operators
@@ -79,12 +80,12 @@ class Problem:
             data=data,
             likelihood=trained.likelihood,
             center=flatten({name: prior.mean[name] for name in names}, like).double(),
-            precision=_prior_precision(prior, names, structure),
+            precision=prior_precision(prior, names, structure),
             scale_known=prior.scale_known,
             start=flatten(like, like).double(),
             like=like,
             structure=structure,
-            linear=closing is not None and isinstance(closing.layer, nn.Linear),
+            linear=closing is not None and is_plain(closing.layer, nn.Linear),
             movable=movable,
         )
 
@@ -148,8 +149,8 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type in which the function runs."""
-        return next(iter(self.function.like.values())).dtype
+        """The floating type of weights on their way into the function."""
+        return at_least_single(next(iter(self.function.like.values())).dtype)
 
     def pieces(self) -> Iterator[Data]:
         """The rows a few at a time."""
@@ -161,7 +162,7 @@ def observed(rows: Data) -> Tensor:
     return ~rows.y.isnan().reshape(len(rows), -1)
 
 
-def _prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:
+def prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:
     """The precision of the named weights given the others, (p,) or (p, p), in float64."""
     kept = [torch.full((value.numel(),), name in names) for name, value in prior.mean.items()]
     chosen = torch.cat(kept).to(prior.flat_mean.device)

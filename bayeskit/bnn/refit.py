@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayeskit.bnn.curvature import Curvature
 from bayeskit.bnn.evidence import Noise, QuadraticEvidence
+from bayeskit.bnn.network import at_least_single
 from bayeskit.bnn.problem import Problem, observed
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian, Likelihood
@@ -70,8 +71,8 @@ class Refit:
         return float(problem.log_joint(self.weights, self.likelihood, self.log_precision) + self.occam)
 
     def covariance(self, problem: Problem) -> LinearOperator:
-        """`(H + P)^-1` in the dtype of the weights."""
-        dtype = next(iter(problem.like.values())).dtype
+        """`(H + P)^-1` in the dtype of the weights, in single precision at least."""
+        dtype = at_least_single(next(iter(problem.like.values())).dtype)
         return self.curvature.covariance(problem.scaled_precision(self.log_precision), self.factor, dtype=dtype)
 
 
@@ -95,7 +96,7 @@ def refit(problem: Problem, prior_precision: float | str) -> Refit:
         assert isinstance(likelihood, Gaussian)
         squares, counts = problem.squared_residuals(problem.start), problem.counts
         shared = len(likelihood.noise) == 1
-        _set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
+        set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
     log_precision = problem.start.new_zeros(int(problem.layers.max()) + 1)
     if not isinstance(prior_precision, str) and not problem.scale_known:
         log_precision += torch.tensor(prior_precision, dtype=torch.float64).log()
@@ -169,7 +170,7 @@ def _learn(
         log_precision, log_noise = model.maximize(log_precision, learn_precision=learning.precision, moving=moving)
     if learning.noise:
         assert isinstance(likelihood, Gaussian)
-        _set_noise(likelihood, likelihood.noise * log_noise.exp())
+        set_noise(likelihood, likelihood.noise * log_noise.exp())
     return log_precision, log_noise
 
 
@@ -248,11 +249,11 @@ def _share_noise(problem: Problem, weights: Tensor, likelihood: Likelihood, cova
         variances += rows.total(spread.mT).double()
     new = problem.squared_residuals(weights) / (problem.counts - variances / old).clamp_min(1)
     new = torch.where(problem.counts > 0, new, old)  # of an output that was not observed nothing is learnt
-    _set_noise(likelihood, new)
+    set_noise(likelihood, new)
     return "arrived" if bool(((new / old).log().abs() < SETTLED).all()) else "moved"
 
 
-def _set_noise(likelihood: Gaussian, noise: Tensor) -> None:
+def set_noise(likelihood: Gaussian, noise: Tensor) -> None:
     """Write a noise variance, kept above the likelihood's floor."""
     with torch.no_grad():
         above = (noise.detach() - likelihood.floor).clamp_min(1e-6 * likelihood.floor)

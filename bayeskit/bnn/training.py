@@ -3,29 +3,23 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from linear_operator import to_linear_operator
+from linear_operator.operators import BlockDiagLinearOperator
 from torch import Tensor, nn
 
-from bayeskit.bnn.network import (
-    batch_norms,
-    call,
-    evaluate,
-    flatten,
-    is_random,
-    parameters,
-    unflatten,
-    with_parameters,
-)
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import call, evaluate, flatten, is_random, parameters, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, random
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.support import check_support
 from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
-from bayeskit.core.posterior import Posterior
+from bayeskit.core.posterior import GaussianValues, Posterior
 from bayeskit.core.types import Data, Params
 
 DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.15)
@@ -52,6 +46,7 @@ class Trained:
         held_out: The rows that early stopping watched, or None.
         history: Curves of the training.
         precision: The factor on the prior's precision that was used.
+        rows: The rows that it was trained on.
     """
 
     network: nn.Module
@@ -60,6 +55,7 @@ class Trained:
     held_out: Data | None
     history: History
     precision: float
+    rows: Data
 
     @property
     def num_held_out(self) -> int:
@@ -90,7 +86,7 @@ def train(
         generator: Splits and shuffles the rows, and drops units where the network does.
     """
     weights, network, data = prepare(prior, likelihood, data)
-    network.train()
+    set_training(network)
     likelihood = copy.deepcopy(likelihood)
     like = parameters(network, weights.mean)
     flat = flatten(like, like).requires_grad_()
@@ -99,14 +95,14 @@ def train(
     training = holding_out(training, DEFAULT_TRAINING) if search else training
     rows, held_out = split(data, training, generator=generator) if enough else (data, None)
     own = [value for value in likelihood.parameters() if value.requires_grad] if enough else []
-    normalizes, drops = bool(batch_norms(network)), is_random(network, data.x[:2])
+    drops = is_random(network, data.x[:2])
 
     def score() -> Tensor:
         assert held_out is not None
         network.eval()
         with torch.no_grad():
             f = evaluate(network, one_draw(unflatten(flat, like)), held_out.x)[0]
-        network.train()
+        set_training(network)
         return likelihood.log_prob(f, held_out.y)
 
     def validation() -> Tensor:
@@ -114,17 +110,9 @@ def train(
         return -average(score(), held_out)
 
     def run(settings: Training, factor: float) -> History:
-        prior_law = weights.sharpened(factor)
-
-        def loss(batch: Data) -> Tensor:
-            if normalizes:  # one row alone has no spread to be normalized by
-                network.train(len(batch) > 1)
-            with seeded_if(drops, generator):
-                f = call(network, unflatten(flat, like), batch.x[:])
-            return -batch.total(likelihood.log_prob(f, batch.y)) - prior_law.log_density(flat)
-
+        source, law = generator if drops else None, weights.sharpened(factor)
         return minimize(
-            loss,
+            log_joint_loss(network, flat, like, likelihood=likelihood, law=law, generator=source),
             [flat, *own],
             rows,
             settings,
@@ -139,7 +127,38 @@ def train(
     network = with_parameters(network, params)
     if held_out is not None:
         calibrate(likelihood, evaluate(network, one_draw(params), held_out.x), held_out)
-    return Trained(network, parameters(network, params), likelihood, held_out, history, factor)
+    return Trained(network, parameters(network, params), likelihood, held_out, history, factor, rows)
+
+
+def log_joint_loss(
+    network: nn.Module,
+    flat: Tensor,
+    like: Params,
+    *,
+    likelihood: Likelihood,
+    law: GaussianWeights,
+    generator: torch.Generator | None,
+) -> Callable[[Data], Tensor]:
+    """`-log p(y | f(.; w)) - log p(w)` of a mini-batch, on the scale of the full data.
+
+    Args:
+        network: In training mode.
+        flat: The weights w, (p,).
+        like: Their names and shapes.
+        likelihood: Law of the observations.
+        law: Prior p(w).
+        generator: Source of what the network draws while it trains; None if it draws nothing.
+    """
+    learns_statistics = normalizes(network)
+
+    def loss(batch: Data) -> Tensor:
+        if learns_statistics:  # one row alone has no spread to be normalized by
+            set_training(network, len(batch) > 1)
+        with nullcontext() if generator is None else seeded_if(True, generator):
+            f = call(network, unflatten(flat, like), batch.x[:])
+        return -batch.total(likelihood.log_prob(f, batch.y)) - law.log_density(flat)
+
+    return loss
 
 
 def check_precision(precision: float | str, rule: str) -> None:
@@ -211,41 +230,60 @@ def _put(state: list[Tensor], values: list[Tensor]) -> None:
 
 
 def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
-    """The prior's weights, a copy of its network on the data's device, and the data in the network's dtype.
+    """The prior's weights, a copy of its network on the data's device, and the data in the weights' dtype.
 
     Raises:
         TypeError: The prior's weights are not Gaussian, so they have no density to multiply the likelihood by.
         ValueError: A target lies outside the support of the likelihood.
     """
     assert isinstance(prior, BayesNet)
-    check_support(likelihood, data.y, name="data.y")
     if not isinstance(prior.weights, GaussianWeights):
         raise TypeError(
             f"`prior` must have Gaussian weights; got {type(prior.weights).__name__}, which has no density. Start from "
             "`bnn.gaussian_prior(network)`, or continue from a method whose posterior over weights is Gaussian, such "
             "as Laplace."
         )
-    weights = prior.weights.to(data.y.device)
-    network = copy.deepcopy(prior.network).to(data.y.device)
+    network, data = beside(prior, likelihood, data)
+    return prior.weights.to(data.y.device), network, data
+
+
+def beside(prior: BayesNet, likelihood: Likelihood, data: Data) -> tuple[nn.Module, Data]:
+    """A copy of the prior's network on the data's device, and the data in the network's dtype.
+
+    Raises:
+        ValueError: A target lies outside the support of the likelihood.
+    """
+    check_support(likelihood, data.y, name="data.y")
+    network, mean = copy.deepcopy(prior.network).to(data.y.device), prior.weights.mean
     for name, value in network.named_parameters():
-        value.requires_grad_(name in weights.mean)
-    return weights, network, data.to(dtype=next(iter(weights.mean.values())).dtype)
+        value.requires_grad_(name in mean)
+    return network, data.to(dtype=prior.weights.flat_mean.dtype)
 
 
-def calibrate(likelihood: Likelihood, draws: Tensor, data: Data) -> None:
-    """Set the likelihood's own parameters by the log-likelihood of rows that the weights have not seen.
+def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Data) -> None:
+    """Set the likelihood's own parameters by the predictive density of rows that the weights have not seen.
 
     Args:
         likelihood: Changed in place.
-        draws: Function values at those rows, (s, n, k); with several draws each counts alike.
+        values: Function values at those rows: draws (s, n, k), of which the mixture is judged, or a Gaussian law.
         data: Those rows.
     """
     own = [value for value in likelihood.parameters() if value.requires_grad]
-    if own and len(data):
-        draws = draws.detach().double()
-        minimize_lbfgs(
-            lambda: -average(likelihood.log_prob(draws, data.y), data).mean(), own, description="calibration"
-        )
+    if not own or not len(data):
+        return
+    if isinstance(values, Tensor):
+        draws, share = values.detach().double(), math.log(len(values))
+
+        def density() -> Tensor:
+            return likelihood.log_prob(draws, data.y).logsumexp(0) - share
+    else:
+        blocks = BlockDiagLinearOperator(to_linear_operator(values.output_covariance().detach().double()))
+        marginals = GaussianValues(values.mean.detach().double(), blocks)
+
+        def density() -> Tensor:
+            return likelihood.gaussian_predictive(marginals).log_prob(data.y)
+
+    minimize_lbfgs(lambda: -average(density(), data), own, description="calibration")
 
 
 def average(values: Tensor, data: Data) -> Tensor:

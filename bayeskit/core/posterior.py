@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from linear_operator import LinearOperator
@@ -22,7 +22,7 @@ from bayeskit.core.types import Inputs
 if TYPE_CHECKING:
     from gpytorch.distributions import MultivariateNormal
 
-Functions = Callable[[Tensor], Tensor]
+Functions = Callable[[Any], Tensor]
 """s fixed functions: maps inputs (n, *input_shape) to values (s, n, k), the same whenever and however often asked."""
 
 

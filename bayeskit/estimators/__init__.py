@@ -1,4 +1,4 @@
-"""The four estimators, and `make` that builds one for a registered method."""
+"""The four estimators, what can stand around one, and `make` that builds one for a registered method."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ from bayeskit import registry
 from bayeskit.estimators.base import BayesEstimator as BayesEstimator
 from bayeskit.estimators.bnn import BNNClassifier as BNNClassifier
 from bayeskit.estimators.bnn import BNNRegressor as BNNRegressor
+from bayeskit.estimators.calibrated import Calibrated as Calibrated
+from bayeskit.estimators.conformal import Conformal as Conformal
 from bayeskit.estimators.gp import GPClassifier as GPClassifier
 from bayeskit.estimators.gp import GPRegressor as GPRegressor
 
@@ -17,13 +19,14 @@ _CLASSES = {
 }
 
 
-def make(name: str, task: registry.Task, *, random_state: Any = None, **settings: Any) -> BayesEstimator:
-    """An unfitted estimator for a registered method.
+def make(name: str, task: registry.Task, *, random_state: Any = None, **settings: Any) -> Any:
+    """An unfitted estimator for a registered method, with a calibration around it if the name says so.
 
     Args:
-        name: A registered method, such as "sgpr" or "deep_ensemble".
+        name: A registered method, such as "sgpr" or "deep_ensemble"; "map+temperature" is the method "map" inside a
+            `Calibrated`, "map+conformal" inside a `Conformal` (see `registry.AROUND`).
         task: "regression" or "classification".
-        random_state: Seed of the estimator.
+        random_state: Seed of the estimator, and of the choice of rows to calibrate on.
         settings: Fields of the method to override, such as `num_inducing=50`.
 
     Raises:
@@ -32,8 +35,13 @@ def make(name: str, task: registry.Task, *, random_state: Any = None, **settings
     Examples:
         >>> make("laplace", "regression", random_state=0)
         BNNRegressor(inference=Laplace(), random_state=0)
+        >>> make("map+conformal", "regression")
+        Conformal(confidence=0.9, estimator=BNNRegressor(inference=MAP()))
     """
-    if task not in registry.tasks(name):
-        raise ValueError(f"{name} does not do {task}; methods that do: {', '.join(registry.names(task))}")
-    estimator = _CLASSES[registry.family_of(name), task]
-    return estimator(inference=registry.get(name, **settings)(), random_state=random_state)
+    method, around = registry.parts(name, task=task)
+    cls = _CLASSES[registry.family_of(method), task]
+    estimator: Any = cls(inference=registry.get(method, **settings)(), random_state=random_state)
+    for word in around:
+        path, options = registry.AROUND[word]
+        estimator = registry.load(path)(estimator, random_state=random_state, **options)
+    return estimator

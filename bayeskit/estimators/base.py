@@ -22,6 +22,7 @@ from bayeskit import registry
 from bayeskit.core import checks, progress
 from bayeskit.core.inference import Evidence, Fit, Inference
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.modules import run
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
 from bayeskit.core.types import Data, Inputs, Rows
@@ -271,7 +272,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         X, _ = reading.split_dataset(X, None)
         x, _, _ = reading.read(self, X, None, None, reset=False, **self._reading())
         x = self._scaled(x)
-        return x.to(self.device_) if isinstance(x, Tensor) else x
+        return x.to(device=self.device_)
 
     def _generator(self, random_state: Any) -> torch.Generator:
         seed = self.seed_ if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
@@ -306,14 +307,17 @@ def _outputs_of(structure: Any, x: Inputs) -> int | None:
     if not isinstance(structure, torch.nn.Module) or isinstance(structure, Kernel):
         return None
     network = copy.deepcopy(structure).eval()
-    like = next(network.parameters())
-    row = x[:1]
-    row = row.to(device=like.device, dtype=like.dtype if row.is_floating_point() else None)
+    like = next(network.parameters(), None)
+    if like is None:
+        raise ValueError(f"`network` must have parameters to learn; {type(network).__name__} has none")
+    row = x[:1].to(device=like.device)
+    row = row.to(like.dtype) if row.is_floating_point() else row
     try:
         with torch.no_grad():
-            return network(row).shape[-1]
+            return run(network, row).shape[-1]
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"`network` cannot take a row of `X` of shape {tuple(row.shape)}: {error}") from None
+        shape = tuple(row.shape) if isinstance(row, Tensor) else {k: tuple(v.shape) for k, v in row.leaves.items()}
+        raise ValueError(f"`network` cannot take a row of `X` of shape {shape}: {error}") from None
 
 
 def _squeeze(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from bayeskit.core import checks
-from bayeskit.core.types import Inputs, Rows
+from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs
 
 MEMORY_BUDGET = 2**30
 """Bytes: the inputs of a `Dataset` below this size are read once and held, beyond it they are read when needed."""
@@ -60,7 +60,8 @@ def read(
 
     Args:
         estimator: Whose `n_features_in_` and `feature_names_in_` are set (`reset`) or compared with.
-        X: (n, d) table, or an array or tensor of more axes for a user's own network, or `Rows`.
+        X: (n, d) table, or an array or tensor of more axes for a user's own network, or a dictionary of arrays, or
+            `Rows`.
         y: (n,) or (n, k) targets as an array-like, or None; NaN for what was not observed, if k is 2 or more.
         sample_weight: (n,) non-negative numbers, or None.
         reset: Whether this is the first data seen.
@@ -74,9 +75,15 @@ def read(
     Raises:
         ValueError: One sentence on what is wrong with which argument.
     """
+    X = as_inputs(X, name="X")
+    if isinstance(X, NamedInputs) and not tokens:
+        raise TypeError(
+            f"`X` names several inputs, {list(X.leaves)}, which only a network that takes them can use: give "
+            "BNNRegressor or BNNClassifier one as `network`, or hand over one table"
+        )
     # Tensors of a shape or a type of their own (images, token ids) reach a network as they are.
     items = isinstance(X, Tensor) and not tables_only and (X.ndim != 2 or (tokens and not X.is_floating_point()))
-    if isinstance(X, Rows) or items:
+    if items or isinstance(X, NamedInputs | Rows):
         x, y = _read_items(estimator, X, y, reset=reset)
     else:
         x, y = _read_table(estimator, X, y, reset=reset, tables_only=tables_only, classes=classes)
@@ -93,7 +100,7 @@ def read(
 def _read_table(
     estimator: BaseEstimator, X: Any, y: Any, *, reset: bool, tables_only: bool, classes: bool
 ) -> tuple[Tensor, Any]:
-    X, y = _array(X), _array(y)
+    X, y = array(X), array(y)
     settings: dict[str, Any] = {
         "dtype": np.float64 if tables_only else [np.float64, np.float32],
         "allow_nd": not tables_only,
@@ -130,7 +137,7 @@ def _filled(y: Any) -> tuple[Any, np.ndarray | None]:
     return (np.where(gaps, 0, numbers), gaps) if gaps.any() else (y, None)
 
 
-def _array(value: Any) -> Any:
+def array(value: Any) -> Any:
     """A tensor as a NumPy array, which has no bfloat16; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
@@ -138,17 +145,30 @@ def _array(value: Any) -> Any:
 
 
 def _read_items(estimator: Any, X: Inputs, y: Any, *, reset: bool) -> tuple[Inputs, Any]:
-    """Inputs of any shape: images, sequences, or a data set too large to hold."""
-    shape = tuple(X.shape[1:])
+    """Inputs of any shape: images, sequences, several tensors, or a data set too large to hold."""
+    shape = _shape(X)
     if reset:
-        estimator.n_features_in_ = shape[0] if shape else 1
+        estimator.n_features_in_ = X.shape[1:].numel()
         estimator.input_shape_ = shape
     elif shape != estimator.input_shape_:
         raise ValueError(f"`X` must have rows of shape {estimator.input_shape_} as in fit; got {shape}")
-    if isinstance(X, Tensor):
-        checks.finite(X, name="X")
+    for name, leaf in _held(X).items():
+        checks.finite(leaf, name=name)
     if y is None:
         return X, None
-    y = np.asarray(_array(y))
+    y = np.asarray(array(y))
     checks.same_length(X, y, names=("X", "y"))
     return X, y
+
+
+def _shape(X: Inputs) -> tuple[Any, ...]:
+    """What must be the same in all data: the shape of a row, or the names of inputs, whose padding may vary."""
+    named = X if isinstance(X, NamedInputs) else X[:1]
+    return tuple(named.leaves) if isinstance(named, NamedInputs) else tuple(X.shape[1:])
+
+
+def _held(X: Inputs) -> dict[str, Tensor]:
+    """The tensors in memory, by what an error should call them."""
+    if isinstance(X, NamedInputs):
+        return {f"X[{name!r}]": leaf for name, leaf in X.leaves.items()}
+    return {"X": X} if isinstance(X, Tensor) else {}

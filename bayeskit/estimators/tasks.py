@@ -48,7 +48,8 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         """Infer the posterior from data.
 
         Args:
-            X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
+            X: (n, d) table: array, DataFrame or tensor; a dictionary of arrays for a network that takes several; or
+                a `torch.utils.data.Dataset` of `(x, y)` pairs.
             y: (n,) or (n, k) targets; None when `X` is a `Dataset`. With several outputs, NaN is an entry that was not
                 observed; with a single one it is refused, for its row says nothing.
             sample_weight: (n,) multipliers of the log-likelihood terms.
@@ -169,7 +170,8 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
         """Infer the posterior from data.
 
         Args:
-            X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
+            X: (n, d) table: array, DataFrame or tensor; a dictionary of arrays for a network that takes several; or
+                a `torch.utils.data.Dataset` of `(x, y)` pairs.
             y: (n,) labels; None when `X` is a `Dataset`.
             sample_weight: (n,) multipliers of the log-likelihood terms.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Drawn
 from bayeskit.core.posterior import GaussianValues, Posterior
 from bayeskit.core.predictive import Predictive, pool
@@ -131,7 +132,7 @@ def _without(fit: Fit, kernel: Conditioned, data: Data) -> GaussianValues:
     process = fit.posterior
     assert isinstance(process, GaussianProcess)
     model = learnable(process, fit.likelihood, learn=False)
-    x = data.x[:].double()
+    x = one_tensor(data.x).double()
     y = data.y.double() if data.y.is_floating_point() else data.y
     weights = torch.ones_like(x[:, 0]) if data.weights is None else data.weights.to(x)
     mean = process.mean_rows(x)  # (k, n)

@@ -1,6 +1,5 @@
 """Sparse Gaussian processes whose inducing points are a small weighted data set."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,19 +8,20 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
+from bayeskit.core.inference import Evidence, Fit
+from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.conditioned import chunks
-from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.inducing import STARTS, MovingPoints, spread, starting_points
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.pseudo_observations import PseudoObservations, bound, nearest
 from bayeskit.gp.subset import learn_on_subset
-from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.training_set import inputs
 from bayeskit.gp.variational import Variational, ascend
 
 LEARNING_ROWS = 2_000
@@ -32,7 +32,7 @@ DEFAULT_BATCH = 512
 
 
 @dataclass(eq=False, repr=False)
-class CoresetGP(Inference):
+class CoresetGP(ProcessInference):
     r"""A learnt coreset: weighted pseudo observations (z_m, y_m) on which the prior is conditioned.
 
         q(f) is proportional to p(f) prod_m N(y_m; f(z_m), s / weight_m)
@@ -68,9 +68,6 @@ class CoresetGP(Inference):
         (True, 10)
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {
         "num_points": 20,
         "max_iter": 10,
@@ -87,25 +84,18 @@ class CoresetGP(Inference):
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """The prior conditioned on the coreset of `data`, at learnt hyperparameters."""
-        self.check(prior, likelihood, data)
-        self._validate()
-        assert isinstance(prior, GaussianProcess)
-        if prior.mixing is not None:
+        if isinstance(prior, GaussianProcess) and prior.mixing is not None:
             raise ValueError(
                 "a coreset observes functions that are independent of each other and would drop the `mixing` of the "
                 "prior; use `gp.SVGP`, or `gp.Exact` for Gaussian noise"
             )
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        with operators.recording() as notes:
-            if isinstance(likelihood, Conjugate) and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
-            found, history = self._learn(model, rows, generator)
-            with torch.no_grad():
-                value, posterior = float(bound(model, found, rows)), found.posterior(model)
-        diagnostics = dict(notes) | {"inducing points": len(found.z)}
+        return super().infer(prior, likelihood, data, generator=generator)
+
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        found, history = self._learn(model, rows, generator)
+        with torch.no_grad():
+            value, posterior = float(bound(model, found, rows)), found.posterior(model)
+        diagnostics = {"inducing points": len(found.z)}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
 
     def _validate(self) -> None:
@@ -123,31 +113,30 @@ class CoresetGP(Inference):
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_points, start=self.start, generator=generator
         )
-        unit = spread(inputs(rows))
-        free = (z / unit).requires_grad_(self.learn_points and not complete)  # moves in units of the features' spread
-        learnt = [p for p in (*model.parameters, free) if p.requires_grad]
+        points = MovingPoints(z, inputs(rows), move=self.learn_points and not complete)
+        learnt = [*model.parameters, *points.parameters]
         history: History = {}
         training = self.training
         if learnt and self.subset and isinstance(model.likelihood, Gaussian):
             some = self._subset(rows, generator)
             history = minimize_lbfgs(
-                lambda: -(collapsed(model, free * unit, some).bound + model.log_prior()),
+                lambda: -(collapsed(model, points(), some).bound + model.log_prior()),
                 learnt,
                 max_iter=self.max_iter,
                 description="CoresetGP, subset",
             )
             if training is None and len(rows) > self.subset:
-                training = _default_training(len(rows), lr=0.01)
+                training = Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.01, batch_size=DEFAULT_BATCH)
         elif learnt and training is None:
-            training = _default_training(len(rows), lr=0.05)
-        moved = (free * unit).detach() if free.requires_grad else z
+            training = Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.05, batch_size=DEFAULT_BATCH)
+        moved = points().detach()
         found = _over_all_rows(model, moved, _cluster_sizes(model, moved, rows), rows)
         if not learnt or training is None:
             return found, history
         log_weights, whitened = (t.clone().requires_grad_(True) for t in (found.weights.log(), found.whitened))
 
         def present() -> PseudoObservations:
-            return PseudoObservations(free * unit if free.requires_grad else z, log_weights.exp(), whitened)
+            return PseudoObservations(points(), log_weights.exp(), whitened)
 
         def loss(batch: Data) -> Tensor:
             return -(bound(model, present(), batch) + model.log_prior())
@@ -167,12 +156,6 @@ class CoresetGP(Inference):
         operators.note("rows of the first phase", self.subset)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)[: self.subset]
         return rows.rows(order.to(rows.y.device))
-
-
-def _default_training(n: int, *, lr: float) -> Training:
-    """`DEFAULT_STEPS` steps, whatever n."""
-    epochs = math.ceil(DEFAULT_STEPS / math.ceil(n / DEFAULT_BATCH))
-    return Training(lr=lr, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")
 
 
 def _cluster_sizes(model: Model, z: Tensor, rows: Data) -> Tensor:

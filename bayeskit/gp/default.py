@@ -12,6 +12,7 @@ from gpytorch.priors import NormalPrior
 from torch import Tensor, nn
 
 from bayeskit.core import checks
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.types import Inputs
 from bayeskit.gp.inducing import spread
 from bayeskit.gp.mixing import starting_mixing
@@ -50,7 +51,7 @@ def kernel_prior(
     if num_latents is not None:
         checks.positive(num_latents, name="num_latents", integer=True)
     if kernel is None:
-        process = default_prior(x[:], num_outputs, num_latents)
+        process = default_prior(one_tensor(x), num_outputs, num_latents)
     elif isinstance(kernel, Kernel):
         functions = num_latents or num_outputs
         process = GaussianProcess(ConstantMean(batch_shape=torch.Size([functions])), copy.deepcopy(kernel), functions)

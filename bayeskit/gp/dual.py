@@ -20,13 +20,16 @@ from bayeskit.gp.dual_process import DualProcess
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.marginals import inducing_factor
+from bayeskit.gp.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.variational import affordable_steps, settle
 
-DEFAULT_STEPS = 600
-DEFAULT_BATCH = 1024
+SHORTEST = 0.1
+"""Length of the sites' steps where a mini-batch is a smaller share of the rows."""
+
 ROUND = 8
 """L-BFGS iterations with the rows' sites held, before q is settled again."""
 
@@ -54,11 +57,14 @@ class DualSVGP(Inference):
     Args:
         num_inducing: m.
         start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
-        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them.
+        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them: as
+            many as are passed over a hundred times in about the time of the mini-batch phase.
         max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
-        training: Settings of the mini-batch phase; None for about 600 steps of Adam at a learning rate of 0.05 that
+        training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 1,024.
         length: Length t of the sites' steps over mini-batches; None for the batch's share of the rows, at least 0.1.
+        precision: "single", "double" or "auto" (single from 8,192 rows on), the type of the products of the mini-batch
+            phase, as for `SVGP`; sites and factors, and all that comes after this phase, are in float64 in any case.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_inducing: Whether to move Z.
 
@@ -84,12 +90,13 @@ class DualSVGP(Inference):
     kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
 
-    num_inducing: int = 256
+    num_inducing: int = 128
     start: str = "kmeans"
-    by_rows: int = 10_000
+    by_rows: int = 2_000
     max_iter: int = 100
     training: Training | None = None
     length: float | None = None
+    precision: str = "auto"
     learn: bool = True
     learn_inducing: bool = True
 
@@ -125,6 +132,7 @@ class DualSVGP(Inference):
         for name in ("num_inducing", "max_iter"):
             checks.positive(getattr(self, name), name=name, integer=True)
         checks.choice(self.start, name="start", options=STARTS)
+        checks.choice(self.precision, name="precision", options=PRECISIONS)
         if self.length is not None:
             checks.positive(self.length, name="length")
             if self.length > 1:
@@ -137,13 +145,12 @@ class DualSVGP(Inference):
             return Sites.none(model.num_outputs, points.z()), {}
         if len(rows) * model.num_outputs <= self.by_rows:
             return _learn_by_rows(model, points.z, rows, learnt, self.max_iter)
-        training = self.training or _default_training(len(rows))
-        share = (training.batch_size or len(rows)) / len(rows)
-        length = self.length or min(1.0, max(share, 0.1))
-        inducing = _started(model, points.z().detach(), rows)
+        training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
+        inducing = _started(model, points.z().detach(), rows, dtype)
 
         def loss(batch: Data) -> Tensor:
-            return -(inducing.bound(model, points.z(), batch, length=length) + model.log_prior())
+            length = self.length or max(1 / batch.scale, SHORTEST)
+            return -(inducing.bound(model, points.z(), batch, length=length, dtype=dtype) + model.log_prior())
 
         history = minimize(
             loss, learnt, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
@@ -193,20 +200,14 @@ def _learn_by_rows(
 
 
 @torch.no_grad()
-def _started(model: Model, z: Tensor, rows: Data) -> Inducing:
+def _started(model: Model, z: Tensor, rows: Data, dtype: torch.dtype) -> Inducing:
     """Sites of some rows for all: what mini-batches start from."""
-    tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
+    tril = inducing_factor(gram(model.kernel, z, z), dtype).tril
     every = max(1, len(rows) // (4 * DEFAULT_BATCH))
     some = rows.rows(slice(0, None, every))
     some = replace(some, scale=len(rows) / len(some))
     sites, _ = settle(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=20)
     return Inducing(z, tril, sites, noise_of(model))
-
-
-def _default_training(n: int) -> Training:
-    """`DEFAULT_STEPS` steps, whatever n."""
-    epochs = math.ceil(DEFAULT_STEPS / math.ceil(n / DEFAULT_BATCH))
-    return Training(lr=0.05, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")
 
 
 def _steps(model: Model, n: int) -> int:

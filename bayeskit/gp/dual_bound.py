@@ -15,17 +15,18 @@ References:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayeskit.core.likelihood import Gaussian
-from bayeskit.core.operators import LinAlgError, factorize, note
+from bayeskit.core.operators import LinAlgError, blocks, factorize, note
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import floored
-from bayeskit.gp.gram import gram, gram_diagonal, mean_rows
+from bayeskit.gp.gram import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.hyperparameters import Model
-from bayeskit.gp.marginals import projected
+from bayeskit.gp.marginals import inducing_factor, projected, slope_of_square, weighted_square
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs
 
@@ -92,6 +93,8 @@ def rows_bound(model: Model, z: Tensor, rows: Data, sites: RowSites) -> tuple[Te
 class Inducing:
     """Sites on the inducing values, moved by natural-gradient steps over mini-batches while hyperparameters change.
 
+    Sites and factors are in float64; the products of a step are in the type it is asked for.
+
     Args:
         z: Z at which the sites are given, (m, d).
         tril: L there.
@@ -101,7 +104,8 @@ class Inducing:
 
     def __init__(self, z: Tensor, tril: Tensor, sites: Sites, noise: Tensor | None):
         self.z, self.tril, self.noise = z.detach().clone(), tril.clone(), noise
-        self.inverse, self.shift, self.precision = _inverse(tril), sites.shift.clone(), sites.precision.clone()
+        self.inverse, self.shift = blocks.lower_inverse(tril), sites.shift.clone()
+        self.precision = sites.precision.clone()
 
     @property
     def buffers(self) -> list[Tensor]:
@@ -115,29 +119,46 @@ class Inducing:
         return Sites(self.shift, self.precision)
 
     @torch.no_grad()
-    def take_along(self, model: Model, z: Tensor, tril: Tensor, *, dtype: torch.dtype = torch.float64) -> None:
+    def take_along(
+        self, model: Model, z: Tensor, tril: Tensor, *, jitter: float = 0.0, dtype: torch.dtype = torch.float64
+    ) -> None:
         """Express the sites at other hyperparameters and another Z, where L is `tril`, in units of the noise.
 
         With E = F - I, F' P F = P + P E + (P E)' + E' P E: what single precision rounds off is in proportion to the
         move.
+
+        Args:
+            model: Mean, kernel and any likelihood.
+            z: The new Z.
+            tril: The new L.
+            jitter: What L L' has on its diagonal beyond k(Z, Z), in units of its mean. It stays part of the inducing
+                values where Z moves: sites in directions that hardly vary would fade with every step otherwise.
+            dtype: Of the products.
         """
-        inverse, seen = _inverse(tril), tril
+        inverse, seen = blocks.lower_inverse(tril), tril
         if not torch.equal(z, self.z):
-            seen = gram(model.kernel, self.z, z) @ inverse.mT
-        step = self.inverse.to(dtype) @ (seen - self.tril).to(dtype)  # E
+            seen = gram(model.kernel, self.z, z)
+            if jitter:
+                nugget = jitter * gram_diagonal(model.kernel, z).mean(-1, keepdim=True)
+                seen.diagonal(dim1=-2, dim2=-1).add_(nugget)
+            seen = blocks.lower_matmul(inverse, seen.mT).mT
+        step = blocks.lower_matmul(self.inverse.to(dtype), (seen - self.tril).to(dtype))  # E
         half = self.precision.to(dtype) @ step
-        ratio = _ratio(self.noise, model)
-        self.precision += half + half.mT + step.mT @ half
-        self.precision *= ratio.unsqueeze(-1)
+        back = half.mT + blocks.symmetric_product(step.mT.expand(half.shape), half.mT)
+        self.precision.add_(half).add_(back)
         self.shift += (step.mT.double() @ self.shift.unsqueeze(-1)).squeeze(-1)
-        self.shift *= ratio
         self.z.copy_(z)
         self.tril.copy_(tril)
         self.inverse.copy_(inverse)
         if self.noise is not None:
+            ratio = _ratio(self.noise, model)
+            self.precision *= ratio.unsqueeze(-1)
+            self.shift *= ratio
             self.noise.copy_(noise_of(model))  # pyright: ignore[reportArgumentType]
 
-    def bound(self, model: Model, z: Tensor, batch: Data, *, length: float) -> Tensor:
+    def bound(
+        self, model: Model, z: Tensor, batch: Data, *, length: float, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """The bound of a mini-batch with the sites held fixed; then a natural-gradient step of the sites.
 
         Both come from one pass. With S = (I + P)^-1, q = S l, A = L^-1 k(Z, x), D = (I - S) A and the derivatives a,
@@ -152,28 +173,25 @@ class Inducing:
             z: Inducing points (m, d).
             batch: Some rows.
             length: Of the step, in (0, 1].
+            dtype: Type of the products; see `marginals_of_grams`.
 
         Returns:
             The bound, differentiable in the model and in z.
         """
         x = inputs(batch)
-        grams = gram(model.kernel, z, z), gram(model.kernel, z, x), gram_diagonal(model.kernel, x)
+        matrices = grams(model.kernel, z, x, dtype=dtype)
         base = mean_rows(model.mean, x, model.num_outputs)
         with torch.no_grad():
-            self.take_along(model, z, factorize(grams[0], name="K_zz").tril, dtype=grams[1].dtype)
-            law = self._law(grams[1], grams[2])
-            beta, target = law.target(model, base, batch)
+            factor = inducing_factor(matrices[0], dtype)
+            self.take_along(model, z, factor.tril, jitter=factor.jitter, dtype=dtype)
+            law = self._law(matrices[1], matrices[2])
         expected, slopes = _expected(model, base + law.shift, law.variance, batch)
         with torch.no_grad():
-            known = target.precision if torch.allclose(beta, -2 * slopes[1], rtol=1e-5) else None
-            slopes_of_grams = law.gradients(*slopes, known, like=grams)
+            target, slopes_of_grams = law.step(*slopes, like=matrices)
             self.shift.lerp_(target.shift.double(), length)
             self.precision.lerp_(target.precision.double(), length)
-        value = expected - law.divergence
-        for tensor, slope in zip((*grams, base), (*slopes_of_grams, slopes[0]), strict=True):
-            linear = (tensor * slope).sum()
-            value = value + linear - linear.detach()
-        return value
+            value = expected.detach() - law.divergence
+        return _Known.apply(value, (*slopes_of_grams, slopes[0]), *matrices, base) + (expected - expected.detach())
 
     def _law(self, cross: Tensor, before: Tensor) -> "_Law":
         """Q as it stands; sites that rounding has left improper are given up, and gathered anew by the next steps."""
@@ -212,52 +230,53 @@ class _Law:
 
     @classmethod
     def of(cls, sites: Sites, inverse: Tensor, cross: Tensor, before: Tensor) -> "_Law":
-        eye = torch.eye(inverse.shape[-1], dtype=inverse.dtype, device=inverse.device)
-        factor = factorize(eye + sites.precision, name="precision of q(v)")
-        mean = factor.solve(sites.shift.unsqueeze(-1)).squeeze(-1)
-        covariance = torch.cholesky_inverse(factor.tril)
-        trace = covariance.diagonal(dim1=-2, dim2=-1).sum()
+        precision = sites.precision.clone()
+        precision.diagonal(dim1=-2, dim2=-1).add_(1)
+        factor = factorize(precision, name="precision of q(v)")
+        mean = torch.cholesky_solve(sites.shift.unsqueeze(-1), factor.tril).squeeze(-1)
+        removed = torch.cholesky_inverse(factor.tril.to(cross.dtype))  # S
+        trace = removed.diagonal(dim1=-2, dim2=-1).sum().double()
         divergence = 0.5 * (trace + mean.square().sum() - mean.numel() + factor.logdet().sum())
-        inverse, mean, removed = (part.to(cross) for part in (inverse, mean, eye - covariance))
-        projection = inverse @ cross
+        removed.neg_().diagonal(dim1=-2, dim2=-1).add_(1)
+        inverse, mean, before = (part.to(cross.dtype) for part in (inverse, mean, before))
+        projection = blocks.lower_matmul(inverse, cross)
         left = removed @ projection
-        variance = floored(before - torch.linalg.vecdot(projection, left, dim=-2), before)
+        variance = floored(before - (projection * left).sum(-2), before)
         return cls(inverse, mean, removed, projection, left, projected(projection, mean), variance, divergence)
 
-    def target(self, model: Model, base: Tensor, batch: Data) -> tuple[Tensor, Sites]:
-        """Site precisions of the rows (k, n), and the sites that a full natural-gradient step leads to."""
-        alpha, beta = model.site_gradients((base + self.shift).mT, self.variance.mT, batch.y)
-        weights = batch.scale if batch.weights is None else batch.scale * batch.weights
-        alpha, beta = (alpha.mT * weights).to(self.mean), (beta.mT * weights).to(self.mean)
-        pull = (self.projection @ (alpha + beta * self.shift).unsqueeze(-1)).squeeze(-1)
-        return beta, Sites(pull, self._weighted(beta))
+    def step(self, slope: Tensor, half: Tensor, *, like: tuple[Tensor, ...]) -> tuple[Sites, list[Tensor]]:
+        """Where a full natural-gradient step leads, and the derivatives of the bound in k(Z, Z), k(Z, x) and k(x, x).
 
-    def gradients(
-        self, slope: Tensor, half: Tensor, weighted: Tensor | None, *, like: tuple[Tensor, ...]
-    ) -> list[Tensor]:
-        """Derivatives of the bound in k(Z, Z), k(Z, x) and k(x, x), from those in the rows' means and variances (k, n).
-
-        `weighted` is A diag(b) A' where it is known.
+        Both come from the derivatives `slope` and `half` in the rows' means and variances (k, n), weights included.
         """
-        beta = -2 * half
-        weighted = self._weighted(beta) if weighted is None else weighted
-        mean, back = self.mean.unsqueeze(-1), self.inverse.mT
+        slope, beta = slope.to(self.mean), -2 * half.to(self.mean)
+        weighted = weighted_square(self.projection, beta)
+        proper = beta.clamp(min=0)  # rows that would take from the precision of v have no site of their own
+        precision = weighted if torch.equal(proper, beta) else weighted_square(self.projection, proper)
+        pull = (self.projection @ (slope + proper * self.shift).unsqueeze(-1)).squeeze(-1)
+        mean = self.mean.unsqueeze(-1)
         c = self.left @ slope.unsqueeze(-1) - self.removed @ mean + mean / 2
-        outer = (back @ c) @ (back @ mean).mT
-        once = back @ self.removed
-        square = _summed(-0.5 * ((once + once @ weighted) @ once.mT + outer + outer.mT), like[0])
-        cross = back @ _summed(torch.addcmul(self.left * beta.unsqueeze(-2), mean, slope.unsqueeze(-2)), like[1])
-        return [square, cross, _summed(half, like[2])]
-
-    def _weighted(self, beta: Tensor) -> Tensor:
-        """A diag(b) A', (k, m, m)."""
-        return (self.projection * beta.unsqueeze(-2)) @ self.projection.mT
+        product = blocks.lower_product(self.removed @ weighted + self.removed, self.removed)
+        product += (c @ mean.mT + mean @ c.mT).tril_()
+        square = slope_of_square(self.inverse, _summed(product, like[0]))
+        cross = _summed(torch.addcmul(self.left * beta.unsqueeze(-2), mean, slope.unsqueeze(-2)), like[1])
+        cross = blocks.upper_matmul(self.inverse.mT, cross)
+        return Sites(pull, precision), [square, cross, _summed(half, like[2])]
 
 
-def _inverse(tril: Tensor) -> Tensor:
-    """L^-1: with it every product is a plain one, which processors do twice as fast as a triangular solve."""
-    eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-    return torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+class _Known(torch.autograd.Function):
+    """A scalar whose derivatives in some tensors are known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slopes: tuple[Tensor, ...], *tensors: Tensor) -> Tensor:
+        """The value as it came."""
+        ctx.slopes = [slope.to(tensor.dtype) for slope, tensor in zip(slopes, tensors, strict=True)]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The slopes times what comes in."""
+        return None, None, *(slope * grads[0].to(slope.dtype) for slope in ctx.slopes)
 
 
 def noise_of(model: Model) -> Tensor | None:
@@ -277,7 +296,7 @@ def _ratio(noise: Tensor | None, model: Model) -> Tensor:
 def _expected(model: Model, mean: Tensor, variance: Tensor, batch: Data) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The batch's expected log-likelihood, differentiable in the likelihood, and its slopes in mean and variance."""
     with torch.enable_grad():
-        mean, variance = mean.detach().requires_grad_(), variance.detach().expand(mean.shape).clone().requires_grad_()
+        mean, variance = mean.detach().requires_grad_(), variance.to(mean).expand(mean.shape).clone().requires_grad_()
         expected = batch.total(model.expected_log_prob(mean.mT, variance.mT, batch.y))
         slopes = torch.autograd.grad(expected, (mean, variance), retain_graph=True)
     return expected, slopes  # type: ignore[return-value]

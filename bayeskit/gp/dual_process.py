@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import Conditioned, floored
@@ -122,7 +123,7 @@ class DualProcess(GaussianProcess):
             _targets(y, like, name="y"),
             None if weights is None else checks.tensor(weights, name="weights", like=like),
         )
-        _check_columns(given.x[:], like)
+        _check_columns(one_tensor(given.x), like)
         rows = training_set(self, likelihood, given)
         if not len(rows):
             return self

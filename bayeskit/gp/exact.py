@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
+from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.likelihood import Conjugate, Dirichlet, Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import minimize_lbfgs
@@ -17,11 +17,12 @@ from bayeskit.core.types import Data
 from bayeskit.gp.cg import IterativelyConditioned, Preconditioner, System
 from bayeskit.gp.conditioned import ConditionedMean
 from bayeskit.gp.gram import gram
-from bayeskit.gp.hyperparameters import History, Model, best_of_starts, learnable
+from bayeskit.gp.hyperparameters import History, Model, best_of_starts
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.observations import Observations
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.stacked import StackedProcess, infer_stacked
-from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.training_set import inputs
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes that the matrices of a Cholesky factorization may take: three of n x n in float64 for each kernel."""
@@ -33,7 +34,7 @@ FLOPS = 1.5e10
 
 
 @dataclass(eq=False, repr=False)
-class Exact(Inference):
+class Exact(ProcessInference):
     r"""Gaussian-process regression without approximation.
 
     With C = k(X, X) + D, D the noise variance over the case weight, and r = y - m(X):
@@ -70,7 +71,6 @@ class Exact(Inference):
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Dirichlet, Conjugate)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess, StackedProcess)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"max_iter": 15}
 
     max_iter: int = 100
@@ -82,25 +82,22 @@ class Exact(Inference):
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """The posterior process given `data`, at learnt hyperparameters."""
-        self.check(prior, likelihood, data)
-        self._validate()
         if isinstance(prior, StackedProcess) or (isinstance(prior, GaussianProcess) and prior.mixing is not None):
+            self.check(prior, likelihood, data)
+            self._validate()
             return infer_stacked(self, prior, likelihood, data, learn=self.learn, generator=generator)
-        assert isinstance(prior, GaussianProcess)
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
+        return super().infer(prior, likelihood, data, generator=generator)
+
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
         iterative = self._solver(model, rows) == "cg"
         if iterative:
             _refuse_batches(model, rows)
-        with operators.recording() as notes:
-            history = self._learn(model, rows, generator)
-            with torch.no_grad():
-                conditioned = _by_gradients if iterative else _by_cholesky
-                posterior, value = conditioned(model, rows, self.tolerance, generator)
+        history = self._learn(model, rows, generator)
+        with torch.no_grad():
+            conditioned = _by_gradients if iterative else _by_cholesky
+            posterior, value = conditioned(model, rows, self.tolerance, generator)
         evidence = Evidence(float(value), "estimate" if iterative else "exact")
-        return Fit(posterior, model.frozen_likelihood(), evidence, history, dict(notes))
+        return Fit(posterior, model.frozen_likelihood(), evidence, history)
 
     def _validate(self) -> None:
         checks.positive(self.max_iter, name="max_iter", integer=True)
@@ -114,8 +111,6 @@ class Exact(Inference):
         """Maximize evidence plus log prior from one or several starts; the best stays in `model`."""
         if not model.parameters:
             return {}
-        assert isinstance(model.likelihood, Conjugate)
-        model.center(model.likelihood.observations(rows.y)[0], rows.weights)
         if len(rows) > self.max_learning_rows:
             order = torch.randperm(len(rows), generator=generator, device=generator.device)[: self.max_learning_rows]
             rows = rows.rows(order.to(rows.y.device))

@@ -14,6 +14,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import BlockInterleavedLinearOperator, DenseLinearOperator
 from torch import Tensor, nn
 
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
 
@@ -45,7 +46,8 @@ class GPyTorchModel(Posterior):
     def __call__(self, x: Inputs) -> GaussianValues:
         """Joint law of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
         weights = [p for p in self.model.parameters() if p.is_floating_point()]
-        rows = x[:].to(weights[0]) if weights else x[:]
+        rows = one_tensor(x)
+        rows = rows.to(weights[0]) if weights else rows
         with exact_algebra(), torch.no_grad():
             law = self.model(rows)
         return values_of(law)

@@ -70,6 +70,32 @@ def spread(x: Tensor) -> Tensor:
     return torch.where(deviation > 1e-10 * x.abs().amax(0), deviation, torch.ones_like(deviation))
 
 
+class MovingPoints:
+    """Inducing points that an optimizer moves in units of the features' spread, or that stay.
+
+    Args:
+        z: Where they start, (m, d).
+        x: The inputs, (n, d), whose spread is the unit.
+        move: Whether they move.
+
+    Examples:
+        >>> points = MovingPoints(torch.zeros(1, 1), torch.tensor([[-3.0], [3.0]]), move=True)
+        >>> with torch.no_grad():
+        ...     points.parameters[0].add_(0.5)
+        tensor([[0.5000]], requires_grad=True)
+        >>> points().tolist()
+        [[1.5]]
+    """
+
+    def __init__(self, z: Tensor, x: Tensor, *, move: bool):
+        self._start, self._unit = z, spread(x)
+        self.parameters = [(z / self._unit).requires_grad_()] if move else []
+
+    def __call__(self) -> Tensor:
+        """Where they are, (m, d), differentiable in `parameters`."""
+        return self.parameters[0] * self._unit if self.parameters else self._start
+
+
 @torch.no_grad()
 def metric(kernel: Kernel, x: Tensor) -> Tensor:
     r"""The distance in each feature over which a kernel decorrelates, (d,): lengthscales up to a factor they share.

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bayeskit.core.operators import blocks, factorize
+from bayeskit.core.operators import Factor, blocks, factorize
 from bayeskit.gp.conditioned import floored
 
 NUGGET = 1e-6
@@ -91,12 +91,20 @@ def marginals_of_grams(
         >>> shift.item(), variance.item()
         (0.5, 1.0)
     """
-    if cross.dtype == torch.float64:
-        factor = factorize(square.detach(), name="K_zz")
-    else:
-        factor = factorize(square.detach(), name="K_zz in single precision", least=NUGGET)
-    inverse = blocks.lower_inverse(factor.tril).to(cross.dtype)
+    inverse = blocks.lower_inverse(inducing_factor(square.detach(), cross.dtype).tril).to(cross.dtype)
     return _Marginals.apply((inverse, form, False), square, cross, before, mean, spread)  # type: ignore[return-value]
+
+
+def inducing_factor(square: Tensor, dtype: torch.dtype) -> Factor:
+    """The factor of k(Z, Z) in float64 for products in `dtype`: in float32 it carries `NUGGET`.
+
+    Examples:
+        >>> [inducing_factor(torch.ones(1, 1), dtype).jitter for dtype in (torch.float64, torch.float32)]
+        [0.0, 1e-06]
+    """
+    if dtype == torch.float64:
+        return factorize(square, name="K_zz")
+    return factorize(square, name="K_zz in single precision", least=NUGGET)
 
 
 def projected(projection: Tensor, mean: Tensor) -> Tensor:
@@ -132,7 +140,7 @@ class _Marginals(torch.autograd.Function):
         inverse, form, from_tril = ctx.plan
         g, h = grads[0], grads[1].masked_fill(below, 0)  # (k, n)
         shared = a.dim() == 2
-        slope = _weighted_square(a, h)
+        slope = weighted_square(a, h)
         grad_q = g @ a.mT if shared else (a @ g.unsqueeze(-1)).squeeze(-1)
         grad_base = grad_cross = None
         if ctx.needs_input_grad[2]:
@@ -140,25 +148,41 @@ class _Marginals(torch.autograd.Function):
             grad_cross = blocks.upper_matmul(inverse.mT, grad_a.sum(0) if shared else grad_a)
         if ctx.needs_input_grad[1]:
             product = blocks.lower_product(excess, slope).mul_(2).add_((q.unsqueeze(-1) * grad_q.unsqueeze(-2)).tril_())
-            grad_base = _through_cholesky(inverse, product.sum(0) if shared else product, from_tril)
+            product = product.sum(0) if shared else product
+            if from_tril:
+                grad_base = blocks.upper_matmul(inverse.mT, product).tril_().neg_()
+            else:
+                grad_base = slope_of_square(inverse, product)
         if form == "sites":
             # A row whose variance fell to rounding level has its site all the same: the step of the mean counts on it.
             sites = grads[1].clamp(min=0)
-            grad_spread = slope if torch.equal(sites, h) else _weighted_square(a, sites)
+            grad_spread = slope if torch.equal(sites, h) else weighted_square(a, sites)
         else:
             grad_spread = (blocks.upper_part if form == "triangular" else torch.matmul)(slope, spread).mul_(2)
         return None, grad_base, grad_cross, h, grad_q, grad_spread
 
 
-def _weighted_square(a: Tensor, h: Tensor) -> Tensor:
-    """A diag(h) A' for A of shape (m, n) or (k, m, n) and h (k, n): (k, m, m)."""
+def weighted_square(a: Tensor, h: Tensor) -> Tensor:
+    """A diag(h) A' for A of shape (m, n) or (k, m, n) and h (k, n): (k, m, m).
+
+    Examples:
+        >>> weighted_square(torch.ones(1, 2), torch.tensor([[1.0, 2.0]])).tolist()
+        [[[3.0]]]
+    """
     weighted = a * h.unsqueeze(-2)
     return blocks.symmetric_product(weighted, a.expand(weighted.shape))
 
 
-def _through_cholesky(inverse: Tensor, product: Tensor, from_tril: bool) -> Tensor:
-    """From the lower triangle of P to the gradient in L, or in k(Z, Z)."""
-    if from_tril:
-        return blocks.upper_matmul(inverse.mT, product).tril_().neg_()
+def slope_of_square(inverse: Tensor, product: Tensor) -> Tensor:
+    """-L^-T tril(P) L^-1 with half of P on the diagonal: the gradient in k(Z, Z), not made symmetric.
+
+    Args:
+        inverse: L^-1, (m, m) or (k, m, m).
+        product: P = dA A' in its lower triangle, zero above, of the same shape; changed in place.
+
+    Examples:
+        >>> slope_of_square(2 * torch.eye(1), torch.tensor([[3.0]])).item()
+        -6.0
+    """
     product.diagonal(dim1=-2, dim2=-1).mul_(0.5)
     return blocks.upper_matmul(inverse.mT, blocks.lower_matmul(product, inverse)).neg_()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import random
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.posterior import Functions, MixtureValues, Posterior, by_component
 from bayeskit.core.types import Inputs
 from bayeskit.gp.process import GaussianProcess
@@ -38,7 +39,7 @@ class ProcessMixture(Posterior):
 
     def __call__(self, x: Inputs) -> MixtureValues:
         """Joint law of the function at inputs (n, d): the mixture of the components' laws."""
-        x = x[:].double()
+        x = one_tensor(x).double()
         return MixtureValues(tuple(part(x) for part in self.components), self.weights)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:

@@ -12,7 +12,6 @@ u = L_u a and v = L_v b whitened, the two parts are those of one process at [Z; 
 so that means, covariances and divergences are those of `SVGP` at [Z; W] with a block-diagonal root.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,24 +19,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Conjugate, Likelihood
+from bayeskit.core import checks
+from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.optimize import History, Training, minimize
-from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.inducing import STARTS, spread, starting_points
-from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.inducing import STARTS, MovingPoints, starting_points
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.split import Split, alternate, bound
-from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.training_set import inputs
 
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 256
 
 
 @dataclass(eq=False, repr=False)
-class OrthogonalSVGP(Inference):
+class OrthogonalSVGP(ProcessInference):
     r"""Sparse variational inference with two independent Gaussians: at inducing points, and at points of what is left.
 
     The bound
@@ -71,9 +68,6 @@ class OrthogonalSVGP(Inference):
         True
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {
         "num_inducing": 10,
         "num_orthogonal": 10,
@@ -87,26 +81,18 @@ class OrthogonalSVGP(Inference):
     learn: bool = True
     learn_inducing: bool = True
 
-    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The variational posterior process given `data`, at learnt hyperparameters and points."""
-        self.check(prior, likelihood, data)
+    def _validate(self) -> None:
         checks.positive(self.num_inducing, name="num_inducing", integer=True)
         if self.num_orthogonal:
             checks.positive(self.num_orthogonal, name="num_orthogonal", integer=True)
         checks.choice(self.start, name="start", options=STARTS)
-        assert isinstance(prior, GaussianProcess)
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        with operators.recording() as notes:
-            if isinstance(likelihood, Conjugate) and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
-            z, w, history = self._train(model, rows, generator)
-            with torch.no_grad():
-                best, value = alternate(model, z, w, Split.prior(model.num_outputs, z, w), rows, max_steps=200)
-                posterior = best.posterior(model, z, w)
-        diagnostics = dict(notes) | {"inducing points": len(z), "orthogonal points": len(w)}
+
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        z, w, history = self._train(model, rows, generator)
+        with torch.no_grad():
+            best, value = alternate(model, z, w, Split.prior(model.num_outputs, z, w), rows, max_steps=200)
+            posterior = best.posterior(model, z, w)
+        diagnostics = {"inducing points": len(z), "orthogonal points": len(w)}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
 
     def _train(self, model: Model, rows: Data, generator: torch.Generator) -> tuple[Tensor, Tensor, History]:
@@ -115,9 +101,8 @@ class OrthogonalSVGP(Inference):
         points, complete = starting_points(model.kernel, inputs(rows), count, start=self.start, generator=generator)
         order = torch.randperm(len(points), generator=generator, device=generator.device).to(points.device)
         points, m = points[order], min(self.num_inducing, len(points))
-        unit = spread(inputs(rows))
-        free = (points / unit).requires_grad_(self.learn_inducing and not complete)  # in units of the features' spread
-        learnt = [p for p in (*model.parameters, free) if p.requires_grad]
+        moving = MovingPoints(points, inputs(rows), move=self.learn_inducing and not complete)
+        learnt = [*model.parameters, *moving.parameters]
         if not learnt:
             return points[:m], points[m:], {}
         start = Split.prior(model.num_outputs, points[:m], points[m:])
@@ -126,16 +111,10 @@ class OrthogonalSVGP(Inference):
         leaves = start.leaves()
 
         def loss(batch: Data) -> Tensor:
-            where = free * unit if free.requires_grad else points
+            where = moving()
             return -(bound(model, where[:m], where[m:], Split.from_leaves(leaves), batch) + model.log_prior())
 
-        training = self.training or _default_training(len(rows))
+        training = self.training or Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.05, batch_size=DEFAULT_BATCH)
         history = minimize(loss, [*learnt, *leaves], rows, training, generator=generator, description="OrthogonalSVGP")
-        points = (free * unit).detach() if free.requires_grad else points
+        points = moving().detach()
         return points[:m], points[m:], history
-
-
-def _default_training(n: int) -> Training:
-    """`DEFAULT_STEPS` steps, whatever n."""
-    epochs = math.ceil(DEFAULT_STEPS / math.ceil(n / DEFAULT_BATCH))
-    return Training(lr=0.05, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")

@@ -15,6 +15,7 @@ from linear_operator.operators import (
 )
 from torch import Tensor
 
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.operators import KernelOperator, Mixed
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
@@ -94,7 +95,7 @@ class GaussianProcess(Posterior):
 
     def __call__(self, x: Inputs) -> GaussianValues:
         """Joint law of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
-        x = x[:].double()
+        x = one_tensor(x).double()
         process = self.frozen()
         mean = process.mean_rows(x).mT.contiguous()
         return GaussianValues(process.mixed(mean), process._covariance(x))

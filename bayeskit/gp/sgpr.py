@@ -8,19 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
+from bayeskit.core import checks
+from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.likelihood import Conjugate, Dirichlet, Gaussian, Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
-from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.calibration import calibrated
 from bayeskit.gp.collapsed import Collapsed, collapsed
-from bayeskit.gp.hyperparameters import History, Model, learnable
-from bayeskit.gp.inducing import STARTS, spread, starting_points
-from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.hyperparameters import History, Model
+from bayeskit.gp.inducing import STARTS, MovingPoints, starting_points
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.subset import learn_on_subset
-from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.training_set import inputs
 
 LEARNING = ("auto", "bound", "subset")
 
@@ -39,7 +38,7 @@ MAX_LEFT_OUT = 2_000
 
 
 @dataclass(eq=False, repr=False)
-class SGPR(Inference):
+class SGPR(ProcessInference):
     r"""Sparse regression with the optimal Gaussian at inducing points integrated out.
 
     With Q = k(X, Z) k(Z, Z)^-1 k(Z, X) and noise s, the evidence has the bound
@@ -78,8 +77,6 @@ class SGPR(Inference):
     """
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Dirichlet, Conjugate)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
 
     num_inducing: int | None = None
@@ -91,25 +88,11 @@ class SGPR(Inference):
     learn: bool = True
     learn_inducing: bool = True
 
-    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The sparse posterior process given `data`, at learnt hyperparameters and inducing points."""
-        self.check(prior, likelihood, data)
-        self._validate()
-        assert isinstance(prior, GaussianProcess)
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        with operators.recording() as notes:
-            result, z, history = self._learnt(model, rows, generator)
-            posterior = result.posterior(model.process(), z)
-        return Fit(
-            posterior,
-            model.frozen_likelihood(),
-            Evidence(float(result.bound), "lower bound"),
-            history,
-            dict(notes) | {"inducing points": len(z)},
-        )
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        result, z, history = self._learnt(model, rows, generator)
+        evidence = Evidence(float(result.bound), "lower bound")
+        posterior, diagnostics = result.posterior(model.process(), z), {"inducing points": len(z)}
+        return Fit(posterior, model.frozen_likelihood(), evidence, history, diagnostics)
 
     def _learnt(
         self, model: Model, rows: Data, generator: torch.Generator
@@ -119,8 +102,6 @@ class SGPR(Inference):
         iterations = self._iterations(len(rows), num_inducing)
         kept, left_out, history = rows, None, {}
         if model.parameters:
-            assert isinstance(model.likelihood, Conjugate)
-            model.center(model.likelihood.observations(rows.y)[0], rows.weights)
             if not iterations and len(rows) >= 5:
                 kept, left_out = _divided(rows, generator)
             settings = {"max_iter": self.max_iter, "restarts": self.restarts, "generator": generator}
@@ -162,18 +143,17 @@ class SGPR(Inference):
 
 def _maximize_bound(model: Model, z: Tensor, rows: Data, *, move: bool, max_iter: int) -> tuple[Tensor, History]:
     """Inducing points and hyperparameters that maximize bound plus log prior, and the curves of the search."""
-    unit = spread(inputs(rows))
-    free = (z / unit).requires_grad_(move)  # moves in units of the features' spread
-    parameters = [p for p in (*model.parameters, free) if p.requires_grad]
+    points = MovingPoints(z, inputs(rows), move=move)
+    parameters = [*model.parameters, *points.parameters]
     if not parameters:
         return z, {}
     history = minimize_lbfgs(
-        lambda: -(collapsed(model, free * unit, rows).bound + model.log_prior()),
+        lambda: -(collapsed(model, points(), rows).bound + model.log_prior()),
         parameters,
         max_iter=max_iter,
         description="SGPR",
     )
-    return (free * unit).detach() if move else z, history
+    return points().detach(), history
 
 
 def _divided(rows: Data, generator: torch.Generator) -> tuple[Data, Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Data, Inputs
@@ -40,7 +41,7 @@ class StackedProcess(Posterior):
 
     def __call__(self, x: Inputs) -> GaussianValues:
         """Joint law of the k outputs at inputs (n, d)."""
-        values = self.process(stacked(x[:], self.num_outputs))
+        values = self.process(stacked(one_tensor(x), self.num_outputs))
         return GaussianValues(values.mean.reshape(-1, self.num_outputs), values.covariance)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
@@ -82,7 +83,7 @@ def infer_stacked(
     Returns:
         The fit, its posterior a `StackedProcess`; the prior itself where no target is observed.
     """
-    x, y = checks.tensor(data.x[:], name="data.x").double(), data.y.double()
+    x, y = checks.tensor(one_tensor(data.x), name="data.x").double(), data.y.double()
     if x.dim() != 2 or y.dim() != 2:
         raise ValueError(
             f"correlated outputs take inputs (n, d) and targets (n, k); got {tuple(x.shape)} and {tuple(y.shape)}"

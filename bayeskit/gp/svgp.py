@@ -1,6 +1,5 @@
 """Sparse variational Gaussian processes: mini-batches and any likelihood."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,18 +16,14 @@ from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
 from bayeskit.gp.natural import NaturalGradient
 from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.variational import Variational, affordable_steps, ascend, bound, data_term
 
-TYPES = {"single": torch.float32, "double": torch.float64}
-
 START_ROWS = 8192
 """Rows, times latent functions, that q starts from in the mini-batch phase, at most; but always those of a batch."""
-
-DEFAULT_STEPS = 400
-DEFAULT_BATCH = 1024
 
 
 @dataclass(eq=False, repr=False)
@@ -97,7 +92,7 @@ class SVGP(Inference):
         checks.positive(self.natural_lr, name="natural_lr")
         if self.natural_lr > 1:
             raise ValueError(f"`natural_lr` must be at most 1, a full step; got {self.natural_lr}")
-        checks.choice(self.precision, name="precision", options=("auto", *TYPES))
+        checks.choice(self.precision, name="precision", options=PRECISIONS)
         assert isinstance(prior, GaussianProcess)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
@@ -134,9 +129,7 @@ class SVGP(Inference):
         def where() -> Tensor:
             return free * unit if free.requires_grad else z
 
-        training = self.training or _default_training(len(rows))
-        named = ("single" if len(rows) >= START_ROWS else "double") if self.precision == "auto" else self.precision
-        dtype = TYPES[named]
+        training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
         settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
         if self.variational == "adam":
             leaves = start.leaves(dtype)
@@ -158,12 +151,6 @@ class SVGP(Inference):
             history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
             reached = Variational.from_sites(own.sites)
         return where().detach(), reached, history
-
-
-def _default_training(n: int) -> Training:
-    """`DEFAULT_STEPS` steps, whatever n."""
-    epochs = math.ceil(DEFAULT_STEPS / math.ceil(n / DEFAULT_BATCH))
-    return Training(lr=0.05, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")
 
 
 def _optimum(model: Model, z: Tensor, reached: Variational, rows: Data) -> tuple[GaussianProcess, float]:

@@ -1,6 +1,5 @@
 """Sparse within sparse Gaussian processes: thousands of inducing points, of which each input sees a few."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,18 +8,17 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Conjugate, Likelihood
+from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.optimize import Training, minimize
-from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.conditioned import chunks
 from bayeskit.gp.gram import gram_diagonal, mean_rows
-from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.inducing import STARTS, MovingPoints, starting_points
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.neighbors import Nearest, NearestMean, Neighborhoods, neighborhoods
 from bayeskit.gp.process import GaussianProcess
-from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.training_set import inputs
 
 MOST_POINTS = 10_000
 """Inducing points at most: the mean is found from a matrix of their square in float64, 800 MB at this size."""
@@ -33,7 +31,7 @@ DEFAULT_BATCH = 256
 
 
 @dataclass(eq=False, repr=False)
-class SWSGP(Inference):
+class SWSGP(ProcessInference):
     r"""Sparse variational inference in which an input sees only its nearest inducing points.
 
     With I(x) the H inducing inputs most correlated with x, q(u) = N(mu, diag(s)) and D the empirical law of the rows:
@@ -72,9 +70,6 @@ class SWSGP(Inference):
         True
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {
         "num_inducing": 40,
         "num_neighbors": 10,
@@ -88,24 +83,13 @@ class SWSGP(Inference):
     learn: bool = True
     learn_inducing: bool = True
 
-    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The posterior process given `data`, at learnt hyperparameters and inducing points."""
-        self.check(prior, likelihood, data)
-        self._validate()
-        assert isinstance(prior, GaussianProcess)
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        with operators.recording() as notes:
-            if isinstance(likelihood, Conjugate) and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
-            z, history = self._train(model, rows, generator)
-            num_neighbors = min(self.num_neighbors, len(z))
-            with torch.no_grad():
-                mean, variance, value = ascend(model, z, rows, num_neighbors, max_steps=30)
-                process = _posterior(model, z, mean, variance, num_neighbors)
-        diagnostics: dict[str, Any] = dict(notes) | {"inducing points": len(z), "neighbors": num_neighbors}
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        z, history = self._train(model, rows, generator)
+        num_neighbors = min(self.num_neighbors, len(z))
+        with torch.no_grad():
+            mean, variance, value = ascend(model, z, rows, num_neighbors, max_steps=30)
+            process = _posterior(model, z, mean, variance, num_neighbors)
+        diagnostics: dict[str, Any] = {"inducing points": len(z), "neighbors": num_neighbors}
         if num_neighbors < len(z) and ROWS_A_POINT * len(z) > len(rows):
             diagnostics["warning"] = (
                 f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point "
@@ -126,9 +110,8 @@ class SWSGP(Inference):
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )
-        unit, num_neighbors = spread(inputs(rows)), min(self.num_neighbors, len(z))
-        free = (z / unit).requires_grad_(self.learn_inducing and not complete)
-        learnt = [p for p in (*model.parameters, free) if p.requires_grad]
+        points = MovingPoints(z, inputs(rows), move=self.learn_inducing and not complete)
+        learnt, num_neighbors = [*model.parameters, *points.parameters], min(self.num_neighbors, len(z))
         if not learnt:
             return z, {}
         with torch.no_grad():
@@ -137,14 +120,14 @@ class SWSGP(Inference):
         total_weight = float(len(rows) if rows.weights is None else rows.weights.sum())
 
         def loss(batch: Data) -> Tensor:
-            near = neighborhoods(model.kernel, free * unit, inputs(batch), num_neighbors)
+            near = neighborhoods(model.kernel, points(), inputs(batch), num_neighbors)
             value = bound(model, near, mean, log_variance.exp(), batch, total_weight=total_weight)
             return -(value + model.log_prior())
 
-        training = self.training or _default_training(len(rows))
+        training = self.training or Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.02, batch_size=DEFAULT_BATCH)
         leaves = [*learnt, mean, log_variance]
         history = minimize(loss, leaves, rows, training, generator=generator, description="SWSGP")
-        return (free * unit).detach(), history
+        return points().detach(), history
 
 
 def bound(
@@ -295,9 +278,3 @@ def _posterior(model: Model, z: Tensor, mean: Tensor, variance: Tensor, num_neig
     kernel = Nearest(prior.kernel, z, variance[0] if shared else variance, num_neighbors=num_neighbors)
     process_mean = NearestMean(prior.mean, prior.kernel, z, mean, num_neighbors=num_neighbors)
     return GaussianProcess(process_mean, kernel, prior.num_outputs, prior.mixing)
-
-
-def _default_training(n: int) -> Training:
-    """`DEFAULT_STEPS` steps, whatever n."""
-    epochs = math.ceil(DEFAULT_STEPS / math.ceil(n / DEFAULT_BATCH))
-    return Training(lr=0.02, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")

@@ -3,6 +3,7 @@
 import torch
 
 from bayeskit.core import checks
+from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.support import check_support
 from bayeskit.core.types import Data
@@ -25,7 +26,7 @@ def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> 
             needs, or an output has no observation at all (of a prior that has seen data before, more data need not
             have one).
     """
-    x = checks.tensor(data.x[:], name="data.x").double()
+    x = checks.tensor(one_tensor(data.x), name="data.x").double()
     y = data.y.double() if data.y.is_floating_point() else data.y
     if x.dim() != 2:
         raise ValueError(f"Gaussian processes take inputs of shape (n, d); got `data.x` of shape {tuple(x.shape)}")

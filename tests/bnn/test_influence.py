@@ -8,6 +8,7 @@ from torch import nn
 from bayeskit import bnn
 from bayeskit.core.inference import Fit
 from bayeskit.core.likelihood import Bernoulli, Gaussian
+from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 
 NOISE = 0.3
@@ -62,8 +63,10 @@ def test_leave_one_out_of_ivon_finds_mislabelled_rows(generator):
     y = (x[:, 0] > 0).long()
     wrong = x[:, 0].abs().topk(3).indices
     y[wrong] = 1 - y[wrong]
-    prior = bnn.gaussian_prior(nn.Linear(2, 1, dtype=torch.float64))
-    fit = bnn.IVON.quickly().infer(prior, Bernoulli(), Data(x, y), generator=generator)
+    network = nn.Linear(2, 1, dtype=torch.float64)
+    nn.init.zeros_(network.weight)
+    method = bnn.IVON(kl_weight=1.0, training=Training(max_epochs=150, batch_size=None))
+    fit = method.infer(bnn.gaussian_prior(network), Bernoulli(), Data(x, y), generator=generator)
     law = bnn.leave_one_out(fit, Data(x, y))
     assert set(law.log_prob(y).topk(3, largest=False).indices.tolist()) == set(wrong.tolist())
 

@@ -71,7 +71,7 @@ def test_logistic_regression_is_the_mean_field_optimum(generator):
         expected = -(weights[:, None] * nn.functional.logsigmoid(signs * f)).sum()
         divergence = 0.5 * (3 * (mean.square() + (2 * log_s).exp()) - 2 * log_s).sum()
         (expected + divergence).backward()
-        return float(expected + divergence), theta.grad.numpy()
+        return float((expected + divergence).detach()), theta.grad.numpy()
 
     best = minimize(objective, np.zeros(6), jac=True, method="L-BFGS-B").x
     mean, optimum = torch.tensor(best[:3]), torch.tensor(best[3:]).exp()
@@ -137,15 +137,16 @@ def test_data_in_two_parts_are_nearly_all_at_once(generator):
 
 def test_the_law_is_that_of_the_weight_that_was_kept(generator):
     """Whatever was tried last, the variance belongs to the run that held-out rows chose."""
-    x, y = problem(generator)
+    x, _ = problem(generator)
     y = torch.randn(60, 1, generator=generator, dtype=torch.float64)  # nothing to learn: no weaker weight gains
-    training = Training(max_epochs=30, batch_size=None)
-    method = bnn.IVON(betas=(0.9, 0.8), training=training)
-    fit = method.infer(bnn.gaussian_prior(linear()), Gaussian(), Data(x, y), generator=generator)
+    method = bnn.IVON(lr=0.1, betas=(0.9, 0.95), num_draws=64, training=Training(max_epochs=150, batch_size=None))
+    likelihood = Gaussian(torch.ones(1, dtype=torch.float64), learn=False)
+    fit = method.infer(bnn.gaussian_prior(linear()), likelihood, Data(x, y), generator=generator)
     assert fit.diagnostics["KL weight"] == 1.0
-    assert len(fit.history["loss"]) == 60  # two runs
-    # 51 rows of a signal of noise one cannot know a weight to better than one over their sum of squares.
-    assert (deviations(fit) > 0.5 * x.square().sum(0).rsqrt()).all()
+    assert len(fit.history["loss"]) == 300  # two runs
+    share = 51 / 60  # of the rows; which of them leaves some 10 %, the other weight would be a factor of three
+    expected = (share * x.square().sum(0) + 3).rsqrt()
+    assert torch.allclose(deviations(fit), expected, rtol=0.2)
 
 
 def test_settings_out_of_range_are_refused(generator):

@@ -8,16 +8,16 @@ from torch import nn
 
 from bayeskit import bnn
 from bayeskit.bnn import network as networks
+from bayeskit.bnn.building import build, reinitialize
 from bayeskit.bnn.head import find_head, last_layer, scale_outputs
 from bayeskit.bnn.network import (
     NetworkFunction,
-    build,
     call,
     evaluate,
     flatten,
     frozen,
+    hollow,
     parameters,
-    reinitialize,
     unflatten,
     with_parameters,
 )
@@ -153,3 +153,24 @@ def test_features_are_what_reaches_the_head(generator):
 
 def _names(network):
     return [name for name, _ in network.named_parameters()]
+
+
+def test_a_hollow_network_holds_one_number_for_each_parameter_named(generator):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    shell = hollow(net, ["0.weight"])
+    assert shell[0].weight.shape == (4, 3) and shell[0].weight.untyped_storage().nbytes() == 4
+    assert torch.equal(shell[1].weight, net[1].weight) and not shell[1].weight.requires_grad
+    assert net[0].weight.requires_grad and net[0].weight.untyped_storage().nbytes() == 48
+    x = torch.randn(5, 3, generator=generator)
+    assert torch.equal(call(shell, parameters(net, ["0.weight", "0.bias"]), x), net(x))
+    assert torch.equal(with_parameters(shell, parameters(net, ["0.weight"]))(x), net(x))
+
+
+def test_draws_side_by_side_are_draws_one_by_one(generator):
+    """More rows than run side by side give the same values, to rounding."""
+    network = bnn.MLP(3, 2, hidden=(4,), dtype=torch.float64)
+    draws = bnn.gaussian_prior(network).weights.sample(5, generator=generator)
+    x = torch.randn(networks.BATCHED_ROWS + 1, 3, generator=generator, dtype=torch.float64)
+    whole = evaluate(network, draws, x)
+    assert torch.allclose(whole[:, :7], evaluate(network, draws, x[:7]), atol=1e-12)
+    assert evaluate(network, draws, x[:0]).shape == (5, 0, 2)

@@ -11,6 +11,7 @@ from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.dual_bound import Inducing, RowSites, noise_of, rows_bound
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import learnable
+from bayeskit.gp.marginals import inducing_factor
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import training_set
 from bayeskit.gp.variational import Variational, bound, settle
@@ -235,6 +236,34 @@ def test_sites_stay_with_the_function_where_inducing_points_move():
     assert inducing.precision.abs().max() < 1e-8  # nothing is known of the function there
 
 
+def test_products_in_single_precision_change_little():
+    """Bound, derivatives and step agree to what rounding and the nugget of k(Z, Z) leave."""
+    data, z = labels(regression(60)), test_inputs(8).requires_grad_()
+    model = learnable(process(mean=constant(0.2)), Bernoulli(), learn=True)
+    ends = []
+    for dtype in (torch.float64, torch.float32):
+        inducing = Inducing(z, factor(model, z), anywhere(1, 8), None)
+        value = inducing.bound(model, z, data, length=0.5, dtype=dtype)
+        slopes = torch.autograd.grad(value, [*model.parameters, z])
+        assert inducing.precision.dtype == torch.float64
+        ends.append((value, *slopes, inducing.sites.moments()[0]))
+    for one, two in zip(*ends, strict=True):
+        close(one, two, 1e-3)
+
+
+def test_sites_do_not_fade_in_directions_that_hardly_vary():
+    """Where the nugget outweighs an eigenvalue of k(Z, Z), many small moves of Z there and back leave the sites."""
+    z = torch.tensor([[0.0, 0.0], [1e-4, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    model, sites = learnable(process(), noise(), learn=False), anywhere(1, 3)
+    start = inducing_factor(gram(model.kernel, z, z), torch.float32)
+    inducing = Inducing(z, start.tril, sites, None)
+    for i in range(40):
+        at = z + (1e-9 if i % 2 == 0 else 0.0)
+        now = inducing_factor(gram(model.kernel, at, at), torch.float32)
+        inducing.take_along(model, at, now.tril, jitter=now.jitter, dtype=torch.float32)
+    close(inducing.precision, sites.precision, 1e-4)
+
+
 # -- fits ------------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +341,7 @@ def test_degenerate_data_end_in_a_fit(method):
 
 def test_settings_are_checked():
     data = regression(10)
-    for settings in ({"length": 0.0}, {"length": 1.5}, {"num_inducing": 0}, {"start": "grid"}):
+    for settings in ({"precision": "half"}, {"length": 0.0}, {"length": 1.5}, {"num_inducing": 0}, {"start": "grid"}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             fit(data, process(), noise(), DualSVGP(**settings))
 

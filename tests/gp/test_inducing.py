@@ -3,7 +3,7 @@ import torch
 from gpytorch.kernels import RBFKernel
 
 from bayeskit.gp.gram import gram, gram_diagonal
-from bayeskit.gp.inducing import metric, starting_points
+from bayeskit.gp.inducing import MovingPoints, metric, starting_points
 from bayeskit.gp.pivoted_cholesky import pivoted_cholesky
 
 from .problems import close, generator, matern, scaled, test_inputs
@@ -67,3 +67,14 @@ def test_few_distinct_inputs_are_taken_whole():
 def test_an_unknown_start_is_named():
     with pytest.raises(ValueError, match="did you mean 'greedy'"):
         starting_points(matern(), test_inputs(5), 2, start="gredy", generator=generator())
+
+
+def test_moving_points_move_in_units_of_the_spread_and_others_stay():
+    x = torch.tensor([[0.0, 0.0], [2.0, 20.0]], dtype=torch.float64)  # deviations 1 and 10
+    points = MovingPoints(x, x, move=True)
+    (leaf,) = points.parameters
+    points().sum().backward()
+    close(leaf.grad, torch.tensor([[1.0, 10.0]] * 2, dtype=torch.float64), 1e-12)
+    resting = MovingPoints(x, x, move=False)
+    assert resting() is x
+    assert resting.parameters == []

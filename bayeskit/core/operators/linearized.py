@@ -1,7 +1,7 @@
 """The covariance of a linearized function, `J S J'`, without the Jacobian J."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,11 @@ from linear_operator import LinearOperator, to_linear_operator
 from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 
+from bayeskit.core.inputs import Batch, NamedInputs, parts
 from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product, rooted
 from bayeskit.core.operators.budget import chunks, fits
 
-Function = Callable[[Tensor, Tensor], Tensor]
+Function = Callable[[Tensor, Any], Tensor]
 """Maps weights (p,) and inputs (n, *input_shape) to values (n, k), each row a function of its own input alone."""
 
 COLUMNS = 16
@@ -30,13 +31,13 @@ class Linearized(LinearOperator):
     Args:
         mean: Weights about which the function is linearized, (p,).
         covariance: S, (p, p), an operator or a tensor.
-        x: Row inputs, (n, *input_shape).
-        x2: Column inputs, (m, *input_shape); `x` if left out.
+        inputs: Row inputs, (n, *input_shape), and column inputs, (m, *input_shape), if those are others.
         function: Maps weights (p,) and inputs to values (n, k), row by row. A module-level function or an instance of
             a small class, since closures do not pickle. Cut the weights with `torch.split`: its derivative is
             one concatenation.
         num_outputs: k, found by one evaluation if left out.
         repeats: Batch axes *b along which the same matrix is repeated, as `expand` does.
+        names: Names of the leaves of inputs that are handed over leaf by leaf; found where they are not.
 
     References:
         Immer, Korzepa & Bauer, Improving Predictions of Bayesian Neural Nets via Local Linearization, 2021, section 3.
@@ -55,21 +56,25 @@ class Linearized(LinearOperator):
         self,
         mean: Tensor,
         covariance: LinearOperator | Tensor,
-        x: Tensor,
-        x2: Tensor | None = None,
-        *,
+        *inputs: Batch,
         function: Function,
         num_outputs: int | None = None,
         repeats: tuple[int, ...] = (),
+        names: tuple[str, ...] | None = None,
     ):
+        # The arguments of an operator are tensors, and from those it is built again: named inputs go leaf by leaf.
+        x, *others = inputs if names is None else _gathered(inputs, names)
         if num_outputs is None:
             with torch.no_grad():
                 num_outputs = function(mean, x[:1]).shape[-1]
         covariance = to_linear_operator(covariance)
-        inputs = (x,) if x2 is None else (x, x2)
-        super().__init__(mean, covariance, *inputs, function=function, num_outputs=num_outputs, repeats=tuple(repeats))
+        options: dict[str, Any] = {"function": function, "num_outputs": num_outputs, "repeats": tuple(repeats)}
+        if isinstance(x, NamedInputs):
+            options["names"] = tuple(x.leaves)
+        leaves = [leaf for values in (x, *others) for leaf in parts(values)]
+        super().__init__(mean, covariance, *leaves, **options)
         self.mean, self.weight_covariance, self.x = mean, covariance, x
-        self.x2 = x if x2 is None else x2
+        self.x2 = others[0] if others else x
         self.function, self.num_outputs, self.repeats = function, num_outputs, tuple(repeats)
 
     def _size(self) -> torch.Size:
@@ -78,11 +83,11 @@ class Linearized(LinearOperator):
     def _transpose_nonbatch(self) -> "Linearized":
         return self if self.x2 is self.x else self._between(self.x2, self.x)
 
-    def cross(self, x2: Tensor) -> "Linearized":
+    def cross(self, x2: Batch) -> "Linearized":
         """The covariance of the values at `x` with those at other inputs, (n*k, m*k)."""
         return self._between(self.x, x2)
 
-    def _between(self, x: Tensor, x2: Tensor) -> "Linearized":
+    def _between(self, x: Batch, x2: Batch) -> "Linearized":
         parts = (self.mean, self.weight_covariance, x, x2)
         return Linearized(*parts, function=self.function, num_outputs=self.num_outputs, repeats=self.repeats)
 
@@ -105,7 +110,7 @@ class Linearized(LinearOperator):
         ]
         return torch.cat(products or [columns.new_zeros(len(self.x) * self.num_outputs, 0)], -1)
 
-    def pull(self, rhs: Tensor, x: Tensor) -> Tensor:
+    def pull(self, rhs: Tensor, x: Batch) -> Tensor:
         """`J(x)' rhs` for rhs (n*k, c), (p, c)."""
         rhs = rhs.unflatten(0, (len(x), self.num_outputs))  # (n, k, c)
         total = self.mean.new_zeros(len(self.mean), rhs.shape[-1])
@@ -113,7 +118,7 @@ class Linearized(LinearOperator):
             total = total + self._pull(rhs[points], x[points])
         return total
 
-    def _pull(self, rhs: Tensor, x: Tensor) -> Tensor:
+    def _pull(self, rhs: Tensor, x: Batch) -> Tensor:
         if self._many(rhs.shape[-1]):
             return self.jacobian(x).flatten(0, 1).mT @ rhs.flatten(0, 1)
         transposed = vjp(lambda w: self.function(w, x), self.mean)[1]
@@ -121,12 +126,12 @@ class Linearized(LinearOperator):
             return transposed(rhs.squeeze(-1))[0].unsqueeze(-1)
         return vmap(transposed, in_dims=-1, out_dims=-1, chunk_size=COLUMNS)(rhs)[0]
 
-    def push(self, weights: Tensor, x: Tensor) -> Tensor:
+    def push(self, weights: Tensor, x: Batch) -> Tensor:
         """`J(x) weights` for weights (p, c), (n*k, c)."""
         pieces = [self._push(weights, x[points]) for points in self._chunks(x, weights.shape[-1])]
         return torch.cat(pieces or [weights.new_zeros(0, weights.shape[-1])])
 
-    def _push(self, weights: Tensor, x: Tensor) -> Tensor:
+    def _push(self, weights: Tensor, x: Batch) -> Tensor:
         if self._many(weights.shape[-1]):
             return self.jacobian(x).flatten(0, 1) @ weights
 
@@ -137,10 +142,10 @@ class Linearized(LinearOperator):
             return derivative(weights.squeeze(-1)).reshape(-1, 1)
         return vmap(derivative, in_dims=-1, out_dims=-1, chunk_size=COLUMNS)(weights).flatten(0, 1)
 
-    def jacobian(self, x: Tensor) -> Tensor:
+    def jacobian(self, x: Batch) -> Tensor:
         """J for a few inputs, (n, k, p)."""
 
-        def values(w: Tensor, point: Tensor) -> Tensor:
+        def values(w: Tensor, point: Batch) -> Tensor:
             return self.function(w, point.unsqueeze(0)).squeeze(0)
 
         return vmap(jacrev(values), in_dims=(None, 0))(self.mean, x)
@@ -149,7 +154,7 @@ class Linearized(LinearOperator):
         """Whether forming rows of J, at one backward pass an output, is cheaper than passes for every column."""
         return columns > COLUMNS * self.num_outputs
 
-    def _chunks(self, x: Tensor, columns: int) -> Iterator[slice]:
+    def _chunks(self, x: Batch, columns: int) -> Iterator[slice]:
         """Inputs whose rows of J, or whose activations in the passes for some columns, fit the budget.
 
         Activations are taken as `8 sqrt(p)` numbers for the layers of a dense network and 32 for every number of an
@@ -159,7 +164,7 @@ class Linearized(LinearOperator):
         rows = self.num_outputs * len(self.mean) if self._many(columns) else 0
         return chunks(len(x), rows + min(columns, COLUMNS) * activations)
 
-    def halves(self, x: Tensor) -> Iterator[Tensor]:
+    def halves(self, x: Batch) -> Iterator[Tensor]:
         """`J(x) R` for a root `R R' = S`, chunk by chunk: (m, k, r), whose inner products are covariances."""
         covariance = rooted(self.weight_covariance)
         for points in chunks(len(x), self.num_outputs * len(self.mean), cached=True):
@@ -239,6 +244,14 @@ def _(op: Linearized, num_samples: int, generator: torch.Generator) -> Tensor:
 @half_rule.register
 def _(op: Linearized, rhs: Tensor) -> Tensor:
     return _by_columns(lambda columns: half_rule(op.weight_covariance, op.pull(columns, op.x)), rhs)
+
+
+def _gathered(leaves: Sequence[Any], names: tuple[str, ...]) -> list[Batch]:
+    """Inputs from their leaves, one after the other."""
+    return [
+        NamedInputs(dict(zip(names, leaves[i : i + len(names)], strict=True)))
+        for i in range(0, len(leaves), len(names))
+    ]
 
 
 def _by_columns(apply: Callable[[Tensor], Tensor], rhs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Covariances of low rank, alone or on top of a diagonal, and diagonals with few entries."""
+"""Covariances of low rank, alone or on top of a diagonal."""
 
 import torch
 from linear_operator import LinearOperator
@@ -30,25 +30,6 @@ def from_samples(draws: Tensor) -> RootLinearOperator:
     """
     centered = (draws - draws.mean(0)) / len(draws) ** 0.5
     return RootLinearOperator(centered.movedim(0, -1))
-
-
-def masked_diagonal(values: Tensor, index: Tensor, size: int) -> DiagLinearOperator:
-    """A diagonal covariance that is zero outside some active entries.
-
-    Args:
-        values: Variances of the active entries, (*b, a).
-        index: Which entries they are, (a,) integers.
-        size: N, the size of the operator.
-
-    Returns:
-        Operator (*b, N, N).
-
-    Examples:
-        >>> masked_diagonal(torch.tensor([2.0, 3.0]), torch.tensor([3, 1]), 4).diagonal().tolist()
-        [0.0, 3.0, 0.0, 2.0]
-    """
-    zeros = values.new_zeros(*values.shape[:-1], size)
-    return DiagLinearOperator(zeros.index_add(-1, index, values))
 
 
 def low_rank_plus_diagonal(root: Tensor, diagonal: Tensor) -> LowRankRootAddedDiagLinearOperator:

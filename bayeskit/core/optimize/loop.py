@@ -42,6 +42,8 @@ def minimize(
     validation: Callable[[], Tensor] | None = None,
     buffers: Iterable[Tensor] = (),
     own: torch.optim.Optimizer | None = None,
+    after_step: Callable[[torch.optim.Optimizer], None] | None = None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> History:
     """Minimize a loss over mini-batches, changing `parameters` in place.
 
@@ -66,6 +68,9 @@ def minimize(
         own: A further optimizer, for tensors with steps of their own kind: it steps those it was built with, from
             their gradients of the same loss per row, unclipped and without the schedule. What it remembers between
             steps belongs into `buffers`.
+        after_step: Called after each step with the optimizer of `parameters`: it may exchange what they stand for,
+            values and the optimizer's memory of them, in place. What it remembers itself belongs into `buffers`.
+        after_epoch: Called after the steps of each epoch, to collect something; it may write to `buffers`.
 
     Returns:
         {"loss": [...], "validation": [...]}: per epoch, the training loss per row averaged over its mini-batches, and
@@ -90,7 +95,7 @@ def minimize(
     stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
     tensors = [*leaves, *stepped, *buffers]
     ranks.agree(tensors, generator)
-    loop = _Loop(training, leaves, tensors, generator, description, own=own)
+    loop = _Loop(training, leaves, tensors, generator, description, own=own, after_step=after_step)
     file = None if training.checkpoint is None else Checkpoint(training.checkpoint)
     if file is not None:
         loop.resume(file, identity(training, leaves, data, generator, description))
@@ -102,6 +107,8 @@ def minimize(
                 before = loop.epoch
                 try:
                     loop.run_epoch(loss, data, validation)
+                    if after_epoch is not None:
+                        after_epoch()
                     if file is not None or loop.done or loop.steps >= KEEP_STEPS:
                         loop.check()
                         loop.keep()
@@ -130,10 +137,11 @@ class _Loop:
         description: str,
         *,
         own: torch.optim.Optimizer | None,
+        after_step: Callable[[torch.optim.Optimizer], None] | None,
     ):
         self.training, self.parameters, self.tensors, self.own = training, parameters, tensors, own
         self.stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
-        self.generator, self.description = generator, description
+        self.generator, self.description, self.after_step = generator, description, after_step
         # All may be stepped by `own`; torch builds no optimizer of nothing.
         self.optimizer = optimizer(training, parameters or [torch.zeros(())])
         self.history: History = {"loss": []}
@@ -165,6 +173,8 @@ class _Loop:
             self.optimizer.step()
             if self.own is not None:
                 self.own.step()
+            if self.after_step is not None:
+                self.after_step(self.optimizer)
             self.steps += 1
             mean += value * min(size, len(data) - i * size) / len(data)
         self._share_statistics()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.checkpoint import digest
-from bayeskit.core.types import Data, Rows
+from bayeskit.core.inputs import Rows, parts
+from bayeskit.core.types import Data
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -57,6 +58,16 @@ class Training(BaseEstimator):
     tolerance: float = 1e-4
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: int = 10
+
+    @classmethod
+    def of_steps(cls, num_steps: int, num_rows: int, *, lr: float, batch_size: int) -> "Training":
+        """As many epochs as make about `num_steps` steps whatever the number of rows, `lr` falling to zero by cosine.
+
+        >>> Training.of_steps(400, 10_000, lr=0.05, batch_size=1000).max_epochs
+        40
+        """
+        epochs = math.ceil(num_steps / math.ceil(num_rows / batch_size))
+        return cls(lr=lr, max_epochs=epochs, batch_size=batch_size, schedule="cosine")
 
     def validate(self) -> None:
         """Raise one clear sentence if a setting is out of range; `minimize` calls it."""
@@ -109,7 +120,7 @@ def identity(
     settings = {name: value for name, value in training.get_params().items() if name not in free}
     return settings | {
         "the task": description,
-        "the data": digest(None if isinstance(data.x, Rows) else data.x, data.y, data.weights),
+        "the data": digest(*(() if isinstance(data.x, Rows) else parts(data.x)), data.y, data.weights),
         "the starting parameters": digest(*parameters),
         "the seed": digest(generator.get_state()),
     }

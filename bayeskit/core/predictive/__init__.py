@@ -9,6 +9,7 @@ from bayeskit.core.predictive.mixture import MixturePredictive as MixturePredict
 from bayeskit.core.predictive.noisy_student_t import NoisyStudentTPredictive as NoisyStudentTPredictive
 from bayeskit.core.predictive.pooled import PooledPredictive as PooledPredictive
 from bayeskit.core.predictive.pooled import pool as pool
+from bayeskit.core.predictive.recalibrated import RecalibratedPredictive as RecalibratedPredictive
 from bayeskit.core.predictive.student_t import StudentTPredictive as StudentTPredictive
 from bayeskit.core.predictive.views import AffinePredictive as AffinePredictive
 from bayeskit.core.predictive.views import SqueezedPredictive as SqueezedPredictive

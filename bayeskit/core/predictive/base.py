@@ -107,7 +107,7 @@ class ContinuousPredictive(Predictive):
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def affine(self, shift: Any, scale: Any) -> "ContinuousPredictive":
-        """The law of `shift + scale * y`, both numbers or of shape (k,), `scale > 0`."""
+        """The law of `shift + scale * y`, both numbers or (k,); `scale > 0`, and `shift` may be (*b, n, k)."""
         from bayeskit.core.predictive.views import AffinePredictive
 
         shift, scale = checks.tensor(shift, name="shift"), checks.tensor(scale, name="scale")
@@ -128,7 +128,7 @@ def targets(y: Any, *, like: Tensor) -> Tensor:
     Raises:
         ValueError: The last two axes are not (n, k).
     """
-    values = _columns(y, like=like)
+    values = columns(y, like=like)
     n, k = like.shape[-2:]
     if values.shape[-2:] != (n, k):
         raise ValueError(f"`y` must have shape (n, k) = ({n}, {k}) like the predictions; got {tuple(values.shape)}")
@@ -137,11 +137,11 @@ def targets(y: Any, *, like: Tensor) -> Tensor:
 
 def thresholds(y: Any, *, like: Tensor) -> Tensor:
     """Where a cdf is asked for: read like `targets` or broadcast against `like`, (*s, n, k)."""
-    values = _columns(y, like=like)
+    values = columns(y, like=like)
     return values.expand(torch.broadcast_shapes(values.shape, like.shape))
 
 
-def _columns(y: Any, *, like: Tensor) -> Tensor:
+def columns(y: Any, *, like: Tensor) -> Tensor:
     """Numbers with the type and device of `like` (*b, n, k); with one output, (*s, n) becomes (*s, n, 1)."""
     values = checks.tensor(y, name="y", like=like)
     n, k = like.shape[-2:]

@@ -65,6 +65,17 @@ class CategoricalPredictive(Predictive):
         """The most probable label (n,): a tensor of codes, or an array of labels if `classes` is given."""
         return self._labels(self.log_probs.argmax(-1))
 
+    def prediction_set(self, level: float) -> Tensor:
+        """The most probable classes, as few as hold the label with probability `level`: (n, c) truth values.
+
+        Raises:
+            ValueError: `level` is not strictly between 0 and 1.
+        """
+        checks.fraction(level, name="level")
+        p, order = self.probs.sort(dim=-1, descending=True, stable=True)
+        short = p.cumsum(-1) - p < level  # what the more probable classes hold together is not enough
+        return torch.empty_like(short).scatter(-1, order, short)
+
     def log_prob(self, y: Any) -> Tensor:
         """Log probability of the labels, (n,).
 

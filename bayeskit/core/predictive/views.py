@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.core.predictive.base import ContinuousPredictive
+from bayeskit.core.predictive.base import ContinuousPredictive, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class AffinePredictive(ContinuousPredictive):
 
     Args:
         base: Law of y.
-        shift: A number or (k,).
+        shift: A number, (k,), or (*b, n, k) where every input has its own.
         scale: A positive number or (k,).
         rule: How the law was formed.
         discrete: Whether `base` is a law of counts, whose masses need no change of variables.
@@ -75,7 +75,7 @@ class AffinePredictive(ContinuousPredictive):
         return self._restored(self.base.quantile(q))
 
     def _standard(self, y: Any) -> Tensor:
-        y = checks.tensor(y, name="y")
+        y = checks.tensor(y, name="y") if self.shift.ndim < 2 else columns(y, like=self.shift)
         return (y - self.shift.to(y.device)) / self.scale.to(y.device)
 
     def _restored(self, values: Tensor) -> Tensor:

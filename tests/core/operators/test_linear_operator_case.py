@@ -48,6 +48,15 @@ class TestLinearized(Hooks):
         return jacobian @ linear_op.weight_covariance.to_dense() @ jacobian.mT
 
 
+class TestMaskedDiagonal(Hooks):
+    def create_linear_op(self):
+        # all active, in another order: the contract asks for solves
+        return operators.MaskedDiagonal(torch.tensor([2.0, 0.5, 1.5]), torch.tensor([2, 0, 1]), size=3)
+
+    def evaluate_linear_op(self, linear_op):
+        return torch.diag(linear_op.values[[1, 2, 0]])
+
+
 class TestInverse(Hooks):
     def create_linear_op(self):
         return operators.Inverse(torch.tensor([[2.0, 0.5, 0.1], [0.5, 1.5, 0.3], [0.1, 0.3, 1.0]]))

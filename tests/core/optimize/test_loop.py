@@ -351,3 +351,33 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert torch.equal(first[2], second[2])  # though each saw its own rows
     assert torch.allclose(alone[0], first[0], rtol=1e-10, atol=0)  # only the order of sums differs
     assert first[1] == pytest.approx(alone[1], rel=1e-10)
+
+
+def test_what_is_called_after_a_step_may_change_what_was_stepped():
+    x, data = torch.zeros(2, requires_grad=True), Data(torch.zeros(4, 1), torch.zeros(4, 1))
+    seen = []
+
+    def after_step(optimizer):
+        seen.append(x.detach().clone())
+        assert optimizer.state[x]["exp_avg"].shape == (2,)
+        with torch.no_grad():
+            x[0] = 0
+
+    def loss(batch):
+        return batch.total(((x - 1) ** 2).sum().expand(len(batch)))
+
+    minimize(loss, [x], data, Training(lr=0.1, max_epochs=5), generator=torch.Generator(), after_step=after_step)
+    assert len(seen) == 5 and x[0] == 0 and x[1] > 0.3
+    assert all(step[0] < 0.15 for step in seen)
+
+
+def test_after_every_epoch_the_caller_is_called_once():
+    w, seen = torch.zeros(1, requires_grad=True), []
+
+    def loss(batch):
+        return batch.total((batch.x[:, 0] - w) ** 2)
+
+    data = Data(torch.ones(6, 1), torch.zeros(6, 1))
+    training = Training(lr=0.1, max_epochs=3, batch_size=2)
+    minimize(loss, [w], data, training, generator=torch.Generator(), after_epoch=lambda: seen.append(w.item()))
+    assert len(seen) == 3 and seen[-1] == w.item() and sorted(seen) == seen

@@ -1,0 +1,125 @@
+"""A body and its Bayesian last layer, trained together."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayeskit.bnn.curvature import with_one
+from bayeskit.bnn.head import Head
+from bayeskit.bnn.heads.likelihood_layer import LikelihoodLayer
+from bayeskit.bnn.heads.row_prior import RowPrior
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import flatten, is_random, parameters, unflatten, with_parameters
+from bayeskit.bnn.training import (
+    DEFAULT_TRAINING,
+    FEWEST_ROWS,
+    average,
+    descend,
+    holding_out,
+    precisions,
+    seeded_if,
+)
+from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
+from bayeskit.core.types import Data
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedBody:
+    """What training leaves.
+
+    Args:
+        network: In evaluation mode, holding the trained weights of the body.
+        history: Curves of the training.
+        precision: The factor on the prior's precision that was used.
+        num_held_out: How many rows early stopping watched.
+    """
+
+    network: nn.Module
+    history: History
+    precision: float
+    num_held_out: int
+
+
+def train_jointly(
+    head: Head,
+    layer: LikelihoodLayer,
+    body: GaussianWeights | None,
+    data: Data,
+    training: Training,
+    *,
+    precision: float | str,
+    generator: torch.Generator,
+) -> TrainedBody:
+    """Maximize the evidence lower bound over the law of the last layer and the log density of the body's weights.
+
+    The layer is changed in place: its rows, its prior's precision, and the parameters of its likelihood.
+
+    Args:
+        head: The last layer and its network; the network's running statistics are changed in place.
+        layer: What takes its place; its prior is that at factor 1.
+        body: Prior of the other weights; None where they are fixed.
+        data: Inputs and targets.
+        training: Settings of the loop.
+        precision: A factor on the prior's precision, or "validation", for body and last layer alike.
+        generator: Splits and shuffles the rows, and drops units where the network does.
+    """
+    network, base, width = head.network, layer.prior, layer.rows.mean.shape[1]
+    set_training(network)
+    like = {} if body is None else parameters(network, body.mean)
+    flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
+    enough = len(data) >= FEWEST_ROWS
+    search = isinstance(precision, str) and body is not None and not body.scale_known
+    training = holding_out(training, DEFAULT_TRAINING) if search else training
+    rows, held_out = split(data, training, generator=generator) if enough else (data, None)
+    learns_statistics, drops = normalizes(network), is_random(network, data.x[:2])
+    learnt = [value for value in layer.likelihood.parameters() if value.requires_grad]
+    state = [flat, *layer.rows.parameters(), *(learnt if enough else [])]
+
+    def expected(batch: Data) -> Tensor:
+        features = head.reaching(unflatten(flat, like), batch.x[:])
+        return layer.expected_log_prob(with_one(features, width), batch.y)
+
+    def score() -> Tensor:
+        assert held_out is not None
+        network.eval()
+        with torch.no_grad():
+            values = torch.cat([expected(part) for part in held_out.batches(4096)])
+        set_training(network)
+        return values
+
+    def validation() -> Tensor:
+        assert held_out is not None
+        return -average(score(), held_out)
+
+    def run(settings: Training, factor: float) -> History:
+        prior_law = None if body is None else body.sharpened(factor)
+        layer.prior = RowPrior(base.mean, base.precision * factor)
+
+        def loss(batch: Data) -> Tensor:
+            if learns_statistics:  # one row alone has no spread to be normalized by
+                set_training(network, len(batch) > 1)
+            with seeded_if(drops, generator):
+                terms = expected(batch)
+            bound = batch.total(terms) - layer.kl_weight * layer.divergence()
+            return -bound if prior_law is None else -bound - prior_law.log_density(flat)
+
+        return minimize(
+            loss,
+            state,
+            rows,
+            settings,
+            generator=generator,
+            validation=None if held_out is None else validation,
+            buffers=network.buffers(),
+        )
+
+    factors = precisions(precision, search=search and held_out is not None)
+    history, factor = descend(run, score, [*state, *network.buffers()], training, factors)
+    layer.prior = RowPrior(base.mean, base.precision * factor)
+    if held_out is not None and learnt:  # rows that the weights have not seen set the noise
+        network.eval()
+        minimize_lbfgs(lambda: -average(expected(held_out).double(), held_out), learnt, description="calibration")
+    trained = with_parameters(network, {name: value.detach() for name, value in unflatten(flat, like).items()})
+    return TrainedBody(trained, history, factor, 0 if held_out is None else len(held_out))

@@ -1,0 +1,57 @@
+"""What the layers of a network are: BatchNorm, frozen, or plain ones of torch."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm layers, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def normalizes(network: nn.Module) -> bool:
+    """Whether any BatchNorm layer learns its statistics while the network trains."""
+    return any(not is_frozen(layer) for layer in batch_norms(network).values())
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them, its parts' included, requires a gradient."""
+    values = list(module.parameters())
+    return bool(values) and not any(value.requires_grad for value in values)
+
+
+def set_training(network: nn.Module, mode: bool = True) -> None:
+    """Training mode on or off, except that a frozen BatchNorm layer keeps its statistics: it is part of what stays."""
+    network.train(mode)
+    for layer in batch_norms(network).values():
+        if mode and is_frozen(layer):
+            layer.eval()
+
+
+def check_frozen(network: nn.Module) -> None:
+    """Refuse a network whose outputs at one input would depend on the other rows.
+
+    Raises:
+        ValueError: A BatchNorm layer keeps no running statistics, so it normalizes by the batch even in evaluation.
+    """
+    for name, module in batch_norms(network).items():
+        if not getattr(module, "track_running_stats", True) or module.running_mean is None:
+            raise ValueError(
+                f"`{name}` ({type(module).__name__}) keeps no running statistics, so what the network returns for one "
+                "input depends on the others and is no function of the input. Build it with "
+                "`track_running_stats=True`, or use GroupNorm or LayerNorm."
+            )
+
+
+def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a layer does what these classes of torch do, with its own weights.
+
+    Not so a subclass with another `forward` (a low-rank adapter), nor a layer whose weight is itself computed, by
+    `torch.nn.utils.parametrize` or in a hook.
+    """
+    return (
+        isinstance(layer, kinds)
+        and any(type(layer).forward is kind.forward for kind in kinds)
+        and not (is_parametrized(layer) or layer._forward_pre_hooks)
+    )

@@ -1,0 +1,207 @@
+"""Maximizing the evidence lower bound of a mean-field law over a network's weights."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bayeskit.bnn.layers import normalizes, set_training
+from bayeskit.bnn.network import is_random
+from bayeskit.bnn.training import (
+    FEWEST_ROWS,
+    average,
+    calibrate,
+    check_precision,
+    descend,
+    holding_out,
+    precisions,
+    seeded_if,
+)
+from bayeskit.bnn.variational.network import Variational
+from bayeskit.bnn.variational.subspace import Subspace
+from bayeskit.core import checks, operators
+from bayeskit.core.inference import Evidence, Fit
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.optimize import History, Training, minimize, split
+from bayeskit.core.posterior import SampledValues
+from bayeskit.core.types import Data
+
+DEFAULT_TRAINING = Training(lr=1e-2, max_epochs=500, batch_size=128, patience=20, validation_fraction=0.15)
+"""Adam with early stopping: gentler and more patient than for one network, because the objective is noisy."""
+
+WATCHED_DRAWS = 8
+"""Draws of the weights by which held-out rows judge."""
+
+EVIDENCE_RUNS = 30_000
+"""Rows times draws spent on the estimate of the bound, unless there are more rows than that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is maximized, and how it is estimated.
+
+    Args:
+        num_samples: Draws at each step.
+        num_draws: Draws of the weights that make predictions; None for 32.
+        kl_weight: Factor on the divergence; 1 for the evidence lower bound.
+        precision: A factor on the prior's precision, or "validation".
+    """
+
+    num_samples: int = 1
+    num_draws: int | None = None
+    kl_weight: float = 1.0
+    precision: float | str = "validation"
+
+    def validate(self) -> None:
+        """Raise one clear sentence if a setting is out of range."""
+        checks.positive(self.num_samples, name="num_samples", integer=True)
+        checks.positive(self.kl_weight, name="kl_weight")
+        check_precision(self.precision, "validation")
+        if self.num_draws is not None:
+            checks.positive(self.num_draws, name="num_draws", integer=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """How the active weights of a sparse law change while it is trained (see `Subspace`).
+
+    Args:
+        every: Steps between exchanges; None for 100, or a twentieth of the training if that is less.
+        fraction: Share of the active weights exchanged at first.
+        block: Shape of the units.
+    """
+
+    every: int | None = None
+    fraction: float = 0.3
+    block: Sequence[int] = (1, 1)
+
+    def start(self, q: Variational, num_steps: int) -> Subspace:
+        """The exchanges of a training of so many steps: they end after three quarters of them."""
+        every = self.every or max(1, min(100, num_steps // 20))
+        until = max(1, round(0.75 * num_steps))
+        return Subspace(q, every=every, until=until, fraction=self.fraction, block=self.block)
+
+
+class Ascent:
+    """Maximizes the bound over means, scales and the likelihood's own parameters, changing a law in place.
+
+    Args:
+        q: The law, holding its prior.
+        likelihood: Law of the observations; copied.
+        data: Inputs and targets, in the network's dtype.
+        objective: Draws, KL weight, prior precision.
+        exchange: Of active weights, for a sparse law.
+        generator: Source of all randomness.
+    """
+
+    def __init__(
+        self,
+        q: Variational,
+        likelihood: Likelihood,
+        data: Data,
+        objective: Objective,
+        *,
+        exchange: Exchange | None = None,
+        generator: torch.Generator,
+    ):
+        self.q, self.likelihood, self.data = q, copy.deepcopy(likelihood), data
+        self.objective, self.exchange, self.generator = objective, exchange, generator
+        self.enough = len(data) >= FEWEST_ROWS
+        self.own = [value for value in self.likelihood.parameters() if value.requires_grad] if self.enough else []
+        self.normalizes, self.drops = normalizes(q.network), is_random(q.network, data.x[:2])
+        self.buffers = [*q.network.buffers(), *q.support.buffers()]
+
+    def fit(self, training: Training | None) -> Fit:
+        """Train, at falling prior precisions if held-out rows are to choose one; None for the default settings."""
+        training = DEFAULT_TRAINING if training is None else training
+        search = isinstance(self.objective.precision, str) and not self.q.prior.scale_known
+        training = holding_out(training, DEFAULT_TRAINING) if search else training
+        rows, held_out = split(self.data, training, generator=self.generator) if self.enough else (self.data, None)
+        factors = precisions(self.objective.precision, search=search and held_out is not None)
+        state = [self.q.mean, self.q.log_scale, *self.own, *self.buffers]
+
+        def score() -> Tensor:
+            assert held_out is not None
+            return self.score(held_out)
+
+        def climb(settings: Training, factor: float) -> History:
+            return self.climb(rows, held_out, settings, factor)
+
+        with operators.recording() as notes:
+            history, self.q.factor = descend(climb, score, state, training, factors)
+            self.q.network.eval()
+            self.q.gradients = None
+            if held_out is not None:
+                calibrate(self.likelihood, self.draws(held_out), held_out)
+            evidence = Evidence(self.bound(), "lower bound")
+            posterior = self.q.posterior(self.data.x[:2], num_samples=self.objective.num_draws)
+        diagnostics = {
+            "prior precision": self.q.factor,
+            "held-out rows": 0 if held_out is None else len(held_out),
+            "KL": float(self.q.kl().detach()),
+            "active weights": len(self.q.mean),
+            **notes,
+        }
+        return Fit(posterior, self.likelihood, evidence, history, diagnostics)
+
+    def climb(self, rows: Data, held_out: Data | None, training: Training, factor: float) -> History:
+        """One training at a prior precision, from where the law stands."""
+        q, objective = self.q, self.objective
+        q.factor = factor
+        num_steps = training.max_epochs * math.ceil(len(rows) / (training.batch_size or len(rows)))
+        subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
+
+        def loss(batch: Data) -> Tensor:
+            set_training(
+                q.network, not self.normalizes or len(batch) > 1
+            )  # one row alone has no spread to be normalized by
+            if subspace is not None:
+                subspace.watch()
+            with seeded_if(self.drops, self.generator):
+                return q.loss(
+                    self.likelihood,
+                    batch,
+                    num_samples=objective.num_samples,
+                    kl_weight=objective.kl_weight,
+                    generator=self.generator,
+                )
+
+        def validation() -> Tensor:
+            assert held_out is not None
+            return -average(self.score(held_out), held_out)
+
+        return minimize(
+            loss,
+            [q.mean, q.log_scale, *self.own],
+            rows,
+            training,
+            generator=self.generator,
+            validation=None if held_out is None or training.patience is None else validation,
+            buffers=self.buffers if subspace is None else [*self.buffers, subspace.count],
+            after_step=None if subspace is None else subspace.step,
+        )
+
+    def score(self, rows: Data) -> Tensor:
+        """The log density of each row under the mixture of some draws, (m,)."""
+        self.q.network.eval()
+        terms = self.likelihood.log_prob(self.draws(rows, WATCHED_DRAWS), rows.y)  # (s, m)
+        return (terms.logsumexp(0) - math.log(len(terms))).detach()
+
+    def draws(self, rows: Data, num_samples: int | None = None) -> Tensor:
+        """The same draws of the function every time, (s, n, k)."""
+        values = self.q.posterior(num_samples=num_samples)(rows.x)
+        assert isinstance(values, SampledValues)
+        return values.draws.detach()
+
+    @torch.no_grad()
+    def bound(self) -> float:
+        """An unbiased estimate of the evidence lower bound over all rows: the more draws, the fewer rows there are."""
+        num_samples = max(1, min(32, EVIDENCE_RUNS // len(self.data)))
+        total = 0.0
+        for batch in self.data.batches(4096):
+            f = self.q(batch.x[:], num_samples=num_samples, generator=self.generator)
+            total += float(replace(batch, scale=self.data.scale).total(self.likelihood.log_prob(f, batch.y)).mean())
+        return total - float(self.q.kl())

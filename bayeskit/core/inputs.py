@@ -1,0 +1,238 @@
+"""What a function takes: a tensor, several named tensors, or rows that are still in a data set.
+
+The three cut alike (`len`, `x[index]`, `x.shape`, `x.device`), and `x[:]` of any of them is in memory. A dictionary of
+tensors becomes `NamedInputs` at the border (`as_inputs`); from there on nobody asks what inputs are made of but the
+one who calls the network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.data import Dataset, Subset, default_collate
+
+from bayeskit.core import checks
+
+
+@dataclass(frozen=True, eq=False)
+class NamedInputs:
+    """Several tensors with one row axis, such as token ids and their mask; torch's `vmap` maps over all of them.
+
+    It cuts, splits and moves as a tensor does. Made by `as_inputs` from a dictionary, which checks it.
+
+    Args:
+        leaves: Tensors (n, *leaf_shape) by name.
+
+    Examples:
+        >>> x = NamedInputs({"ids": torch.tensor([[3, 1], [2, 0]]), "mask": torch.tensor([[1.0, 1.0], [1.0, 0.0]])})
+        >>> len(x), x.shape, x[1:].leaves["ids"].tolist(), x.to(dtype=torch.float64).leaves["ids"].dtype
+        (2, torch.Size([2, 4]), [[2, 0]], torch.int64)
+    """
+
+    leaves: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __getitem__(self, index: Any) -> "NamedInputs":
+        return NamedInputs({name: value[index] for name, value in self.leaves.items()})
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, numbers in a row), as if the leaves lay side by side."""
+        return torch.Size((len(self), sum(value.shape[1:].numel() for value in self.leaves.values())))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the leaves are."""
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first leaf of real numbers; of the first leaf if there is none."""
+        return next((value.dtype for value in self.leaves.values() if value.is_floating_point()), self._first.dtype)
+
+    def is_floating_point(self) -> bool:
+        """Whether any leaf holds real numbers."""
+        return self.dtype.is_floating_point
+
+    def to(self, dtype: torch.dtype | None = None, *, device: torch.device | None = None) -> "NamedInputs":
+        """The same inputs elsewhere; leaves of integers (token ids) and truth values keep their type."""
+        return NamedInputs({name: _moved(value, dtype, device) for name, value in self.leaves.items()})
+
+    def split(self, sizes: int | list[int]) -> list["NamedInputs"]:
+        """Consecutive rows in parts of these sizes."""
+        parts = {name: value.split(sizes) for name, value in self.leaves.items()}
+        return [NamedInputs(dict(zip(parts, part, strict=True))) for part in zip(*parts.values(), strict=True)]
+
+    def unsqueeze(self, dim: int) -> "NamedInputs":
+        """Every leaf with a further axis: a single row under `vmap` becomes one of a batch."""
+        return NamedInputs({name: value.unsqueeze(dim) for name, value in self.leaves.items()})
+
+    @property
+    def _first(self) -> Tensor:
+        return next(iter(self.leaves.values()))
+
+
+pytree.register_pytree_node(
+    NamedInputs,
+    lambda x: (list(x.leaves.values()), tuple(x.leaves)),
+    lambda values, names: NamedInputs(dict(zip(names, values, strict=True))),
+)
+
+Batch = Tensor | NamedInputs
+"""Inputs in memory."""
+
+
+class Rows:
+    """Inputs that stay in a `torch.utils.data.Dataset` until their rows are asked for.
+
+    Indexing with a slice, integers of shape (b,) or a mask of shape (n,) reads those items and stacks their inputs into
+    a tensor of shape (b, *input_shape), cast to `dtype` and moved to `device`; `rows[:]` reads everything.
+
+    Args:
+        dataset: Items are `(x, y)` pairs or bare inputs; `x` is anything `torch.as_tensor` takes, or
+            a dictionary of such.
+        dtype: Floating type of the inputs; integer inputs (token ids) keep theirs.
+        device: Where the rows are delivered.
+
+    Raises:
+        TypeError: The inputs of the items are neither arrays nor dictionaries of arrays.
+        ValueError: They differ in shape.
+
+    Examples:
+        >>> from torch.utils.data import TensorDataset
+        >>> dataset = TensorDataset(torch.arange(6.0).view(3, 2), torch.zeros(3))
+        >>> rows = Rows(dataset, dtype=torch.float64, device=torch.device("cpu"))
+        >>> rows.shape, rows[1:].tolist()
+        (torch.Size([3, 2]), [[2.0, 3.0], [4.0, 5.0]])
+    """
+
+    def __init__(self, dataset: Dataset, *, dtype: torch.dtype, device: torch.device):
+        self.dataset, self.device = dataset, device
+        first = self._read([0])
+        self.dtype = dtype if first.is_floating_point() else first.dtype
+        self.shape = torch.Size((len(dataset), *first.shape[1:]))  # type: ignore[arg-type]
+        self._none = first[:0]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Any:
+        positions = self._positions(index)
+        return (self._read(positions) if positions else self._none).to(device=self.device, dtype=self.dtype)
+
+    def take(self, index: Tensor | slice) -> "Rows":
+        """Some of the rows, still unread; `index` as for reading, and not empty."""
+        subset = Subset(self.dataset, self._positions(index))
+        return Rows(subset, dtype=self.dtype, device=self.device)
+
+    def to(self, dtype: torch.dtype | None = None, *, device: torch.device | None = None) -> "Rows":
+        """The same rows, delivered elsewhere."""
+        return Rows(self.dataset, dtype=dtype or self.dtype, device=device or self.device)
+
+    def is_floating_point(self) -> bool:
+        """Whether any part of a row holds real numbers."""
+        return self.dtype.is_floating_point
+
+    def _positions(self, index: Tensor | slice) -> Any:
+        if isinstance(index, slice):
+            return range(len(self))[index]
+        return (index.nonzero().squeeze(-1) if index.dtype == torch.bool else index).tolist()
+
+    def _read(self, positions: Sequence[int]) -> Batch:
+        items = [self.dataset[i] for i in positions]
+        inputs = [item[0] if isinstance(item, tuple | list) else item for item in items]
+        try:
+            batch = as_inputs(default_collate(inputs), name="x")
+        except RuntimeError as error:
+            raise ValueError(
+                f"The inputs of a Dataset must have the same shape in every item: {error}. Pad or cut them, for "
+                "example in its `__getitem__`, and say by a mask what is padding."
+            ) from None
+        if not isinstance(batch, Tensor | NamedInputs):
+            raise TypeError(
+                "The inputs of a Dataset must be tensors, arrays or dictionaries of them; got "
+                f"{type(inputs[0]).__name__}. Name the parts: {{'first': ..., 'second': ...}}."
+            )
+        return batch
+
+
+Inputs = Tensor | NamedInputs | Rows
+
+
+def as_inputs(value: Any, *, name: str = "x") -> Any:
+    """A dictionary of tensors (or arrays) as `NamedInputs`; anything else as it came.
+
+    Args:
+        value: Tensors (n, *leaf_shape) by name, or other inputs.
+        name: What to call it in errors.
+
+    Raises:
+        TypeError: A leaf is no array of numbers, or is named by something other than a string.
+        ValueError: There is no leaf, or the leaves differ in the number of rows.
+
+    Examples:
+        >>> as_inputs({"ids": [[1, 2]], "mask": [[1, 1], [1, 0]]})
+        Traceback (most recent call last):
+        ValueError: the leaves of `x` must have the same number of rows; got 1 in 'ids', 2 in 'mask'
+    """
+    if isinstance(value, Tensor) or not isinstance(value, Mapping):
+        return value
+    if not value:
+        raise ValueError(f"`{name}` must name at least one tensor; got an empty dictionary")
+    leaves: dict[str, Tensor] = {}
+    for key, leaf in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the leaves of `{name}` must be named by strings; got {key!r}")
+        leaves[key] = _leaf(leaf, f"{name}[{key!r}]")
+    lengths = {key: len(leaf) for key, leaf in leaves.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{count} in {key!r}" for key, count in lengths.items())
+        raise ValueError(f"the leaves of `{name}` must have the same number of rows; got {found}")
+    return NamedInputs(leaves)
+
+
+def one_tensor(x: Any) -> Tensor:
+    """Inputs in memory as one tensor, for a function that takes no other.
+
+    Raises:
+        TypeError: The inputs are several named tensors.
+
+    Examples:
+        >>> one_tensor(torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    x = as_inputs(x)[:]
+    if isinstance(x, NamedInputs):
+        raise TypeError(
+            f"One table of inputs, (n, d), is what a Gaussian process takes; got tensors named {list(x.leaves)}. Join "
+            "them into one, or use a method of `bayeskit.bnn` with a network that takes them."
+        )
+    return x
+
+
+def parts(x: Batch) -> tuple[Tensor, ...]:
+    """The tensors that inputs are made of.
+
+    Examples:
+        >>> [part.shape for part in parts(NamedInputs({"a": torch.zeros(2, 3), "b": torch.zeros(2)}))]
+        [torch.Size([2, 3]), torch.Size([2])]
+    """
+    return (x,) if isinstance(x, Tensor) else tuple(x.leaves.values())
+
+
+def _leaf(value: Any, name: str) -> Tensor:
+    if value is None or isinstance(value, str | Mapping | NamedInputs):
+        raise TypeError(f"`{name}` must be a tensor or an array of numbers; got {type(value).__name__}")
+    leaf = checks.tensor(value, name=name)
+    if leaf.ndim == 0:
+        raise ValueError(f"`{name}` must have a row for every input, (n, ...); got a single number")
+    return leaf
+
+
+def _moved(value: Tensor, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
+    return value.to(device=device, dtype=dtype if value.is_floating_point() else None)

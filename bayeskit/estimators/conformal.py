@@ -1,0 +1,189 @@
+"""Intervals and sets with a guarantee for finitely many rows, around any law."""
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from bayeskit.core import checks
+from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
+from bayeskit.estimators.around import Around, HeldOut, classifies
+
+
+def conformal_quantile(scores: Tensor, confidence: float) -> Tensor:
+    """The ceil((n + 1) confidence)-th smallest of n scores.
+
+    If n + 1 scores are exchangeable, the last one is at most this quantile of the others with probability at least
+    `confidence`; without ties, with probability ceil((n + 1) confidence) / (n + 1).
+
+    Args:
+        scores: (n,) one number a row.
+        confidence: Between 0 and 1.
+
+    Raises:
+        ValueError: n is too small: the rank exceeds n, and no finite number will do.
+
+    References:
+        Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world, section 2.2; as a quantile: Lei,
+        G'Sell, Rinaldo, Tibshirani and Wasserman (2018), Distribution-free predictive inference for regression, section
+        2.2.
+
+    Examples:
+        >>> float(conformal_quantile(torch.arange(1.0, 20.0), 0.9))  # the 18th of 19
+        18.0
+    """
+    n, rank = len(scores), conformal_rank(len(scores), confidence)
+    if rank > n:
+        # ceil((n + 1) c) <= n where n >= c / (1 - c)
+        needed = math.ceil(round(confidence / (1 - confidence), 9))
+        raise ValueError(
+            f"`confidence` {confidence:g} needs at least {needed} calibration rows and there are {n}: give more rows, "
+            "a larger `calibration_size`, or a lower `confidence`"
+        )
+    return scores.sort().values[rank - 1]
+
+
+def conformal_rank(num_rows: int, confidence: float) -> int:
+    """`ceil((n + 1) confidence)`, free of the rounding of floating-point products.
+
+    >>> conformal_rank(99, 0.9), conformal_rank(19, 0.95), conformal_rank(100, 0.9)
+    (90, 19, 91)
+    """
+    return math.ceil(round((num_rows + 1) * confidence, 9))
+
+
+class Conformal(Around):
+    """Prediction intervals, or sets of labels, that hold a new y with at least the stated probability.
+
+    Split conformal prediction: of each row that the estimator inside was not fitted to, a score says how strange its y
+    is under the law stated; a y is in the interval or set of a new row if its score is at most the conformal quantile q
+    of those. The law itself is left as it was. With m, s the mean and standard deviation of the law, l and h its
+    central quantiles for `confidence`, and p the class probabilities:
+
+        "split"   score |y - m| / s             interval m -+ q s
+        "cqr"     score max(l - y, y - h)       interval [l - q, h + q]
+        "lac"     score 1 - p_y                 labels with p_j >= 1 - q: the smallest sets on average
+        "aps"     score sum of p_j >= p_y       labels from the most probable down to a total of q: sets that grow
+                                                where a row is hard
+
+    The guarantee is marginal: over the rows calibrated on and the new one, exchangeable with them. It does not need the
+    law to be right; a better one gives shorter intervals. With several outputs each has its own interval and guarantee.
+
+    Args:
+        estimator: As in `Calibrated`; `FrozenEstimator(model)` is taken as it is.
+        method: "split" or "cqr" for numbers, "lac" or "aps" for labels; None for "split" or "lac".
+        confidence: Probability that the interval or set is to hold.
+        calibration_size: Share of the rows held out of the fit, each class in proportion.
+        random_state: Seed of the choice of rows.
+
+    Attributes:
+        estimator_: The fitted estimator inside.
+        quantile_: q, a number, or (k,) for several outputs.
+        num_calibration_: Rows that it was taken from, (k,) for several outputs.
+        method_: The method used.
+        classes_: The labels, sorted; of a classifier.
+
+    References:
+        Lei et al. (2018), as in `conformal_quantile`; CQR: Romano, Patterson and Candès (2019), Conformalized quantile
+        regression; LAC: Sadinle, Lei and Wasserman (2019), Least ambiguous set-valued classifiers with bounded error
+        levels; APS: Romano, Sesia and Candès (2020), Classification with valid and adaptive coverage, without its
+        randomization, so that a prediction is a function of X (and covers somewhat more).
+
+    Examples:
+        >>> from sklearn.datasets import load_diabetes
+        >>> from bayeskit import GPRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = Conformal(GPRegressor(random_state=0), confidence=0.9, random_state=0).fit(X[:300], y[:300])
+        >>> low, high = model.predict_interval(X[300:])
+        >>> low.shape, bool((low < high).all())
+        ((142,), True)
+    """
+
+    def __init__(self, estimator, method=None, *, confidence=0.95, calibration_size=0.2, random_state=None):
+        self.estimator = estimator
+        self.method = method
+        self.confidence = confidence
+        self.calibration_size = calibration_size
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the estimator inside on some rows and take the scores of the others.
+
+        A `FrozenEstimator(model)` is not fitted: all the rows are scored, and it must not have seen them.
+
+        Args:
+            X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
+            y: (n,) or (n, k) numbers, NaN of several outputs for what was not observed; or (n,) labels.
+            sample_weight: (n,) non-negative weights for the fit of the estimator inside. The rank counts rows, whatever
+                their weight, for that is what the guarantee is about; a row of weight zero is left out.
+
+        Raises:
+            ValueError: Too few rows for `confidence`, or a method that there is not for this task.
+        """
+        options = ("lac", "aps") if classifies(self) else ("split", "cqr")
+        self.method_ = options[0] if self.method is None else self.method
+        checks.choice(self.method_, name="method", options=options)
+        checks.fraction(self.confidence, name="confidence")
+        return self._fit(X, y, sample_weight, cv=None)
+
+    def _learn(self, held_out: list[HeldOut]) -> None:
+        (rows,) = held_out
+        if isinstance(rows.law, CategoricalPredictive):
+            codes = torch.as_tensor(np.searchsorted(self.classes_, rows.y))
+            columns = [self._class_scores(rows.law).gather(1, codes[:, None]).squeeze(1)]
+        else:
+            scores, seen = (t.reshape(len(rows.y), -1) for t in (self._scores(rows.law, rows.y), ~rows.y.isnan()))
+            columns = [column[there] for column, there in zip(scores.T, seen.T, strict=True)]
+        quantiles = np.array([float(conformal_quantile(column, self.confidence)) for column in columns])
+        counts = np.array([len(column) for column in columns])
+        several = not classifies(self) and rows.y.ndim == 2
+        self.quantile_ = quantiles if several else float(quantiles[0])
+        self.num_calibration_ = counts if several else int(counts[0])
+
+    def _said(self, inside: Predictive) -> Predictive:
+        return inside
+
+    @available_if(lambda self: not classifies(self))
+    def predict_interval(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends, each (n,) or (n, k), in the target's units."""
+        parts = [self._interval(law) for law in self._parts(X)]
+        low, high = (torch.cat([part[end] for part in parts]).double().cpu().numpy() for end in (0, 1))
+        return low, high
+
+    @available_if(classifies)
+    def predict_set(self, X: Any) -> np.ndarray:
+        """Which labels are in the set of each row: (n, c) truth values, in the order of `classes_`."""
+        return torch.cat([self._class_scores(law) for law in self._parts(X)]).numpy() <= self.quantile_
+
+    def latent(self, X: Any) -> Any:
+        """The joint law of the function that the estimator inside states; see its `latent`."""
+        check_is_fitted(self, "estimator_")
+        return self.estimator_.latent(X)
+
+    def _scores(self, law: Any, y: Tensor) -> Tensor:
+        """How strange y is under the law, (n,) or (n, k); NaN where y is."""
+        if self.method_ == "split":
+            return (y - law.mean).abs() / law.std
+        low, high = law.interval(self.confidence)
+        return torch.maximum(low - y, y - high)
+
+    def _interval(self, law: ContinuousPredictive) -> tuple[Tensor, Tensor]:
+        """All y whose score is at most q; where there is none, the point nearest to being one."""
+        q = torch.as_tensor(self.quantile_, dtype=torch.float64).to(law.mean)
+        if self.method_ == "split":
+            return law.mean - q * law.std, law.mean + q * law.std
+        low, high = law.interval(self.confidence)
+        middle = (low + high) / 2
+        return torch.minimum(low - q, middle), torch.maximum(high + q, middle)
+
+    def _class_scores(self, law: CategoricalPredictive) -> Tensor:
+        """How strange each label would be, (n, c)."""
+        p = law.probs.double().cpu()
+        if self.method_ == "lac":
+            return 1 - p
+        p, order = p.sort(dim=-1, descending=True, stable=True)
+        return torch.empty_like(p).scatter(-1, order, p.cumsum(-1))
