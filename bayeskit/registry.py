@@ -33,6 +33,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "swsgp": ("gp", "bayeskit.gp:SWSGP", {}),
     "map": ("bnn", "bayeskit.bnn:MAP", {}),
     "laplace": ("bnn", "bayeskit.bnn:Laplace", {}),
+    "ivon": ("bnn", "bayeskit.bnn:IVON", {}),
     "vbll": ("bnn", "bayeskit.bnn:VBLL", {}),
     "deep_ensemble": ("bnn", "bayeskit.bnn:DeepEnsemble", {}),
     "mean_field": ("bnn", "bayeskit.bnn:MeanFieldVI", {}),

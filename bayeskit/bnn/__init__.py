@@ -12,11 +12,16 @@ from bayeskit.bnn.heads import VBLLGenerative as VBLLGenerative
 from bayeskit.bnn.heads import VBLLHeteroscedastic as VBLLHeteroscedastic
 from bayeskit.bnn.heads import VBLLRegression as VBLLRegression
 from bayeskit.bnn.heads import VBLLStudentT as VBLLStudentT
+from bayeskit.bnn.influence import leave_one_out as leave_one_out
+from bayeskit.bnn.influence import sensitivity as sensitivity
+from bayeskit.bnn.ivon import IVON as IVON
+from bayeskit.bnn.ivon_optimizer import IVONOptimizer as IVONOptimizer
 from bayeskit.bnn.laplace import Laplace as Laplace
 from bayeskit.bnn.map import MAP as MAP
 from bayeskit.bnn.mc_dropout import MCDropout as MCDropout
 from bayeskit.bnn.mcmc import MCMC as MCMC
 from bayeskit.bnn.mean_field import MeanFieldVI as MeanFieldVI
+from bayeskit.bnn.merging import merge as merge
 from bayeskit.bnn.network import MLP as MLP
 from bayeskit.bnn.posterior import BayesNet as BayesNet
 from bayeskit.bnn.posterior import Linearize as Linearize

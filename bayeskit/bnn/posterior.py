@@ -19,7 +19,7 @@ from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.head import local_function
 from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import at_least_single, chunks, evaluate, flatten, frozen, parameters
-from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior
+from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior, named
 from bayeskit.core import checks, operators
 from bayeskit.core.inputs import Batch
 from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, Posterior, SampledValues
@@ -63,6 +63,9 @@ class BayesNet(Posterior):
     network: nn.Module
     weights: WeightPosterior
     push_forward: PushForward
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", named(self.weights, self.network))
 
     def __call__(self, x: Inputs) -> FunctionValues:
         """Joint law of the network's outputs at inputs (n, *input_shape), or at a dictionary of them."""
@@ -146,7 +149,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     >>> linearize(net, gaussian_prior(net).weights, torch.ones(4, 3)).covariance.shape
     torch.Size([4, 4])
     """
-    network = frozen(network)
+    weights, network = named(weights, network), frozen(network)
     check_frozen(network)
     function, inputs = local_function(network, weights.mean, x)
     center = weights.flat_mean
@@ -189,6 +192,7 @@ def monte_carlo(
     """
     if num_samples is not None:
         checks.positive(num_samples, name="num_samples", integer=True)
+    weights = named(weights, network)
     draws = _draws(weights, num_samples, generator or _start(0, weights))
     return SampledValues(evaluate(frozen(network), draws, x))
 

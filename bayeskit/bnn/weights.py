@@ -5,13 +5,13 @@ covariance is a linear operator over the flat vector of them, in the order of `m
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayeskit.bnn.network import flatten, size, unflatten
 from bayeskit.core import operators
@@ -117,6 +117,31 @@ class GaussianWeights(WeightPosterior):
     @cached_property
     def _log_normalizer(self) -> Tensor:
         return operators.logdet(self.operator) + size(self.mean) * LOG_2PI
+
+
+def named(weights: WeightPosterior, network: nn.Module) -> WeightPosterior:
+    """The law with the network's names, if its weights are named by place ("0", "1", ...); itself if not.
+
+    Places count the parameters that require a gradient, or all of them in a network that is frozen.
+
+    Raises:
+        ValueError: Those parameters are others in number or shape.
+
+    >>> law = GaussianWeights({"0": torch.zeros(1, 2), "1": torch.zeros(1)}, DiagLinearOperator(torch.ones(3)))
+    >>> list(named(law, nn.Linear(2, 1)).mean)
+    ['weight', 'bias']
+    """
+    given = dict(network.named_parameters())
+    by_place = list(weights.mean) == [str(i) for i in range(len(weights.mean))]
+    if not isinstance(weights, GaussianWeights) or not by_place or weights.mean.keys() <= given.keys():
+        return weights
+    chosen = {name: value for name, value in given.items() if value.requires_grad} or given
+    if [value.shape for value in chosen.values()] != [value.shape for value in weights.mean.values()]:
+        raise ValueError(
+            "The weights are named by place and do not fit the parameters of the network that require a gradient, "
+            f"{list(chosen)}. Give the optimizer `network.named_parameters()`."
+        )
+    return replace(weights, mean=dict(zip(chosen, weights.mean.values(), strict=True)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,7 +142,8 @@ class _Loop:
         self.training, self.parameters, self.tensors, self.own = training, parameters, tensors, own
         self.stepped = [] if own is None else [p for group in own.param_groups for p in group["params"]]
         self.generator, self.description, self.after_step = generator, description, after_step
-        self.optimizer = optimizer(training, parameters)
+        # All may be stepped by `own`; torch builds no optimizer of nothing.
+        self.optimizer = optimizer(training, parameters or [torch.zeros(())])
         self.history: History = {"loss": []}
         self.epoch, self.stale = 0, 0
         self.lowest, self.best = math.inf, None

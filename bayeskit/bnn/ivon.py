@@ -1,0 +1,315 @@
+"""IVON as an inference: mean-field variational Bayes at the cost of an optimizer."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor, nn
+from torch.func import vmap
+
+from bayeskit.bnn.head import head_of
+from bayeskit.bnn.ivon_rule import update_
+from bayeskit.bnn.layers import check_frozen, normalizes, set_training
+from bayeskit.bnn.network import (
+    at_least_single,
+    call,
+    flatten,
+    is_random,
+    parameters,
+    unflatten,
+    with_parameters,
+)
+from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
+from bayeskit.bnn.training import (
+    FEWEST_ROWS,
+    calibrate,
+    descend,
+    holding_out,
+    prepare,
+    seeded_if,
+)
+from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.core import checks, operators, random
+from bayeskit.core.inference import Fit, Inference, Kind
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.optimize import History, Training, minimize, split
+from bayeskit.core.optimize.training import SCHEDULES
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data
+
+DEFAULT_TRAINING = Training(lr=2e-2, batch_size=128, schedule="cosine", validation_fraction=0.15)
+"""Without settings; the epochs follow from `DEFAULT_STEPS`."""
+
+DEFAULT_STEPS = 1_000
+"""Steps without settings: the averages of curvature need some hundred, however few the rows."""
+
+FEWEST_EPOCHS = 30
+"""Without settings, however many the rows."""
+
+QUICK_TRAINING = Training(lr=2e-2, max_epochs=15, batch_size=64, schedule="cosine", validation_fraction=0.15)
+"""A tenth of a second for a hundred rows."""
+
+KL_WEIGHTS = (1.0, 0.1)
+"""What `kl_weight="validation"` tries."""
+
+
+@dataclass(eq=False, repr=False)
+class IVON(Inference):
+    """A Gaussian with a diagonal covariance over all the weights, `argmax E_q[log p(y | f(.; w))] - KL(q || p)`.
+
+    Each step draws weights from q, and moves mean and variance by the gradient there (see `ivon_rule`). The weights are
+    learnt in units of the prior: w = center + scale u with u ~ N(0, I), in which the step does not change but `lr` and
+    `hess_init` mean the same for every layer and any prior.
+
+    Args:
+        lr: Length of a step as a share of the Newton step that q's own curvature says.
+        hess_init: Curvature at the start, in multiples of the prior's: the first draws have the prior's variance
+            divided by one more than this.
+        betas: Decay of the averages of gradient and curvature. An average over fewer steps is noisier, one over more
+            remembers the start.
+        num_draws: Draws of the weights in a step.
+        training: Settings of the loop, whose `lr` is that of the likelihood's own parameters; None for some 1,000
+            steps of 128 rows. All of it is run: the steps shrink as `schedule` says, and nothing stops early.
+        prior_precision: A factor on the prior's precision.
+        kl_weight: What the divergence from the prior is multiplied by, or "validation": 1, and 0.1 where the held-out
+            log-likelihood gains by it. At 1 it is Bayes, within what a diagonal covariance can say, which for a network
+            with many more weights than rows is often that hidden units are not worth their cost. With a prior that is
+            the posterior of earlier data, "validation" is 1.
+        num_samples: Draws of the weights at prediction.
+
+    References:
+        Shen et al. Variational learning is effective for large deep networks. ICML 2024.
+
+    >>> from bayeskit.bnn import gaussian_prior
+    >>> from bayeskit.core.likelihood import Gaussian
+    >>> x, g = torch.linspace(-1, 1, 40)[:, None], torch.Generator().manual_seed(0)
+    >>> fit = IVON.quickly().infer(gaussian_prior(nn.Linear(1, 1)), Gaussian(), Data(x, 2 * x), generator=g)
+    >>> fit.posterior.weights.covariance.shape, fit.posterior(x).draws.shape
+    (torch.Size([2, 2]), torch.Size([32, 40, 1]))
+    """
+
+    lr: float = 0.1
+    hess_init: float = 1000.0
+    betas: tuple[float, float] = (0.9, 0.995)
+    num_draws: int = 1
+    training: Training | None = None
+    prior_precision: float = 1.0
+    kl_weight: float | str = "validation"
+    num_samples: int = 32
+
+    priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
+    kind: ClassVar[Kind] = "weights"
+    quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
+
+    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
+        """Train mean and variance together; the posterior is the network at draws of its weights."""
+        self.check(prior, likelihood, data)
+        self._validate()
+        weights, network, data = prepare(prior, likelihood, data)
+        check_frozen(network)
+        weights = weights.sharpened(self.prior_precision)
+        with operators.recording() as notes:
+            problem = _Problem(network, weights, copy.deepcopy(likelihood), data, self, generator=generator)
+            weight: float | str = 1.0 if weights.scale_known and isinstance(self.kl_weight, str) else self.kl_weight
+            if isinstance(weight, str):
+                tried = KL_WEIGHTS if problem.held_out is not None else KL_WEIGHTS[:1]
+            else:
+                tried = (weight,)
+            history, weight = descend(problem.run, problem.score, problem.state, problem.training, tried)
+            problem.calibrate()
+        law = problem.law()
+        network = with_parameters(network, law.mean)
+        closing = head_of(network, law.mean, data.x)
+        linear = closing is not None and isinstance(closing.layer, nn.Linear)  # then the function's law is closed
+        posterior = BayesNet(network, law, Linearize() if linear else MonteCarlo(self.num_samples))
+        held_out = 0 if problem.held_out is None else len(problem.held_out)
+        diagnostics = {"KL weight": weight, "held-out rows": held_out, **notes}
+        return Fit(posterior, problem.likelihood, history=history, diagnostics=diagnostics)
+
+    def _validate(self) -> None:
+        for name in ("lr", "hess_init", "prior_precision"):
+            checks.positive(getattr(self, name), name=name)
+        for name in ("num_draws", "num_samples"):
+            checks.positive(getattr(self, name), name=name, integer=True)
+        for beta in self.betas:
+            checks.fraction(beta, name="betas")
+        if isinstance(self.kl_weight, str):
+            checks.choice(self.kl_weight, name="kl_weight", options=("validation",))
+        else:
+            checks.positive(self.kl_weight, name="kl_weight")
+
+
+class _Problem:
+    """A network's weights in units of the prior, the rows, and what is learnt from them."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: GaussianWeights,
+        likelihood: Likelihood,
+        data: Data,
+        settings: IVON,
+        *,
+        generator: torch.Generator,
+    ):
+        self.network, self.weights, self.likelihood = network, weights, likelihood
+        self.settings, self.generator = settings, generator
+        training = DEFAULT_TRAINING if settings.training is None else settings.training
+        if isinstance(settings.kl_weight, str) and not weights.scale_known:
+            training = holding_out(training, DEFAULT_TRAINING)
+        enough = len(data) >= FEWEST_ROWS
+        self.rows, self.held_out = split(data, training, generator=generator) if enough else (data, None)
+        per_epoch = math.ceil(len(self.rows) / (training.batch_size or len(self.rows)))
+        if settings.training is None:
+            training = replace(training, max_epochs=max(FEWEST_EPOCHS, DEFAULT_STEPS // per_epoch))
+        self.training, self.num_steps = training, per_epoch * training.max_epochs
+        self.own = [p for p in likelihood.parameters() if p.requires_grad] if enough else []
+        self.like = parameters(network, weights.mean)
+        self.drops, self.normalizes = is_random(network, data.x[:2]), normalizes(network)
+        self.together = False
+        self.center = weights.flat_mean.to(at_least_single(weights.flat_mean.dtype))
+        self.scale = weights.covariance.diagonal().to(self.center).sqrt()
+        # What a step does not know of a prior with correlations.
+        self.rest = None if isinstance(weights.covariance, DiagLinearOperator) else weights
+        start = (flatten(self.like, self.like) - self.center) / self.scale
+        self.steps = Steps(start, lr=settings.lr, betas=settings.betas)
+        self.together = settings.num_draws > 1 and not self.normalizes and self._joinable(data.x[:2])
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All that training changes."""
+        return [self.steps.mean, *self.steps.memory, *self.own, *self.network.buffers()]
+
+    def run(self, training: Training, kl_weight: float) -> History:
+        """Train with a weight on the divergence, from where the state stands."""
+        steps, settings = self.steps, self.settings
+        schedule = SCHEDULES[training.schedule]
+        steps.begin(len(self.rows) / kl_weight, settings.hess_init, schedule, self.num_steps)
+
+        def loss(batch: Data) -> Tensor:
+            # One row alone has no spread to be normalized by.
+            set_training(self.network, not self.normalizes or len(batch) > 1)
+            drawn = steps.draw(settings.num_draws, self.generator)  # (s, p)
+            value = -batch.total(self.likelihood.log_prob(self._outputs(drawn, batch.x[:]), batch.y)).mean()
+            if self.rest is not None:
+                density = self.rest.log_density(self.center + self.scale * drawn)
+                value = value - kl_weight * (density + 0.5 * drawn.square().sum(-1)).mean()
+            return value
+
+        return minimize(
+            loss,
+            self.own,
+            self.rows,
+            training,
+            generator=self.generator,
+            description="IVON",
+            buffers=[*steps.memory, *self.network.buffers()],
+            own=steps,
+        )
+
+    def _outputs(self, drawn: Tensor, x: Tensor) -> Tensor:
+        """The network at draws of the weights, (s, n, k)."""
+
+        def one(u: Tensor) -> Tensor:
+            return call(self.network, unflatten(self.center + self.scale * u, self.like), x)
+
+        with seeded_if(self.drops, self.generator):
+            if self.together:
+                return vmap(one, randomness="different")(drawn)
+            return torch.stack([one(u) for u in drawn])
+
+    def _joinable(self, x: Tensor) -> bool:
+        """Whether one pass can run all the draws."""
+        self.together = True
+        try:
+            with torch.no_grad():
+                self._outputs(self.steps.mean.expand(2, -1), x)
+        except RuntimeError:  # control flow that depends on values
+            return False
+        return True
+
+    def score(self) -> Tensor:
+        """Log predictive densities of the held-out rows, (m,)."""
+        assert self.held_out is not None
+        terms = self.likelihood.log_prob(self._predicted(self.held_out), self.held_out.y).detach()
+        return terms.logsumexp(0) - math.log(len(terms))
+
+    def calibrate(self) -> None:
+        """Set the likelihood's own parameters by the held-out rows."""
+        if self.held_out is not None and self.own:
+            calibrate(self.likelihood, self._predicted(self.held_out), self.held_out)
+
+    def _predicted(self, data: Data) -> Tensor:
+        """The network at as many draws as predictions will have, (s, n, k)."""
+        return MonteCarlo(self.settings.num_samples).values(self.network, self.law(), data.x).draws
+
+    def law(self) -> GaussianWeights:
+        """The Gaussian over the weights."""
+        mean = self.center + self.scale * self.steps.mean.detach()
+        variance = self.scale.square() * self.steps.variance
+        return GaussianWeights(unflatten(mean, self.like), DiagLinearOperator(variance))
+
+
+class Steps(torch.optim.Optimizer):
+    """IVON steps on `q(u) = N(mean, diag(variance))` with the prior N(0, I), as an optimizer of two tensors.
+
+    Beside the mean it owns `spread`, always zero: a draw is `mean + noise (1 + spread)`, so that for any loss of
+    draws the two gradients are what a step needs: the average gradient, and that of gradient times noise.
+
+    Args:
+        mean: Start, (p,).
+        lr: Length of a step as a share of the Newton step.
+        betas: Decay of the averages.
+    """
+
+    def __init__(self, mean: Tensor, *, lr: float, betas: tuple[float, float]):
+        self.mean = mean.detach().clone().requires_grad_()
+        self.spread = torch.zeros_like(mean).requires_grad_()
+        super().__init__([self.mean, self.spread], {"lr": lr})
+        self.betas = betas
+        self.momentum, self.hessian = torch.zeros_like(mean), torch.zeros_like(mean)
+        self.count, self.rows = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+
+    def begin(self, num_data: float, hess_init: float, schedule: Callable[[float], float], num_steps: int) -> None:
+        """Start anew for n rows, from the variance 1 / (1 + hess_init), with a rate that follows `schedule`."""
+        self.schedule, self.num_steps = schedule, num_steps
+        self.rows.fill_(num_data)
+        self.hessian.fill_(hess_init / num_data)
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """What lives from step to step besides the mean."""
+        return [self.momentum, self.hessian, self.count, self.rows]
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each weight, (p,)."""
+        return 1 / (float(self.rows) * self.hessian + 1)
+
+    def draw(self, num_draws: int, generator: torch.Generator) -> Tensor:
+        """Draws that gradients flow through, (s, p)."""
+        noise = random.normal((num_draws, len(self.mean)), like=self.hessian, generator=generator)
+        return self.mean + noise * self.variance.sqrt() * (1 + self.spread)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step from the gradients of the loss per row in `mean` and `spread`."""
+        assert closure is None and self.mean.grad is not None and self.spread.grad is not None
+        elapsed = min(1.0, float(self.count) / self.num_steps)
+        self.count += 1
+        update_(
+            [self.mean],
+            [self.momentum],
+            [self.hessian],
+            [self.mean.grad],
+            [self.spread.grad],
+            n=float(self.rows),
+            decay=1 / float(self.rows),
+            step_size=self.param_groups[0]["lr"] * self.schedule(elapsed),
+            betas=self.betas,
+            bias=1 - self.betas[0] ** float(self.count),
+        )
