@@ -35,6 +35,7 @@ from bayeskit.bnn.training import (
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators, random
 from bayeskit.core.inference import Fit, Inference, Kind
+from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize, split
 from bayeskit.core.optimize.training import SCHEDULES
@@ -211,7 +212,7 @@ class _Problem:
             own=steps,
         )
 
-    def _outputs(self, drawn: Tensor, x: Tensor) -> Tensor:
+    def _outputs(self, drawn: Tensor, x: Batch) -> Tensor:
         """The network at draws of the weights, (s, n, k)."""
 
         def one(u: Tensor) -> Tensor:
@@ -222,7 +223,7 @@ class _Problem:
                 return vmap(one, randomness="different")(drawn)
             return torch.stack([one(u) for u in drawn])
 
-    def _joinable(self, x: Tensor) -> bool:
+    def _joinable(self, x: Batch) -> bool:
         """Whether one pass can run all the draws."""
         self.together = True
         try:
