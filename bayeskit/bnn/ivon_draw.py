@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bayeskit.bnn.ivon_rule import scale_noise_, update_
+from bayeskit.bnn.ivon_rule import blocks, scale_noise_, update_
 from bayeskit.core import random
 
 # Torch's operations on lists of tensors, which fuse over the list on a GPU; they are not in its type stubs.
@@ -66,13 +66,14 @@ class Draw:
         else:
             flat.copy_(random.normal(tuple(flat.shape), like=flat, generator=generator))
         n, decay = rows_and_decay(self.group)
-        if self.low:
-            scale_noise_(self.noise, self.hessians, [torch.empty_like(h) for h in self.hessians], n=n, decay=decay)
-            _lists._foreach_copy_(self.params, _lists._foreach_add(self.means, self.noise))
-        else:
-            scale_noise_(self.noise, self.hessians, self.params, n=n, decay=decay)
-            _lists._foreach_copy_(self.params, self.means)
-            _lists._foreach_add_(self.params, self.noise)
+        for params, means, noise, hessians in blocks(self.params, self.means, self.noise, self.hessians):
+            if self.low:
+                scale_noise_(noise, hessians, [torch.empty_like(h) for h in hessians], n=n, decay=decay)
+                _lists._foreach_copy_(params, _lists._foreach_add(means, noise))
+            else:
+                scale_noise_(noise, hessians, params, n=n, decay=decay)
+                _lists._foreach_copy_(params, means)
+                _lists._foreach_add_(params, noise)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -107,20 +108,18 @@ class Draw:
         price = group["hess_approx"] == "price"
         if not price:
             _lists._foreach_mul_(self.products, group["gradsq_scale"])
-        update_(
-            self.means if self.low else self.params,
-            self.momenta,
-            self.hessians,
-            self.gradients,
-            self.products,
-            n=n,
-            decay=decay,
-            step_size=group["lr"] * (group["hess_init"] + decay if group["rescale_lr"] else 1.0),
-            betas=group["betas"],
-            bias=1 - group["betas"][0] ** group["steps"] if group["debias"] else 1.0,
-            clip_radius=group["clip_radius"],
-            price=price,
-        )
+        means = self.means if self.low else self.params
+        for block in blocks(means, self.momenta, self.hessians, self.gradients, self.products):
+            update_(
+                *block,
+                n=n,
+                decay=decay,
+                step_size=group["lr"] * (group["hess_init"] + decay if group["rescale_lr"] else 1.0),
+                betas=group["betas"],
+                bias=1 - group["betas"][0] ** group["steps"] if group["debias"] else 1.0,
+                clip_radius=group["clip_radius"],
+                price=price,
+            )
         if self.low:
             self.restore()
         self.count = 0
