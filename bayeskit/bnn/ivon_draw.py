@@ -6,11 +6,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bayeskit.bnn.ivon_rule import scale_noise_, update_
+from bayeskit.bnn.ivon_kernel import Kernel
+from bayeskit.bnn.ivon_rule import blocks, scale_noise_, update_
 from bayeskit.core import random
 
 # Torch's operations on lists of tensors, which fuse over the list on a GPU; they are not in its type stubs.
 _lists: Any = torch
+
+
+FEWEST_DRAWN = 16
+"""Below so many numbers torch draws normals one by one, in another way."""
 
 
 class Draw:
@@ -23,10 +28,18 @@ class Draw:
         params: What is perturbed and moved.
         states: "momentum" and "hessian" of each, and "mean" for types of low precision.
         group: The settings, read anew at every step.
+        kernel: Compiled functions to use wherever they can, or None.
     """
 
-    def __init__(self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]):
-        self.params, self.group = params, group
+    def __init__(
+        self,
+        params: list[Tensor],
+        states: list[dict[str, Tensor]],
+        group: dict[str, Any],
+        *,
+        kernel: Kernel | None = None,
+    ):
+        self.params, self.group, self.kernel = params, group, kernel
         self.momenta = [state["momentum"] for state in states]
         self.hessians = [state["hessian"] for state in states]
         self.low = "mean" in states[0]
@@ -61,18 +74,29 @@ class Draw:
         else:  # the products hold what was seen at the draws before
             self.spare = self.spare or self._memory()
             flat, self.noise = self.spare
-        if generator.device == flat.device:
+        n, decay = rows_and_decay(self.group)
+        kernel = self._usable()
+        if kernel is not None and generator.device == flat.device and len(flat) >= FEWEST_DRAWN:
+            kernel.normal_(flat, generator)
+        elif generator.device == flat.device:
             flat.normal_(generator=generator)
         else:
             flat.copy_(random.normal(tuple(flat.shape), like=flat, generator=generator))
-        n, decay = rows_and_decay(self.group)
-        if self.low:
-            scale_noise_(self.noise, self.hessians, [torch.empty_like(h) for h in self.hessians], n=n, decay=decay)
-            _lists._foreach_copy_(self.params, _lists._foreach_add(self.means, self.noise))
-        else:
-            scale_noise_(self.noise, self.hessians, self.params, n=n, decay=decay)
-            _lists._foreach_copy_(self.params, self.means)
-            _lists._foreach_add_(self.params, self.noise)
+        if kernel is not None:
+            kernel.perturb_(self.params, self.means, self.noise, self.hessians, n=n, decay=decay)
+            return
+        for params, means, noise, hessians in blocks(self.params, self.means, self.noise, self.hessians):
+            if self.low:
+                scale_noise_(noise, hessians, [torch.empty_like(h) for h in hessians], n=n, decay=decay)
+                _lists._foreach_copy_(params, _lists._foreach_add(means, noise))
+            else:
+                scale_noise_(noise, hessians, params, n=n, decay=decay)
+                _lists._foreach_copy_(params, means)
+                _lists._foreach_add_(params, noise)
+
+    def _usable(self) -> Kernel | None:
+        """The compiled functions, if they can work on the parameters as they lie in memory now."""
+        return self.kernel if all(suits(p) for p in self.params) else None
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -107,20 +131,20 @@ class Draw:
         price = group["hess_approx"] == "price"
         if not price:
             _lists._foreach_mul_(self.products, group["gradsq_scale"])
-        update_(
-            self.means if self.low else self.params,
-            self.momenta,
-            self.hessians,
-            self.gradients,
-            self.products,
-            n=n,
-            decay=decay,
-            step_size=group["lr"] * (group["hess_init"] + decay if group["rescale_lr"] else 1.0),
-            betas=group["betas"],
-            bias=1 - group["betas"][0] ** group["steps"] if group["debias"] else 1.0,
-            clip_radius=group["clip_radius"],
-            price=price,
-        )
+        kernel = self._usable()
+        rule = update_ if kernel is None else kernel.update_
+        lists = (self.means if self.low else self.params, self.momenta, self.hessians, self.gradients, self.products)
+        for block in blocks(*lists) if kernel is None else [lists]:
+            rule(
+                *block,
+                n=n,
+                decay=decay,
+                step_size=group["lr"] * (group["hess_init"] + decay if group["rescale_lr"] else 1.0),
+                betas=group["betas"],
+                bias=1 - group["betas"][0] ** group["steps"] if group["debias"] else 1.0,
+                clip_radius=group["clip_radius"],
+                price=price,
+            )
         if self.low:
             self.restore()
         self.count = 0
@@ -130,3 +154,8 @@ def rows_and_decay(group: dict[str, Any]) -> tuple[float, float]:
     """The effective number of rows n, and the prior's precision over n."""
     n = group["num_data"] / group["kl_weight"]
     return n, group["prior_precision"] / n
+
+
+def suits(p: Tensor) -> bool:
+    """Whether the compiled functions can work on a tensor."""
+    return p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()

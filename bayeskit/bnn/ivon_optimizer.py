@@ -16,12 +16,16 @@ import torch
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from bayeskit.bnn.ivon_draw import Draw, rows_and_decay
+from bayeskit.bnn.ivon_draw import Draw, rows_and_decay, suits
+from bayeskit.bnn.ivon_kernel import Kernel, load
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, random
 from bayeskit.core.optimize import ranks
 
 HESSIANS = ("price", "gradsq")
+
+FUSED_FROM = 10_000
+"""Weights from which on a compiler is asked for: it takes a second once."""
 
 
 class IVONOptimizer(torch.optim.Optimizer):
@@ -56,6 +60,9 @@ class IVONOptimizer(torch.optim.Optimizer):
         debias: Divide the averaged gradient by 1 - b1^t.
         rescale_lr: Multiply `lr` by `hess_init` + d, which makes it that of plain gradient descent at the start.
         sync: See above.
+        fused: Draw and step by compiled functions, for contiguous float32 parameters on a CPU: three times as fast, the
+            same numbers to rounding. None where there are 10,000 weights or more and a C compiler, which is asked once
+            and takes a second; True raises where they cannot be had, False never asks.
         generator: Source of all draws; None starts one at seed 0.
 
     References:
@@ -89,6 +96,7 @@ class IVONOptimizer(torch.optim.Optimizer):
         debias: bool = True,
         rescale_lr: bool = True,
         sync: bool = False,
+        fused: bool | None = None,
         generator: torch.Generator | None = None,
     ):
         defaults = {
@@ -107,7 +115,7 @@ class IVONOptimizer(torch.optim.Optimizer):
         }
         checks.positive(mc_samples, name="mc_samples", integer=True)
         super().__init__(params, defaults)
-        self.mc_samples, self.sync = mc_samples, sync
+        self.mc_samples, self.sync, self.fused = mc_samples, sync, fused
         first = self.param_groups[0]["params"][0]
         self.generator = torch.Generator(first.device).manual_seed(0) if generator is None else generator
         if sync and ranks.several():
@@ -225,14 +233,29 @@ class IVONOptimizer(torch.optim.Optimizer):
         return self._draws
 
     def _new_draws(self) -> list[Draw]:
-        draws = []
+        draws: list[Draw] = []
         for group in self.param_groups:
             kinds: dict[Any, list[Tensor]] = {}
             for p in group["params"]:
                 if p.requires_grad:
                     kinds.setdefault((p.device, p.dtype), []).append(p)
-            draws += [Draw(params, [self._state(p, group) for p in params], group) for params in kinds.values()]
+            for params in kinds.values():
+                states = [self._state(p, group) for p in params]
+                draws.append(Draw(params, states, group, kernel=self._kernel(params)))
         return draws
+
+    def _kernel(self, params: list[Tensor]) -> Kernel | None:
+        """The compiled functions, if they are wanted, worth their while and there."""
+        enough = self.fused or sum(p.numel() for p in params) >= FUSED_FROM
+        if self.fused is False or not enough or not all(suits(p) for p in params):
+            return None
+        kernel = load()
+        if kernel is None and self.fused:
+            raise RuntimeError(
+                "`fused=True` needs a C compiler (`cc`, or what the variable CC names) whose functions agree with torch's; "
+                "leave `fused` out to do without."
+            )
+        return kernel
 
     def _state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """g, h and for low precision m of a parameter, made when first asked for."""
