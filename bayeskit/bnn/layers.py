@@ -1,5 +1,7 @@
 """What the layers of a network are: BatchNorm, frozen, or plain ones of torch."""
 
+from collections.abc import Iterable
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
@@ -10,9 +12,9 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
 
 
-def normalizes(network: nn.Module) -> bool:
-    """Whether any BatchNorm layer learns its statistics while the network trains."""
-    return any(not is_frozen(layer) for layer in batch_norms(network).values())
+def normalizes(network: nn.Module, names: Iterable[str] | None = None) -> bool:
+    """Whether any BatchNorm layer learns its statistics while parameters train: those named, or all with a gradient."""
+    return len(_kept(network, names)) < len(batch_norms(network))
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -21,12 +23,26 @@ def is_frozen(module: nn.Module) -> bool:
     return bool(values) and not any(value.requires_grad for value in values)
 
 
-def set_training(network: nn.Module, mode: bool = True) -> None:
-    """Training mode on or off, except that a frozen BatchNorm layer keeps its statistics: it is part of what stays."""
+def set_training(network: nn.Module, mode: bool = True, *, names: Iterable[str] | None = None) -> None:
+    """Training mode on or off, except that a frozen BatchNorm layer keeps its statistics: it is part of what stays.
+
+    Args:
+        network: Changed in place.
+        mode: On or off.
+        names: Parameters that are learnt; None for those that require a gradient.
+    """
     network.train(mode)
-    for layer in batch_norms(network).values():
-        if mode and is_frozen(layer):
-            layer.eval()
+    for layer in _kept(network, names) if mode else ():
+        layer.eval()
+
+
+def _kept(network: nn.Module, names: Iterable[str] | None) -> list[_BatchNorm]:
+    """The BatchNorm layers that have parameters of which none is learnt."""
+    layers = batch_norms(network)
+    if names is None:
+        return [layer for layer in layers.values() if is_frozen(layer)]
+    owners = {name.rpartition(".")[0] for name in names}
+    return [layer for name, layer in layers.items() if list(layer.parameters()) and name not in owners]
 
 
 def check_frozen(network: nn.Module) -> None:

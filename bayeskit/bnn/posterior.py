@@ -17,7 +17,7 @@ from torch.func import jvp, vmap
 from bayeskit.bnn.blocks import rows_of
 from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.head import local_function
-from bayeskit.bnn.layers import check_frozen
+from bayeskit.bnn.layers import check_frozen, is_plain
 from bayeskit.bnn.network import at_least_single, chunks, evaluate, flatten, frozen, parameters
 from bayeskit.bnn.weights import GaussianWeights, PointWeights, SampledWeights, WeightPosterior, named
 from bayeskit.core import checks, operators
@@ -156,7 +156,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     mean = torch.cat([function(center, rows) for rows in chunks(inputs, 64 * inputs.shape[1:].numel())])
     if isinstance(weights, PointWeights):
         return GaussianValues(mean, DiagLinearOperator(torch.zeros_like(mean).flatten()))
-    if isinstance(function.network, nn.Linear) and isinstance(inputs, Tensor) and inputs.ndim == 2:
+    if is_plain(function.network, nn.Linear) and isinstance(inputs, Tensor) and inputs.ndim == 2:
         index = kronecker_order(function)
         rows = rows_of(weights.covariance, index)
         if rows is not None and index.numel() * len(inputs) <= operators.CHUNK_ELEMENTS:

@@ -265,7 +265,8 @@ def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Dat
 
     Args:
         likelihood: Changed in place.
-        values: Function values at those rows: draws (s, n, k), of which the mixture is judged, or a Gaussian law.
+        values: Function values at those rows: draws (s, n, k), of which the mixture is judged, or a Gaussian law, of
+            which rows are judged that were observed in full.
         data: Those rows.
     """
     own = [value for value in likelihood.parameters() if value.requires_grad]
@@ -277,8 +278,12 @@ def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Dat
         def density() -> Tensor:
             return likelihood.log_prob(draws, data.y).logsumexp(0) - share
     else:
-        blocks = BlockDiagLinearOperator(to_linear_operator(values.output_covariance().detach().double()))
-        marginals = GaussianValues(values.mean.detach().double(), blocks)
+        full = ~data.y.isnan().reshape(len(data), -1).any(-1)
+        if not full.any():
+            return
+        data = replace(data.rows(full), scale=data.scale)
+        blocks = BlockDiagLinearOperator(to_linear_operator(values.output_covariance()[full].detach().double()))
+        marginals = GaussianValues(values.mean[full].detach().double(), blocks)
 
         def density() -> Tensor:
             return likelihood.gaussian_predictive(marginals).log_prob(data.y)

@@ -180,8 +180,8 @@ def as_inputs(value: Any, *, name: str = "x") -> Any:
         Traceback (most recent call last):
         ValueError: the leaves of `x` must have the same number of rows; got 1 in 'ids', 2 in 'mask'
     """
-    if isinstance(value, Tensor) or not isinstance(value, Mapping):
-        return value
+    if isinstance(value, Tensor) or not isinstance(value, Mapping) or hasattr(value, "shape"):
+        return value  # a mapping with a shape is one sparse matrix
     if not value:
         raise ValueError(f"`{name}` must name at least one tensor; got an empty dictionary")
     leaves: dict[str, Tensor] = {}

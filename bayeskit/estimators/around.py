@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, column_or_1d, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -97,6 +95,8 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
             fitted = fitted_to(train)
             held_out = [held_out_of(fitted, rest)]
         else:
+            from sklearn.model_selection import check_cv
+
             folds: Any = check_cv(cv, y, classifier=classifies(self))
             pairs = [[rows[weights[rows] > 0] for rows in pair] for pair in folds.split(np.empty(len(y)), y)]
             held_out = [held_out_of(fitted_to(train), rest) for train, rest in pairs]
@@ -133,6 +133,8 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of the labels, or R squared of the means."""
+        from sklearn.metrics import accuracy_score, r2_score
+
         judge = accuracy_score if classifies(self) else r2_score
         return float(judge(y, self.predict(X), sample_weight=sample_weight))
 

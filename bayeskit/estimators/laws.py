@@ -8,8 +8,6 @@ import torch
 from linear_operator.operators import DiagLinearOperator
 from sklearn.base import is_classifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection._search import BaseSearchCV
-from sklearn.pipeline import Pipeline
 
 from bayeskit.core.posterior import GaussianValues
 from bayeskit.core.predictive import CategoricalPredictive, GaussianPredictive, Predictive
@@ -37,6 +35,9 @@ def law(estimator: Any, X: Any) -> Predictive:
         >>> law(model, x[:3]).std.shape
         torch.Size([3])
     """
+    from sklearn.model_selection._search import BaseSearchCV
+    from sklearn.pipeline import Pipeline
+
     if isinstance(estimator, FrozenEstimator):
         return law(estimator.estimator, X)
     if isinstance(estimator, BaseSearchCV):

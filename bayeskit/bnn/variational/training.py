@@ -111,7 +111,7 @@ class Ascent:
         self.objective, self.exchange, self.generator = objective, exchange, generator
         self.enough = len(data) >= FEWEST_ROWS
         self.own = [value for value in self.likelihood.parameters() if value.requires_grad] if self.enough else []
-        self.normalizes, self.drops = normalizes(q.network), is_random(q.network, data.x[:2])
+        self.normalizes, self.drops = normalizes(q.network, q.support.shapes), is_random(q.network, data.x[:2])
         self.buffers = [*q.network.buffers(), *q.support.buffers()]
 
     def fit(self, training: Training | None) -> Fit:
@@ -155,9 +155,8 @@ class Ascent:
         subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
 
         def loss(batch: Data) -> Tensor:
-            set_training(
-                q.network, not self.normalizes or len(batch) > 1
-            )  # one row alone has no spread to be normalized by
+            # One row alone has no spread to be normalized by.
+            set_training(q.network, not self.normalizes or len(batch) > 1, names=q.support.shapes)
             if subspace is not None:
                 subspace.watch()
             with seeded_if(self.drops, self.generator):
