@@ -8,7 +8,7 @@ import bayeskit
 ROOT = Path(bayeskit.__file__).parent
 
 CORE_ORDER = ["checks", "inputs", "modules", "types", "random"]
-CORE_ORDER += ["operators", "posterior", "predictive", "likelihood", "inference"]
+CORE_ORDER += ["operators", "posterior", "deferred", "predictive", "likelihood", "inference"]
 CORE_APART = ["progress", "checkpoint", "optimize"]
 
 # part -> the parts of the library that it may import (itself always).

@@ -24,6 +24,9 @@ from bayeskit.core.inputs import Batch, as_inputs
 from bayeskit.core.modules import arguments, known_attention, output, run
 from bayeskit.core.types import Inputs, Params
 
+SHORT = (torch.bfloat16, torch.float16)
+"""Types in which a network may run, but nothing is summed or factorized."""
+
 CHUNK_ELEMENTS = 2**24
 """Numbers held at a time when a network is evaluated over many rows or many draws (128 MB in float64)."""
 
@@ -182,20 +185,33 @@ def completed(outputs: Tensor, num_rows: int) -> Tensor:
             f"The network must return outputs of shape (n, k) with n = {num_rows}; got {tuple(outputs.shape)}. "
             "Flatten its output."
         )
-    return outputs.to(at_least_single(outputs.dtype))
+    return outputs.float() if outputs.dtype in SHORT else outputs
 
 
 def _cast(x: Batch, network: nn.Module, params: Params) -> Batch:
-    name, first = next(network.named_parameters(), ("", None))
-    if first is None or not x.is_floating_point():
+    if not x.is_floating_point():
         return x
-    dtype = params.get(name, first).dtype
+    name, first = _first_parameter(network)
+    dtype = params[name].dtype if name in params else x.dtype if first is None else first.dtype
     return x.to(dtype) if dtype.is_floating_point else x
+
+
+def _first_parameter(module: nn.Module, prefix: str = "") -> tuple[str, Tensor | None]:
+    """The name and value that `named_parameters` begins with, at a tenth of its cost."""
+    for key, value in module._parameters.items():
+        if value is not None:
+            return prefix + key, value
+    for key, child in module._modules.items():
+        if child is not None:
+            found = _first_parameter(child, f"{prefix}{key}.")
+            if found[1] is not None:
+                return found
+    return "", None
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
     """The type in which numbers of this type are summed, differentiated and factorized: float32 for shorter ones."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    return torch.float32 if dtype in SHORT else dtype
 
 
 def substituted(module: nn.Module, params: Params, *inputs: Any, **named: Any) -> Any:

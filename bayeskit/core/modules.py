@@ -1,8 +1,7 @@
 """How a network is called on inputs, and which tensor of what it returns is meant."""
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -80,27 +79,28 @@ def output(result: Any) -> Tensor:
     return found
 
 
-@contextmanager
-def known_attention() -> Iterator[None]:
+class known_attention:
     """Attention by operations that `torch.func` can differentiate and map.
 
     In evaluation mode torch's transformer layers otherwise take a fused path that drops padded columns, and
     `scaled_dot_product_attention` kernels without a rule for forward derivatives or `vmap`. The latter are avoided only
     under a transform: they need less memory.
     """
-    mha, sdp = torch.backends.mha, torch.backends.cuda
-    fused = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
-    transformed = torch._C._are_functorch_transforms_active()  # torch asks the same of itself in its autograd.Function
-    kept = (sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled(), sdp.cudnn_sdp_enabled()) if transformed else None
-    if kept is not None:
-        _fused_kernels(False, False, False)
-    try:
-        yield
-    finally:
-        mha.set_fastpath_enabled(fused)
-        if kept is not None:
-            _fused_kernels(*kept)
+
+    __slots__ = ("fused", "kernels")
+
+    def __enter__(self) -> None:
+        self.fused, self.kernels = torch.backends.mha.get_fastpath_enabled(), None
+        torch.backends.mha.set_fastpath_enabled(False)
+        if torch._C._are_functorch_transforms_active():  # torch asks the same of itself in its autograd.Function
+            sdp = torch.backends.cuda
+            self.kernels = sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled(), sdp.cudnn_sdp_enabled()
+            _fused_kernels(False, False, False)
+
+    def __exit__(self, *error: object) -> None:
+        torch.backends.mha.set_fastpath_enabled(self.fused)
+        if self.kernels is not None:
+            _fused_kernels(*self.kernels)
 
 
 def _fused_kernels(flash: bool, efficient: bool, cudnn: bool) -> None:

@@ -44,6 +44,12 @@ class FunctionValues(ABC):
     def variance(self) -> Tensor:
         """Marginal variances (*b, n, k), never negative, without the cost of the whole covariance."""
 
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance, (*b, n, k) each: ask for both at once where both are needed, and they share their work."""
+        variance = self.variance  # first: what forms a variance comes by the mean, and not the other way about
+        return self.mean, variance
+
     @abstractmethod
     def output_covariance(self) -> Tensor:
         """Covariance among the outputs at each input, (*b, n, k, k)."""

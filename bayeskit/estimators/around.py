@@ -17,9 +17,9 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state, column_or_1d, get_tags
+from sklearn.utils import _safe_indexing, check_random_state, column_or_1d, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 from torch import Tensor
 
@@ -79,21 +79,28 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, cv: Any) -> Self:
         X, y, weights = self._read(X, y, sample_weight)
-        weigh = sample_weight is not None
+        present = np.flatnonzero(weights)  # a row of no weight is a row that is not there
+        weighted = None if sample_weight is None else weights
+
+        def fitted_to(rows: np.ndarray) -> Any:
+            return _fitted(self.estimator, X, y, weighted, rows)
+
+        def held_out_of(fit: Any, rows: np.ndarray) -> HeldOut:
+            return _held_out(fit, take(X, rows), y[rows], torch.as_tensor(weights[rows]))
+
         if isinstance(self.estimator, FrozenEstimator):
             check_is_fitted(self.estimator)
-            held_out, fitted = [_held_out(self.estimator, X, y, weights)], self.estimator
+            fitted = self.estimator
+            held_out = [held_out_of(fitted, present)]
         elif cv is None:
-            train, rest = self._split(y)
-            fitted = _fitted(self.estimator, X, y, weights if weigh else None, train)
-            held_out = [_held_out(fitted, take(X, rest), y[rest], weights[rest])]
+            train, rest = (present[rows] for rows in self._split(y[present]))
+            fitted = fitted_to(train)
+            held_out = [held_out_of(fitted, rest)]
         else:
-            held_out = []
             folds: Any = check_cv(cv, y, classifier=classifies(self))
-            for train, rest in folds.split(np.empty(len(y)), y):
-                part = _fitted(self.estimator, X, y, weights if weigh else None, train)
-                held_out.append(_held_out(part, take(X, rest), y[rest], weights[rest]))
-            fitted = _fitted(self.estimator, X, y, weights if weigh else None, np.arange(len(y)))
+            pairs = [[rows[weights[rows] > 0] for rows in pair] for pair in folds.split(np.empty(len(y)), y)]
+            held_out = [held_out_of(fitted_to(train), rest) for train, rest in pairs]
+            fitted = fitted_to(present)
         if classifies(self):
             self.classes_ = fitted.classes_
         self._learn(held_out)
@@ -137,22 +144,20 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
             few = _num_samples(X) <= PREDICT_ROWS
             yield self.predictive(X if few else take(X, np.arange(start, min(start + PREDICT_ROWS, _num_samples(X)))))
 
-    def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, np.ndarray, Tensor]:
-        """Inputs as they came, targets and weights as arrays; rows of no weight are rows that are not there."""
+    def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Inputs as they came, targets and weights as arrays."""
         X, y = reading.split_dataset(X, y)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         y = np.asarray(reading.array(y))
-        check_consistent_length(X, y)
+        X, y = indexable(X, y)
         if classifies(self):
             check_classification_targets(y)
             y = column_or_1d(y, warn=True)
-        if sample_weight is None:
-            return X, y, torch.ones(len(y), dtype=torch.float64)
+        elif y.dtype.kind == "O":
+            type_of_target(y, input_name="y", raise_unknown=True)
         empty = np.empty((len(y), 1))
-        weights = _check_sample_weight(sample_weight, empty, dtype=np.float64, ensure_non_negative=True)
-        rows = np.flatnonzero(weights)
-        return take(X, rows), y[rows], torch.as_tensor(weights[rows])
+        return X, y, _check_sample_weight(sample_weight, empty, dtype=np.float64, ensure_non_negative=True)
 
     def _split(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows to fit and rows to hold out, each class in proportion; a class of one row is all for the fit."""
@@ -185,8 +190,8 @@ def take(X: Any, rows: np.ndarray) -> Any:
     return X[torch.as_tensor(rows)] if isinstance(X, Tensor) else _safe_indexing(X, rows)
 
 
-def _fitted(estimator: Any, X: Any, y: np.ndarray, weights: Tensor | None, rows: np.ndarray) -> Any:
-    weighted = {} if weights is None else {"sample_weight": weights[rows].numpy()}
+def _fitted(estimator: Any, X: Any, y: np.ndarray, weights: np.ndarray | None, rows: np.ndarray) -> Any:
+    weighted = {} if weights is None else {"sample_weight": weights[rows]}
     fresh: Any = clone(estimator)
     return fresh.fit(take(X, rows), y[rows], **weighted)
 

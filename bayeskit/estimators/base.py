@@ -206,7 +206,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         if self.likelihood_.target != "continuous":
             return values
         shift, scale = self._latent_units()
-        return values.affine(shift.to(values.mean.device), scale.to(values.mean.device))
+        return values.affine(shift.to(self.device_), scale.to(self.device_))
 
     def predictive(self, X: Any) -> Law:
         """The law of an observation at each row of `X`, in the target's units; a single output is squeezed.

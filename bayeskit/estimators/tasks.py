@@ -90,8 +90,9 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         if return_cov:
             return self._mean_and_covariance(X)
         parts = [self._predictive(x) for x in self._chunks(X)]
+        std = _numpy([p.std for p in parts]) if return_std else None  # first: it brings the mean along
         mean = _numpy([p.mean for p in parts])
-        return (mean, _numpy([p.std for p in parts])) if return_std else mean
+        return mean if std is None else (mean, std)
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Joint draws of observations at the rows of `X`.
@@ -150,8 +151,8 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
     def _deliver(self, predictive: Predictive) -> ContinuousPredictive:
         assert isinstance(predictive, ContinuousPredictive)
         if self.likelihood_.target == "continuous":
-            scaler, like = self.target_scaler_, predictive.mean
-            predictive = predictive.affine(scaler.shift.to(like.device), scaler.scale.to(like.device))
+            scaler = self.target_scaler_
+            predictive = predictive.affine(scaler.shift.to(self.device_), scaler.scale.to(self.device_))
         return predictive.squeeze() if len(self.target_scaler_.scale) == 1 else predictive
 
     def __sklearn_tags__(self):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
+from bayeskit.core.inference import Evidence, Fit
+from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import Posterior
@@ -19,10 +19,10 @@ from bayeskit.gp.dual_bound import Inducing, RowSites, noise_of, rows_bound
 from bayeskit.gp.dual_process import DualProcess
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.inducing import STARTS, MovingPoints, starting_points
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.marginals import inducing_factor
 from bayeskit.gp.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
-from bayeskit.gp.process import GaussianProcess
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.variational import affordable_steps, settle
@@ -37,7 +37,7 @@ History = dict[str, list[float]]
 
 
 @dataclass(eq=False, repr=False)
-class DualSVGP(Inference):
+class DualSVGP(ProcessInference):
     r"""Sparse variational inference whose Gaussian is kept as the prior times sites (t-SVGP).
 
     With f_j(Z) - m_j(Z) = L v_j, q(v_j) is proportional to N(v_j; 0, I) exp(l_j' v_j - v_j' P_j v_j / 2). A
@@ -85,9 +85,6 @@ class DualSVGP(Inference):
         10
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "max_iter": 15}
 
     num_inducing: int = 128
@@ -102,33 +99,28 @@ class DualSVGP(Inference):
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """The posterior process given `data`, at learnt hyperparameters and Z or those of a `DualProcess`."""
-        self._check(prior, likelihood, data)
-        assert isinstance(prior, GaussianProcess)
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        if isinstance(prior, DualProcess):
-            return _more(prior, likelihood, rows)
-        with operators.recording() as notes:
-            if isinstance(likelihood, Conjugate) and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
-            z, complete = starting_points(
-                model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
-            )
-            points = _Points(z, spread(inputs(rows)), self.learn_inducing and not complete)
-            with torch.enable_grad():
-                sites, history = self._learn(model, points, rows, generator)
-            with torch.no_grad():
-                z = points.z()
-                tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-                sites, value = settle(model, tril, z, rows, sites, max_steps=_steps(model, len(rows)))
-                posterior = DualProcess.of(model.process(), z, tril, sites)
-        diagnostics = dict(notes) | {"inducing points": len(z)}
+        if not isinstance(prior, DualProcess) or not len(data):
+            return super().infer(prior, likelihood, data, generator=generator)
+        self.check(prior, likelihood, data)
+        self._validate()
+        return _more(prior, likelihood, training_set(prior, likelihood, data))
+
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        z, complete = starting_points(
+            model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
+        )
+        points = MovingPoints(z, inputs(rows), move=self.learn_inducing and not complete)
+        with torch.enable_grad():
+            sites, history = self._learn(model, points, rows, generator)
+        with torch.no_grad():
+            z = points()
+            tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
+            sites, value = settle(model, tril, z, rows, sites, max_steps=_steps(model, len(rows)))
+            posterior = DualProcess.of(model.process(), z, tril, sites)
+        diagnostics = {"inducing points": len(z)}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
 
-    def _check(self, prior: Posterior, likelihood: Likelihood, data: Data) -> None:
-        self.check(prior, likelihood, data)
+    def _validate(self) -> None:
         for name in ("num_inducing", "max_iter"):
             checks.positive(getattr(self, name), name=name, integer=True)
         checks.choice(self.start, name="start", options=STARTS)
@@ -138,37 +130,28 @@ class DualSVGP(Inference):
             if self.length > 1:
                 raise ValueError(f"`length` must be at most 1; got {self.length}")
 
-    def _learn(self, model: Model, points: "_Points", rows: Data, generator: torch.Generator) -> tuple[Sites, History]:
+    def _learn(
+        self, model: Model, points: MovingPoints, rows: Data, generator: torch.Generator
+    ) -> tuple[Sites, History]:
         """Learn hyperparameters and Z; the sites where they end."""
-        learnt = [p for p in (*model.parameters, points.free) if p.requires_grad]
+        learnt = [*model.parameters, *points.parameters]
         if not learnt:
-            return Sites.none(model.num_outputs, points.z()), {}
+            return Sites.none(model.num_outputs, points()), {}
         if len(rows) * model.num_outputs <= self.by_rows:
-            return _learn_by_rows(model, points.z, rows, learnt, self.max_iter)
+            return _learn_by_rows(model, points, rows, learnt, self.max_iter)
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
-        inducing = _started(model, points.z().detach(), rows, dtype)
+        inducing = _started(model, points().detach(), rows, dtype)
 
         def loss(batch: Data) -> Tensor:
             length = self.length or max(1 / batch.scale, SHORTEST)
-            return -(inducing.bound(model, points.z(), batch, length=length, dtype=dtype) + model.log_prior())
+            return -(inducing.bound(model, points(), batch, length=length, dtype=dtype) + model.log_prior())
 
         history = minimize(
             loss, learnt, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
         )
-        z = points.z().detach()
+        z = points().detach()
         inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
         return inducing.sites, history
-
-
-class _Points:
-    """Inducing points that move in units of the features' spread, or stay."""
-
-    def __init__(self, z: Tensor, unit: Tensor, learn: bool):
-        self.start, self.unit, self.free = z, unit, (z / unit).requires_grad_(learn)
-
-    def z(self) -> Tensor:
-        """Where they are, (m, d)."""
-        return self.free * self.unit if self.free.requires_grad else self.start
 
 
 def _learn_by_rows(

@@ -38,7 +38,7 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
         9.0
     """
     same = x1 is x2
-    _check_columns(kernel, x1, x2)
+    check_columns(kernel, x1, x2)
     x1 = x1.double()
     x2 = x1 if same else x2.double()
     if isinstance(kernel, DeepKernel):
@@ -75,7 +75,7 @@ def grams(kernel: Kernel, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[
         >>> square.sum().item(), cross.sum().item(), diagonal.sum().item()
         (4.0, 6.0, 3.0)
     """
-    _check_columns(kernel, z, x)
+    check_columns(kernel, z, x)
     known = stationary(kernel)
     if known is None:
         return gram(kernel, z, z), gram(kernel, z, x, dtype=dtype), gram_diagonal(kernel, x)
@@ -120,7 +120,7 @@ def gram_pairs(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         >>> gram_pairs(RBFKernel().requires_grad_(False), torch.zeros(1, 1), torch.ones(1, 1)).round(decimals=2)
         tensor([0.3500], dtype=torch.float64)
     """
-    _check_columns(kernel, x1, x2)
+    check_columns(kernel, x1, x2)
     # A batched kernel gets batched inputs: with n inputs and n kernels gpytorch would take (n, n) for a matrix.
     batch = torch.broadcast_shapes(kernel.batch_shape, x1.shape[:-2])
     x1 = x1.double().expand(*batch, *x1.shape[-2:])
@@ -188,7 +188,7 @@ def outer_dims(kernel: ScaleKernel) -> Tensor | None:
     return kernel.active_dims if kernel.base_kernel.active_dims is None else None  # type: ignore[return-value]
 
 
-def _check_columns(kernel: Kernel, x1: Tensor, x2: Tensor) -> None:
+def check_columns(kernel: Kernel, x1: Tensor, x2: Tensor) -> None:
     """Refuse what broadcasting would let pass: inputs, or inputs and lengthscales, of different numbers of columns."""
     if x2.shape[-1] != x1.shape[-1]:
         raise ValueError(

@@ -1,7 +1,5 @@
 """What the mini-batch phases of sparse methods share where their settings leave it open."""
 
-import math
-
 import torch
 
 from bayeskit.core import checks
@@ -41,5 +39,4 @@ def default_training(num_rows: int) -> Training:
         >>> default_training(100_000).max_epochs
         5
     """
-    epochs = math.ceil(DEFAULT_STEPS / math.ceil(num_rows / DEFAULT_BATCH))
-    return Training(lr=0.05, max_epochs=epochs, batch_size=DEFAULT_BATCH, schedule="cosine")
+    return Training.of_steps(DEFAULT_STEPS, num_rows, lr=0.05, batch_size=DEFAULT_BATCH)

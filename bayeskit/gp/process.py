@@ -15,15 +15,16 @@ from linear_operator.operators import (
 )
 from torch import Tensor
 
+from bayeskit.core.deferred import DeferredValues, Moments
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.operators import KernelOperator, Mixed
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
 from bayeskit.gp import pathwise
 from bayeskit.gp.cg import IterativelyConditioned
-from bayeskit.gp.conditioned import Conditioned, ConditionedMean
+from bayeskit.gp.conditioned import Conditioned, ConditionedMean, moments, shared
 from bayeskit.gp.deep_kernel import settled
-from bayeskit.gp.gram import Evaluated, mean_rows
+from bayeskit.gp.gram import Evaluated, check_columns, mean_rows
 from bayeskit.gp.neighbors import Nearest
 
 
@@ -97,8 +98,15 @@ class GaussianProcess(Posterior):
         """Joint law of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
         x = one_tensor(x).double()
         process = self.frozen()
-        mean = process.mean_rows(x).mT.contiguous()
-        return GaussianValues(process.mixed(mean), process._covariance(x))
+        known = shared(process.mean, process.kernel)
+        if known is None:
+            return GaussianValues(process._mean(x), process._covariance(x))
+        check_columns(known[1].base, known[1].z, x)
+        return DeferredValues(_AtInputs(process, *known, x), process._covariance(x))
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """The mean of the outputs at inputs (n, d): (n, k)."""
+        return self.mixed(self.mean_rows(x).mT.contiguous())
 
     def _covariance(self, x: Tensor) -> LinearOperator:
         """The joint covariance at inputs (n, d), never formed."""
@@ -251,6 +259,26 @@ def _plain(matrix: Tensor) -> Tensor:
 
 def _frozen(module):
     return copy.deepcopy(module).double().requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class _AtInputs(Moments):
+    """Those of the outputs of a process at inputs (n, d); `known` and `kernel` are its mean and kernel."""
+
+    process: GaussianProcess
+    known: ConditionedMean
+    kernel: Conditioned
+    x: Tensor
+
+    def mean(self) -> Tensor:
+        return self.process._mean(self.x)
+
+    def both(self) -> tuple[Tensor, Tensor]:
+        mean, variance = moments(self.known, self.kernel, self.x)
+        mean = self.process.mixed(mean.mT.contiguous())
+        variance = variance.expand(self.process.num_latents, -1).mT.contiguous()
+        mixing = self.process.mixing
+        return mean, variance if mixing is None else variance @ mixing.square().mT
 
 
 class _Paths:

@@ -140,6 +140,16 @@ def _evaluated(squared: Tensor, scale: Tensor, smoothness: float, dtype: torch.d
     return matrix.addcmul(squared, slope, value=1 / 3), matrix
 
 
+def _values(squared: Tensor, scale: Tensor, smoothness: float, dtype: torch.dtype) -> Tensor:
+    """K alone, as prediction needs it: with less memory than `_evaluated`, whose time is that of its passes over it."""
+    squared, s = squared.to(dtype).clamp_(min=0), scale[..., None, None].to(dtype)
+    if smoothness == math.inf:
+        return squared.neg_().exp_().mul_(s)
+    u = squared.sqrt()
+    polynomial = torch.add(u, squared, alpha=1 / 3, out=squared) if smoothness == 2.5 else squared.copy_(u)
+    return polynomial.add_(1).mul_(u.neg_().exp_()).mul_(s)
+
+
 def _sums(weight: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """sum_j weight_ij, (*b, n1, 1), and sum_j weight_ij b_j, (*b, n1, d), by one product and in the type of b."""
     sums = (weight @ torch.cat([b, torch.ones_like(b[..., :1])], dim=-1).to(weight.dtype)).to(b.dtype)
@@ -185,10 +195,11 @@ class _Gram(torch.autograd.Function):
             squared = _squared_distances(a, b, a_squared, b_squared, _factor(smoothness))
         if same:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
+        if not any(ctx.needs_input_grad):
+            return _values(squared, scale, smoothness, dtype)
         matrix, slope = _evaluated(squared, scale, smoothness, dtype)
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(a, b, scale, matrix, slope)
-            ctx.factor = SLOPES[smoothness]
+        ctx.save_for_backward(a, b, scale, matrix, slope)
+        ctx.factor = SLOPES[smoothness]
         return matrix
 
     @staticmethod

@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bayeskit.core import checks, operators
-from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Conjugate, Likelihood
+from bayeskit.core import checks
+from bayeskit.core.inference import Evidence, Fit
+from bayeskit.core.likelihood import Conjugate
 from bayeskit.core.optimize import Training, minimize
-from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.collapsed import collapsed
-from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.inducing import STARTS, spread, starting_points
+from bayeskit.gp.hyperparameters import Model
+from bayeskit.gp.inducing import STARTS, MovingPoints, starting_points
+from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
 from bayeskit.gp.natural import NaturalGradient
 from bayeskit.gp.process import GaussianProcess
-from bayeskit.gp.training_set import inputs, training_set
+from bayeskit.gp.training_set import inputs
 from bayeskit.gp.variational import Variational, affordable_steps, ascend, bound, data_term
 
 START_ROWS = 8192
@@ -27,7 +27,7 @@ START_ROWS = 8192
 
 
 @dataclass(eq=False, repr=False)
-class SVGP(Inference):
+class SVGP(ProcessInference):
     r"""Sparse variational inference with a free Gaussian at inducing points.
 
     With f_j(Z) = L v_j and q(v_j) = N(q_j, R_j R_j'), the bound
@@ -66,9 +66,6 @@ class SVGP(Inference):
         True
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
-    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
     quick: ClassVar[Mapping[str, Any]] = {
         "num_inducing": 20,
         "training": Training(lr=0.05, max_epochs=20, batch_size=256),
@@ -83,9 +80,7 @@ class SVGP(Inference):
     learn: bool = True
     learn_inducing: bool = True
 
-    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The variational posterior process given `data`, at learnt hyperparameters and inducing points."""
-        self.check(prior, likelihood, data)
+    def _validate(self) -> None:
         checks.positive(self.num_inducing, name="num_inducing", integer=True)
         checks.choice(self.start, name="start", options=STARTS)
         checks.choice(self.variational, name="variational", options=("natural", "adam"))
@@ -93,18 +88,12 @@ class SVGP(Inference):
         if self.natural_lr > 1:
             raise ValueError(f"`natural_lr` must be at most 1, a full step; got {self.natural_lr}")
         checks.choice(self.precision, name="precision", options=PRECISIONS)
-        assert isinstance(prior, GaussianProcess)
-        rows = training_set(prior, likelihood, data)
-        model = learnable(prior, likelihood, learn=self.learn)
-        if not len(rows):
-            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
-        with operators.recording() as notes:
-            if isinstance(likelihood, Conjugate) and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
-            z, reached, history = self._train(model, rows, generator)
-            with torch.no_grad():
-                posterior, value = _optimum(model, z, reached, rows)
-        diagnostics = dict(notes) | {"inducing points": len(z)}
+
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        z, reached, history = self._train(model, rows, generator)
+        with torch.no_grad():
+            posterior, value = _optimum(model, z, reached, rows)
+        diagnostics = {"inducing points": len(z)}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
 
     def _train(
@@ -114,9 +103,8 @@ class SVGP(Inference):
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )
-        unit = spread(inputs(rows))
-        free = (z / unit).requires_grad_(self.learn_inducing and not complete)  # moves in units of the features' spread
-        learnt = [p for p in (*model.parameters, free) if p.requires_grad]
+        points = MovingPoints(z, inputs(rows), move=self.learn_inducing and not complete)
+        learnt = [*model.parameters, *points.parameters]
         start = Variational.prior(model.num_outputs, z)
         if not learnt:
             return z, start, {}
@@ -125,17 +113,13 @@ class SVGP(Inference):
             some = next(iter(rows.batches(size, generator=generator)))
         with torch.no_grad():
             start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 20)
-
-        def where() -> Tensor:
-            return free * unit if free.requires_grad else z
-
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
         settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
         if self.variational == "adam":
             leaves = start.leaves(dtype)
 
             def loss(batch: Data) -> Tensor:
-                return -(bound(model, where(), Variational.from_leaves(leaves), batch) + model.log_prior())
+                return -(bound(model, points(), Variational.from_leaves(leaves), batch) + model.log_prior())
 
             history = minimize(loss, [*learnt, *leaves], **settings)
             reached = Variational.from_leaves([leaf.detach().double() for leaf in leaves])
@@ -145,12 +129,12 @@ class SVGP(Inference):
             own = NaturalGradient(mean, covariance, num_rows=len(rows), lr=self.natural_lr)
 
             def loss(batch: Data) -> Tensor:
-                fit = data_term(model, where(), mean, covariance, batch, form="sites")
+                fit = data_term(model, points(), mean, covariance, batch, form="sites")
                 return own.divergence - fit - model.log_prior()
 
             history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
             reached = Variational.from_sites(own.sites)
-        return where().detach(), reached, history
+        return points().detach(), reached, history
 
 
 def _optimum(model: Model, z: Tensor, reached: Variational, rows: Data) -> tuple[GaussianProcess, float]:

@@ -262,7 +262,7 @@ def computed():
     return network
 
 
-@pytest.mark.parametrize("name", METHODS.keys() - {"subset"})
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "subset"])
 def test_every_method_on_weights_that_are_computed(name, generator):
     network = seeded(computed)
     x = torch.randn(40, 4, generator=generator)
@@ -312,7 +312,7 @@ class Pretrained(nn.Module):
         return self.head(self.free(self.body(x)))
 
 
-@pytest.mark.parametrize("name", METHODS.keys() - {"subset"})
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "subset"])
 def test_statistics_of_a_frozen_batch_normalization_stay(name, generator):
     network = seeded(Pretrained)
     x = torch.randn(40, 3, generator=generator)

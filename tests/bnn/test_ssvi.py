@@ -14,6 +14,8 @@ from bayeskit.core.likelihood import Bernoulli, Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 
+from .networks import seeded
+
 SHORT = Training(lr=1e-2, max_epochs=6, batch_size=16, patience=3, validation_fraction=0.2)
 
 
@@ -38,9 +40,14 @@ def test_with_all_weights_active_it_is_mean_field_to_the_bit(estimator, generato
     assert float(fits[0].log_evidence) == float(fits[1].log_evidence) and fits[0].history == fits[1].history
 
 
-def test_the_best_subset_of_an_orthogonal_design(generator):
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_subset_of_an_orthogonal_design(seed, generator):
     """Columns are orthogonal, so the weights are independent given the data, the posterior is exact, and the active
-    weights that maximize the evidence are those with the largest mean^2 / variance."""
+    weights that maximize the evidence are those with the largest mean^2 / variance.
+
+    An exchange takes out the least sure weight even of the best subset; a later one brings it back, if there is one.
+    So all but the weakest of the best subset are found from any start.
+    """
     d, active, n = 60, 6, 120
     basis = torch.linalg.qr(torch.randn(n, d, generator=generator, dtype=torch.float64)).Q * n**0.5
     truth = torch.zeros(d, dtype=torch.float64)
@@ -48,16 +55,19 @@ def test_the_best_subset_of_an_orthogonal_design(generator):
     truth[chosen] = torch.linspace(0.5, 1.5, active, dtype=torch.float64)
     y = basis @ truth + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
     likelihood = Gaussian(noise=0.25).double().requires_grad_(False)
-    prior = bnn.gaussian_prior(nn.Linear(d, 1, bias=False, dtype=torch.float64), precision=1 / d)  # variances of 1
+    start = seeded(lambda: nn.Linear(d, 1, bias=False, dtype=torch.float64), seed=seed)
+    prior = bnn.gaussian_prior(start, precision=1 / d)  # variances of 1
     training = Training(lr=0.02, max_epochs=400, batch_size=None, schedule="cosine")
     method = bnn.SSVI(density=active / d, whole=0, every=15, fraction=0.9, prior_precision=1.0, training=training)
     fit = method.infer(prior, likelihood, Data(basis, y[:, None]), generator=generator)
     precision = active / d + n / 0.25  # the prior's variances are divided by the density
     mean = basis.mT @ y / 0.25 / precision
-    best = mean.abs().topk(active).indices.sort().values
+    best = mean.abs().topk(active).indices
     weights = fit.posterior.weights
-    assert torch.equal(weights.positions["weight"], best) and torch.equal(best, chosen.sort().values)
-    assert ((weights.values - mean[best]).abs() < 0.15 / precision**0.5).all()  # noise of a cosine schedule
+    found = weights.positions["weight"]
+    assert set(best.tolist()) == set(chosen.tolist())
+    assert torch.isin(best[:-1], found).all() and len(found) == active
+    assert ((weights.values - mean[found]).abs() < 0.15 / precision**0.5).all()  # noise of a cosine schedule
     assert torch.allclose(weights.variances, torch.full((active,), 1 / precision, dtype=torch.float64), rtol=0.25)
 
 

@@ -146,3 +146,13 @@ def test_gradients_in_inputs_far_apart():
     weight = torch.randn(4, 3, dtype=torch.float64, generator=generator(3))
     for one, two in zip(*(torch.autograd.grad((weight * k).sum(), (x1, x2)) for k in (ours, theirs)), strict=True):
         close(one, two, 1e-7)
+
+
+@pytest.mark.parametrize("kernel", [RBFKernel(), MaternKernel(nu=1.5), MaternKernel(nu=2.5)])
+def test_values_are_the_same_with_and_without_derivatives(kernel):
+    z = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    far = torch.cat([z, z + 1e4])
+    learning, frozen = gram(ScaleKernel(kernel), z, far), gram(ScaleKernel(kernel).requires_grad_(False), z, far)
+    assert learning.requires_grad and not frozen.requires_grad
+    # two orders of the same few operations
+    torch.testing.assert_close(frozen, learning.detach(), rtol=1e-14, atol=0)

@@ -58,8 +58,8 @@ class Divergence:
             )
         if precision.ndim == 1:
             precision = support.take(precision)
-            if not prior.scale_known:
-                precision = precision * factor * support.spread(support.densities).to(precision)
+        if not prior.scale_known:
+            precision = precision * factor * support.spread(support.densities).to(precision)
         return cls(support.take(prior.flat_mean), precision)
 
     def scales(self, prior: MeanFieldPrior) -> Tensor:

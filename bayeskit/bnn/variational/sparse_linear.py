@@ -68,8 +68,8 @@ class _Product(Function):
         return torch.sparse.mm(pattern.matrix(values), x.mT.contiguous(), reduce="sum").mT
 
     @staticmethod
-    @once_differentiable  # pyright: ignore[reportIncompatibleMethodOverride]
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, x = ctx.saved_tensors
         outer = grad_outputs[0].mT.contiguous()  # (o, n)
         of_values = of_x = None

@@ -77,7 +77,7 @@ def label_quadrature(log_probs: LogProbs, values: FunctionValues, *, smooth: boo
             trapezoidal rule then serves inputs with a latent standard deviation below 4; all others get panels about
             the peaks of each integrand.
     """
-    flat_mean, flat_variance = values.mean.reshape(-1, 1).double(), values.variance.reshape(-1, 1).double()
+    flat_mean, flat_variance = (moment.reshape(-1, 1).double() for moment in values.moments)
     easy = (flat_variance.squeeze(-1) <= 16) & smooth
     num_classes = log_probs(values.mean).shape[-1]
     table = flat_mean.new_empty(len(flat_mean), num_classes)

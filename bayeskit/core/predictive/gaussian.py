@@ -76,12 +76,14 @@ class GaussianPredictive(ContinuousPredictive):
 
     def cdf(self, y: Any) -> Tensor:
         """Phi((y - m) / std), (*b, n, k)."""
-        return torch.special.ndtr((thresholds(y, like=self.mean) - self.mean) / self.std)
+        std = self.std  # first: it brings the mean along
+        return torch.special.ndtr((thresholds(y, like=self.mean) - self.mean) / std)
 
     def quantile(self, q: Any) -> Tensor:
         """M + std Phi^-1(q), (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""
-        z = torch.special.ndtri(levels(q, like=self.mean))  # (*j, 1, ..., 1)
-        return self.mean + self.std * z.to(self.mean.dtype)
+        std = self.std  # first: it brings the mean along
+        z = torch.special.ndtri(levels(q, like=std))  # (*j, 1, ..., 1)
+        return self.mean + std * z.to(std.dtype)
 
     @cached_property
     def _factor(self) -> operators.Factor:

@@ -69,7 +69,7 @@ class IntegralPredictive(ContinuousPredictive):
 
     def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k): latents, then y given them."""
-        mean, variance = self.values.mean, self.values.variance
+        mean, variance = self.values.moments
         z = random.normal((num_samples, *mean.shape), like=mean, generator=generator)
         with random.seeded(generator):
             return self.law(mean + variance.sqrt() * z).sample()
@@ -90,7 +90,7 @@ class IntegralPredictive(ContinuousPredictive):
 
     def _by_rows(self, function: "RowFunction", y: Tensor) -> Tensor:
         """`function(law, mean, variance, y)` over chunks of inputs, in float64, of the shape of `y` (*j, *b, n, k)."""
-        mean, variance = (t.double().expand(y.shape) for t in (self.values.mean, self.values.variance))
+        mean, variance = (t.double().expand(y.shape) for t in self.values.moments)
         parts = [
             function(self.law, mean[..., rows, :], variance[..., rows, :], y[..., rows, :].double())
             for rows in operators.chunks(y.shape[-2], panels.COST * y[..., 0, :].numel())

@@ -91,10 +91,11 @@ class NoisyStudentTPredictive(ContinuousPredictive):
     @cached_property
     def _mixture(self) -> MixturePredictive:
         log_tau, log_weights = _log_precision_rule(self.df)
-        column = (-1, *(1 for _ in self.mean.shape))
-        noise = self.scale.to(self.mean) ** 2 * (-log_tau).exp().to(self.mean).reshape(column)
-        components = td.Normal(self.mean, (self.epistemic + noise).sqrt(), validate_args=False)
-        return MixturePredictive(components, log_weights.to(self.mean), rule=self.rule)
+        mean, variance = self.values.moments
+        column = (-1, *(1 for _ in mean.shape))
+        noise = self.scale.to(mean) ** 2 * (-log_tau).exp().to(mean).reshape(column)
+        components = td.Normal(mean, (variance + noise).sqrt(), validate_args=False)
+        return MixturePredictive(components, log_weights.to(mean), rule=self.rule)
 
 
 def _log_precision_rule(df: float) -> tuple[Tensor, Tensor]:

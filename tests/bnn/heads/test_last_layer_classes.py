@@ -31,26 +31,12 @@ def test_jensen_is_above_knowles_minka_is_above_the_truth(scale):
     assert (knowles_minka(mean, variance) >= truth - 5 * error).all()
 
 
-@pytest.mark.parametrize("scale", [2.0, 10.0])
-def test_no_other_tilt_is_better(scale):
-    """L-BFGS from the a that is used: the bound is convex in a."""
-    mean, variance = logits(scale=scale)
-    used = knowles_minka(mean, variance)
-    tilt = best_tilt(mean, variance).requires_grad_()
-    optimizer = torch.optim.LBFGS([tilt], max_iter=100, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
-
-    def value():
-        return (tilt.square() * variance).sum(-1) / 2 + (mean + (1 - 2 * tilt) * variance / 2).logsumexp(-1)
-
-    def closure():
-        optimizer.zero_grad()
-        total = value().sum()
-        total.backward()
-        return total
-
-    optimizer.step(closure)
-    gap = (used - value()).detach()
-    assert gap.max() < 1e-10 if scale < 5 else gap.mean() < 0.1
+def test_the_tilt_is_stationary():
+    """The bound is convex in a, and flat where `a = softmax(m + (1 - 2a) v / 2)`."""
+    mean, variance = logits(n=200, scale=5.0)
+    tilt = best_tilt(mean, variance)
+    gap = tilt - (mean + (1 - 2 * tilt) * variance / 2).softmax(-1)
+    assert gap.abs().max() < 1e-4  # second order in the bound
 
 
 def test_without_variance_all_are_exact():
@@ -125,11 +111,11 @@ def test_fit_ends_where_the_loss_is_flat(covariance, bound, classes):
 
 
 def test_low_rank_reaches_a_bound_between_diagonal_and_dense():
-    features, _ = problem(n=40)
-    y = labels(features)
-    options = {"num_data": 40, "bound": "jensen", "rank": 2}
-    reached = {c: seeded(bnn.VBLLClassification, 5, 3, covariance=c, **options).fit(features, y) for c in COVARIANCES}
-    assert reached["diagonal"] + 0.1 < reached["low_rank"] < reached["dense"]
+    features, _ = problem(n=25, d=3)
+    y = labels(features, 2)
+    options = {"num_data": 25, "bound": "jensen", "rank": 1}
+    reached = {c: seeded(bnn.VBLLClassification, 3, 2, covariance=c, **options).fit(features, y) for c in COVARIANCES}
+    assert reached["diagonal"] + 1e-3 < reached["low_rank"] < reached["dense"]
 
 
 def test_a_tighter_bound_is_larger_at_its_optimum():
