@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from bayeskit.bnn.head import head_of
-from bayeskit.bnn.ivon_rule import update_
+from bayeskit.bnn.ivon_steps import Steps
 from bayeskit.bnn.layers import check_frozen, normalizes, set_training
 from bayeskit.bnn.network import (
     at_least_single,
@@ -33,7 +33,7 @@ from bayeskit.bnn.training import (
     seeded_if,
 )
 from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.core import checks, operators, random
+from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
@@ -57,6 +57,9 @@ QUICK_TRAINING = Training(lr=2e-2, max_epochs=15, batch_size=64, schedule="cosin
 KL_WEIGHTS = (1.0, 0.1)
 """What `kl_weight="validation"` tries."""
 
+THRESHOLD = 2.0
+"""Standard errors by which held-out rows must gain before a part of the divergence is dropped."""
+
 
 @dataclass(eq=False, repr=False)
 class IVON(Inference):
@@ -77,9 +80,9 @@ class IVON(Inference):
             steps of 128 rows. All of it is run: the steps shrink as `schedule` says, and nothing stops early.
         prior_precision: A factor on the prior's precision.
         kl_weight: What the divergence from the prior is multiplied by, or "validation": 1, and 0.1 where the held-out
-            log-likelihood gains by it. At 1 it is Bayes, within what a diagonal covariance can say, which for a network
-            with many more weights than rows is often that hidden units are not worth their cost. With a prior that is
-            the posterior of earlier data, "validation" is 1.
+            log-likelihood gains by two standard errors. At 1 it is Bayes, within what a diagonal covariance can say,
+            which for a network with many more weights than rows is often that hidden units are not worth their cost.
+            With a prior that is the posterior of earlier data, "validation" is 1.
         num_samples: Draws of the weights at prediction.
 
     References:
@@ -89,13 +92,13 @@ class IVON(Inference):
     >>> from bayeskit.core.likelihood import Gaussian
     >>> x, g = torch.linspace(-1, 1, 40)[:, None], torch.Generator().manual_seed(0)
     >>> fit = IVON.quickly().infer(gaussian_prior(nn.Linear(1, 1)), Gaussian(), Data(x, 2 * x), generator=g)
-    >>> fit.posterior.weights.covariance.shape, fit.posterior(x).draws.shape
-    (torch.Size([2, 2]), torch.Size([32, 40, 1]))
+    >>> fit.posterior.weights.covariance.shape, fit.posterior(x).variance.shape
+    (torch.Size([2, 2]), torch.Size([40, 1]))
     """
 
     lr: float = 0.1
     hess_init: float = 1000.0
-    betas: tuple[float, float] = (0.9, 0.995)
+    betas: tuple[float, float] = (0.9, 0.99)
     num_draws: int = 1
     training: Training | None = None
     prior_precision: float = 1.0
@@ -120,7 +123,8 @@ class IVON(Inference):
                 tried = KL_WEIGHTS if problem.held_out is not None else KL_WEIGHTS[:1]
             else:
                 tried = (weight,)
-            history, weight = descend(problem.run, problem.score, problem.state, problem.training, tried)
+            run, score, training = problem.run, problem.score, problem.training
+            history, weight = descend(run, score, problem.state, training, tried, threshold=THRESHOLD)
             problem.calibrate()
         law = problem.law()
         network = with_parameters(network, law.mean)
@@ -253,64 +257,3 @@ class _Problem:
         mean = self.center + self.scale * self.steps.mean.detach()
         variance = self.scale.square() * self.steps.variance
         return GaussianWeights(unflatten(mean, self.like), DiagLinearOperator(variance))
-
-
-class Steps(torch.optim.Optimizer):
-    """IVON steps on `q(u) = N(mean, diag(variance))` with the prior N(0, I), as an optimizer of two tensors.
-
-    Beside the mean it owns `spread`, always zero: a draw is `mean + noise (1 + spread)`, so that for any loss of
-    draws the two gradients are what a step needs: the average gradient, and that of gradient times noise.
-
-    Args:
-        mean: Start, (p,).
-        lr: Length of a step as a share of the Newton step.
-        betas: Decay of the averages.
-    """
-
-    def __init__(self, mean: Tensor, *, lr: float, betas: tuple[float, float]):
-        self.mean = mean.detach().clone().requires_grad_()
-        self.spread = torch.zeros_like(mean).requires_grad_()
-        super().__init__([self.mean, self.spread], {"lr": lr})
-        self.betas = betas
-        self.momentum, self.hessian = torch.zeros_like(mean), torch.zeros_like(mean)
-        self.count, self.rows = (torch.zeros((), dtype=torch.float64) for _ in range(2))
-
-    def begin(self, num_data: float, hess_init: float, schedule: Callable[[float], float], num_steps: int) -> None:
-        """Start anew for n rows, from the variance 1 / (1 + hess_init), with a rate that follows `schedule`."""
-        self.schedule, self.num_steps = schedule, num_steps
-        self.rows.fill_(num_data)
-        self.hessian.fill_(hess_init / num_data)
-
-    @property
-    def memory(self) -> list[Tensor]:
-        """What lives from step to step besides the mean."""
-        return [self.momentum, self.hessian, self.count, self.rows]
-
-    @property
-    def variance(self) -> Tensor:
-        """Of each weight, (p,)."""
-        return 1 / (float(self.rows) * self.hessian + 1)
-
-    def draw(self, num_draws: int, generator: torch.Generator) -> Tensor:
-        """Draws that gradients flow through, (s, p)."""
-        noise = random.normal((num_draws, len(self.mean)), like=self.hessian, generator=generator)
-        return self.mean + noise * self.variance.sqrt() * (1 + self.spread)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step from the gradients of the loss per row in `mean` and `spread`."""
-        assert closure is None and self.mean.grad is not None and self.spread.grad is not None
-        elapsed = min(1.0, float(self.count) / self.num_steps)
-        self.count += 1
-        update_(
-            [self.mean],
-            [self.momentum],
-            [self.hessian],
-            [self.mean.grad],
-            [self.spread.grad],
-            n=float(self.rows),
-            decay=1 / float(self.rows),
-            step_size=self.param_groups[0]["lr"] * self.schedule(elapsed),
-            betas=self.betas,
-            bias=1 - self.betas[0] ** float(self.count),
-        )

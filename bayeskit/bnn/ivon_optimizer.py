@@ -252,8 +252,8 @@ class IVONOptimizer(torch.optim.Optimizer):
         kernel = load()
         if kernel is None and self.fused:
             raise RuntimeError(
-                "`fused=True` needs a C compiler (`cc`, or what the variable CC names) whose functions agree with torch's; "
-                "leave `fused` out to do without."
+                "`fused=True` needs a C compiler (`cc`, or what the variable CC names) whose functions agree with "
+                "torch's; leave `fused` out to do without."
             )
         return kernel
 

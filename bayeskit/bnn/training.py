@@ -191,11 +191,13 @@ def descend(
     state: list[Tensor],
     training: Training,
     factors: Sequence[float],
+    *,
+    threshold: float = THRESHOLD,
 ) -> tuple[History, float]:
     """Train at falling prior precisions, each from the same start, and keep the last that held-out rows gain by.
 
     Every run starts anew because a strong prior can pull a network to zero, and from there no gradient leads back. A
-    gain counts if it is larger than `THRESHOLD` standard errors, so that a few rows are not listened to too closely.
+    gain counts if it is larger than `threshold` standard errors, so that a few rows are not listened to too closely.
 
     Args:
         run: Trains at a precision, changing `state` in place.
@@ -203,6 +205,7 @@ def descend(
         state: What training changes: set to the start before each run, and to the kept run's end at last.
         training: Settings; further runs write further checkpoint files.
         factors: Precisions in the order to be tried.
+        threshold: See above.
 
     Returns:
         The curves of all runs one after the other, and the precision that is kept.
@@ -216,7 +219,7 @@ def descend(
         curves = run(replace(training, checkpoint=file), factor)
         history = {name: history[name] + curve for name, curve in curves.items()}
         gain = score() - reached
-        if gain.mean() > THRESHOLD * gain.std() / math.sqrt(len(gain)):
+        if gain.mean() > threshold * gain.std() / math.sqrt(len(gain)):
             kept = factor
         else:
             _put(state, best)

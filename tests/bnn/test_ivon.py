@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from bayeskit import bnn
-from bayeskit.bnn.ivon import Steps
+from bayeskit.bnn.ivon_steps import Steps
 from bayeskit.core.likelihood import Bernoulli, Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
