@@ -107,7 +107,7 @@ class IVON(Inference):
 
     priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
     kind: ClassVar[Kind] = "weights"
-    quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
+    quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING, "hess_init": 100.0, "betas": (0.9, 0.95)}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """Train mean and variance together; the posterior is the network at draws of its weights."""
