@@ -107,7 +107,11 @@ class IVON(Inference):
 
     priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
     kind: ClassVar[Kind] = "weights"
-    quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING, "hess_init": 100.0, "betas": (0.9, 0.95)}
+    quick: ClassVar[Mapping[str, Any]] = {
+        "lr": 1.0,
+        "hess_init": 30.0,
+        "training": replace(QUICK_TRAINING, max_epochs=60),
+    }
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """Train mean and variance together; the posterior is the network at draws of its weights."""
