@@ -97,9 +97,9 @@ def default(
     """The method used when none is named, by task, size and what the likelihood allows.
 
     A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches with
-    sites; so are classes, and any likelihood that has no closed form. With correlated outputs every one of them is a row
-    of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation: one
-    training run, one pass for the curvature, an evidence.
+    sites; so are classes, and any likelihood that has no closed form. With correlated outputs every one of them is a
+    row of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation:
+    one training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
