@@ -15,5 +15,5 @@ def generator():
 
 @pytest.fixture(autouse=True)
 def _same_networks():
-    """Layers draw their starting values from torch's global generator: every test starts it anew, so none is by chance."""
+    """Layers draw where they start from torch's global generator: every test starts it anew, so none is by chance."""
     torch.manual_seed(0)
