@@ -110,7 +110,7 @@ def deep():
     return gp.DeepKernel(network, base, input_shape=(1, 28, 28))
 
 
-KERNELS = {"pixels": (pixels, 0.05), "deep": (deep, 0.005)}
+KERNELS = {"pixels": (pixels, 0.1), "deep": (deep, 0.005)}
 """What builds the kernel, and a learning rate for it."""
 
 
