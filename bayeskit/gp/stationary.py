@@ -72,7 +72,10 @@ def stationary_gram(known: Stationary, x1: Tensor, x2: Tensor, *, dtype: torch.d
         9.0
     """
     a, b, scale = _in_lengthscales(known, x1, x2)
-    return _Gram.apply(a, b, scale, (known.smoothness, x1 is x2, dtype))  # type: ignore[return-value]
+    norms = _norms(a, b)
+    if _cancels(*norms):  # a center far from some inputs would round them, and otherwise than that of other matrices
+        (a, b, scale), norms = _in_lengthscales(known, x1, x2, centered=False), None
+    return _Gram.apply(a, b, scale, (known.smoothness, norms, dtype))  # type: ignore[return-value]
 
 
 def stationary_grams(known: Stationary, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +89,7 @@ def stationary_grams(known: Stationary, z: Tensor, x: Tensor, *, dtype: torch.dt
     """
     with torch.no_grad():
         a, b, scale = _in_lengthscales(known, z, x)
-        a_squared, b_squared = a.square().sum(-1, keepdim=True), b.square().sum(-1, keepdim=True)
+        a_squared, b_squared = _norms(a, b)
     if _cancels(a_squared, b_squared):
         square, cross = stationary_gram(known, z, z, dtype=torch.float64), stationary_gram(known, z, x, dtype=dtype)
         _, _, scale = _in_lengthscales(known, z, x)
@@ -96,9 +99,11 @@ def stationary_grams(known: Stationary, z: Tensor, x: Tensor, *, dtype: torch.dt
     return _Grams.apply(plan, z, x, known.lengthscale, free)  # type: ignore[return-value]
 
 
-def _in_lengthscales(known: Stationary, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _in_lengthscales(
+    known: Stationary, x1: Tensor, x2: Tensor, *, centered: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """The inputs in units of the lengthscales, and the output scale, all batched."""
-    center = x1.detach().mean(-2, keepdim=True)  # far from the origin, |a|^2 + |b|^2 - 2ab cancels
+    center = x1.detach().mean(-2, keepdim=True) if centered else 0.0  # far from 0, |a|^2 + |b|^2 - 2ab cancels
     a = (x1 - center) / known.lengthscale
     b = a if x1 is x2 else (x2 - center) / known.lengthscale
     scale = torch.ones((), dtype=a.dtype, device=a.device) if known.scale is None else known.scale.to(a)
@@ -107,6 +112,13 @@ def _in_lengthscales(known: Stationary, x1: Tensor, x2: Tensor) -> tuple[Tensor,
         same, a = a is b, a.expand(*batch, *a.shape[-2:])
         b, scale = a if same else b.expand(*batch, *b.shape[-2:]), scale.expand(batch)
     return a, b, scale
+
+
+def _norms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """|a_i|^2 and |b_j|^2, (*b, n1, 1) and (*b, n2, 1); the same tensor where a is b."""
+    with torch.no_grad():
+        a_squared = a.square().sum(-1, keepdim=True)
+        return a_squared, a_squared if a is b else b.square().sum(-1, keepdim=True)
 
 
 def _cancels(a_squared: Tensor, b_squared: Tensor) -> bool:
@@ -182,18 +194,17 @@ class _Gram(torch.autograd.Function):
     """s phi(|a - b|^2) and its gradients in a, b and s; see the equations at the top of the file."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, bool, torch.dtype]) -> Tensor:
-        """K of shape (*b, n1, n2); `law` is the smoothness, whether a and b are the same inputs, and the type of K."""
-        smoothness, same, dtype = law
-        a_squared = a.square().sum(-1, keepdim=True)
-        b_squared = a_squared if same else b.square().sum(-1, keepdim=True)
-        ctx.apart = _cancels(a_squared, b_squared)
-        if ctx.apart:
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, Any, torch.dtype]) -> Tensor:
+        """K of shape (*b, n1, n2); `law` is the smoothness, the norms of a and b or None, and the type of K."""
+        smoothness, norms, dtype = law
+        ctx.apart = norms is None
+        if norms is None:
             distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
             squared = distances.square_().mul_(_factor(smoothness))
         else:
+            a_squared, b_squared = norms
             squared = _squared_distances(a, b, a_squared, b_squared, _factor(smoothness))
-        if same:
+        if a is b:
             squared.diagonal(dim1=-2, dim2=-1).zero_()
         if not any(ctx.needs_input_grad):
             return _values(squared, scale, smoothness, dtype)

@@ -99,6 +99,15 @@ def test_far_from_the_origin_nothing_cancels():
     close(gram(kernel, x + 1e6, x + 1e6), gram(kernel, x, x), 1e-8)
 
 
+@pytest.mark.parametrize("name", ["scaled_rbf", "matern32", "matern52"])
+def test_a_covariance_is_the_same_whatever_rows_are_beside_it(name):
+    """Centered at their mean, rows 1e8 from the origin would be rounded to 1e-2 by one row at 1e14."""
+    kernel, x = KERNELS[name]().double().requires_grad_(False), test_inputs(5) + 1e8
+    beside = torch.cat([x, torch.full((1, 2), 1e14, dtype=torch.float64)])
+    close(gram(kernel, beside, beside)[:5, :5], gram(kernel, x, x), 1e-7)  # coordinates are rounded to 1e8 eps
+    close(gram(kernel, beside, x)[:5], gram(kernel, x, beside)[:, :5], 1e-7)
+
+
 @pytest.mark.parametrize(
     "outer",
     [
