@@ -80,17 +80,18 @@ def best_tilt(mean: Tensor, variance: Tensor) -> Tensor:
     The bound is convex in a, with gradient `v (a - p)` for `p = softmax(m + (1 - 2a) v / 2)`, which Newton's method
     sets to zero. At large variances its steps are too long, and those of the diagonal alone are taken.
     """
-    tilt = mean.softmax(-1)
-    long = variance.amax(-1, keepdim=True) > LARGE
+    m, v = mean.mT.contiguous(), variance.mT.contiguous()  # (k, n): torch's softmax over a short last axis is slow
+    tilt = m.softmax(0)
+    long = v.amax(0) > LARGE
     for _ in range(STEPS):
-        probs = (mean + (0.5 - tilt) * variance).softmax(-1)
-        spread = probs * variance
+        probs = (m + (0.5 - tilt) * v).softmax(0)
+        spread = probs * v
         diagonal = 1 + spread  # the Jacobian of a - p is diag(1 + p v) - p (p v)'
         step, share = (tilt - probs) / diagonal, probs / diagonal
-        coupled = (spread * step).sum(-1, keepdim=True) / (1 - (spread * share).sum(-1, keepdim=True))
-        tilt = (tilt - step - torch.where(long, 0.0, share * coupled)).clamp(0, 1)
-    better = _at(mean, variance, tilt) < jensen(mean, variance)
-    return torch.where(better.unsqueeze(-1), tilt, 0.0)
+        coupled = (spread * step).sum(0) / (1 - (spread * share).sum(0))
+        tilt = (tilt - step - share * coupled.masked_fill(long, 0)).clamp(0, 1)
+    better = _at(m.mT, v.mT, tilt.mT) < jensen(m.mT, v.mT)
+    return tilt.masked_fill(~better, 0).mT
 
 
 class Expectation:
