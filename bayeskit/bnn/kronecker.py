@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
 from bayeskit.bnn.curvature import KroneckerCurvature, kronecker_order, likelihood_root, pieces, with_one
-from bayeskit.bnn.layers import is_plain
-from bayeskit.bnn.network import NetworkFunction, aliases, call, unflatten
+from bayeskit.bnn.layers import aliases, is_plain
+from bayeskit.bnn.network import NetworkFunction, call, unflatten
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 

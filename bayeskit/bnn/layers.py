@@ -1,8 +1,8 @@
-"""What the layers of a network are: BatchNorm, frozen, or plain ones of torch."""
+"""What the layers of a network are: BatchNorm, frozen, plain ones of torch, or sharing parameters."""
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -71,3 +71,13 @@ def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
         and any(type(layer).forward is kind.forward for kind in kinds)
         and not (is_parametrized(layer) or layer._forward_pre_hooks)
     )
+
+
+def aliases(network: nn.Module) -> dict[str, list[str]]:
+    """Further names of the parameters that distinct modules share, by the name that `named_parameters` gives."""
+    names: dict[Tensor, list[str]] = {}
+    for prefix, module in network.named_modules():
+        for key, value in module._parameters.items():
+            if value is not None:
+                names.setdefault(value, []).append(f"{prefix}.{key}" if prefix else key)
+    return {first: others for first, *others in names.values() if others}

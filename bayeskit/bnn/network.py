@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayeskit.bnn.layers import batch_norms
+from bayeskit.bnn.chain import chain, run_chain
+from bayeskit.bnn.layers import aliases, batch_norms
 from bayeskit.core import random
 from bayeskit.core.inputs import Batch, as_inputs
 from bayeskit.core.modules import arguments, known_attention, output, run
@@ -31,7 +32,7 @@ CHUNK_ELEMENTS = 2**24
 """Numbers held at a time when a network is evaluated over many rows or many draws (128 MB in float64)."""
 
 BATCHED_ROWS = 256
-"""Rows up to which draws run side by side; with more, one draw at a time is faster, for it stays in the cache."""
+"""Rows up to which draws run under vmap; with more, one draw at a time is faster, for it stays in the cache."""
 
 
 class MLP(nn.Sequential):
@@ -221,16 +222,6 @@ def substituted(module: nn.Module, params: Params, *inputs: Any, **named: Any) -
     return functional_call(module, {**params, **shared}, inputs, named, tie_weights=False)
 
 
-def aliases(network: nn.Module) -> dict[str, list[str]]:
-    """Further names of the parameters that distinct modules share, by the name that `named_parameters` gives."""
-    names: dict[Tensor, list[str]] = {}
-    for prefix, module in network.named_modules():
-        for key, value in module._parameters.items():
-            if value is not None:
-                names.setdefault(value, []).append(f"{prefix}.{key}" if prefix else key)
-    return {first: others for first, *others in names.values() if others}
-
-
 def chunks(x: Inputs, row_elements: int) -> Iterator[Batch]:
     """The rows of `x` in pieces such that a piece times `row_elements` stays within `CHUNK_ELEMENTS`."""
     rows = max(1, CHUNK_ELEMENTS // max(1, row_elements))
@@ -253,6 +244,10 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     width = sum(value[0].numel() for value in draws.values())
     pieces = []
     for rows in chunks(x, 64 * num_draws * max(1, x.shape[1:].numel())):
+        if layers := chain(network, draws, rows):
+            outputs = run_chain(layers, draws, rows)
+            pieces.append(outputs.to(at_least_single(outputs.dtype)))
+            continue
         if len(rows) <= BATCHED_ROWS:
             try:
                 one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))

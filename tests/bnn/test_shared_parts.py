@@ -8,7 +8,8 @@ from torch import nn
 
 from bayeskit import bnn
 from bayeskit.bnn.head import find_head
-from bayeskit.bnn.network import aliases, call, parameters
+from bayeskit.bnn.layers import aliases
+from bayeskit.bnn.network import call, parameters
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data

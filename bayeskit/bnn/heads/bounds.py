@@ -70,27 +70,31 @@ def knowles_minka(mean: Tensor, variance: Tensor) -> Tensor:
                 "`variance` has covariances between them. Use `jensen`, which holds for any."
             )
         variance = diagonal
-    return _at(mean, variance, best_tilt(mean, variance))
+    m, v = _classes_first(mean, variance)
+    return _at(m, v, _best_tilt(m, v))
 
 
-@torch.no_grad()
 def best_tilt(mean: Tensor, variance: Tensor) -> Tensor:
     """The a of each row that (nearly) minimizes the bound of Knowles and Minka, (n, k); 0 where that is no better.
 
     The bound is convex in a, with gradient `v (a - p)` for `p = softmax(m + (1 - 2a) v / 2)`, which Newton's method
     sets to zero. At large variances its steps are too long, and those of the diagonal alone are taken.
     """
-    tilt = mean.softmax(-1)
-    long = variance.amax(-1, keepdim=True) > LARGE
+    return _best_tilt(*_classes_first(mean, variance)).mT
+
+
+@torch.no_grad()
+def _best_tilt(m: Tensor, v: Tensor) -> Tensor:
+    """`best_tilt` with the classes first, (k, n)."""
+    top, tilt, long = m + v / 2, m.softmax(0), v.amax(0) > LARGE
     for _ in range(STEPS):
-        probs = (mean + (0.5 - tilt) * variance).softmax(-1)
-        spread = probs * variance
-        diagonal = 1 + spread  # the Jacobian of a - p is diag(1 + p v) - p (p v)'
-        step, share = (tilt - probs) / diagonal, probs / diagonal
-        coupled = (spread * step).sum(-1, keepdim=True) / (1 - (spread * share).sum(-1, keepdim=True))
-        tilt = (tilt - step - torch.where(long, 0.0, share * coupled)).clamp(0, 1)
-    better = _at(mean, variance, tilt) < jensen(mean, variance)
-    return torch.where(better.unsqueeze(-1), tilt, 0.0)
+        probs = torch.addcmul(top, tilt, v, value=-1).softmax(0)
+        gap = tilt - probs
+        diagonal = 1 + probs * v  # the Jacobian of the gap is diag(1 + p v) - p (p v)', whose p sum to 1
+        step, share = gap / diagonal, probs / diagonal
+        coupled = ((gap.sum(0) - step.sum(0)) / share.sum(0)).masked_fill(long, 0)
+        tilt = (tilt - torch.addcmul(step, share, coupled)).clamp(0, 1)
+    return tilt.masked_fill(~(_at(m, v, tilt) < top.logsumexp(0)), 0)
 
 
 class Expectation:
@@ -142,8 +146,14 @@ def has_logits(likelihood: Likelihood) -> bool:
     return isinstance(likelihood, Categorical) or (isinstance(likelihood, Bernoulli) and likelihood.link == "logit")
 
 
-def _at(mean: Tensor, variance: Tensor, tilt: Tensor) -> Tensor:
-    return (tilt.square() * variance).sum(-1) / 2 + (mean + (1 - 2 * tilt) * variance / 2).logsumexp(-1)
+def _classes_first(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (k, n): torch's softmax over a short last axis takes ten times as long."""
+    return mean.mT.contiguous(), variance.mT.contiguous()
+
+
+def _at(m: Tensor, v: Tensor, tilt: Tensor) -> Tensor:
+    """The bound of Knowles and Minka for (k, n), (n,)."""
+    return (tilt.square() * v).sum(0) / 2 + torch.addcmul(m, 0.5 - tilt, v).logsumexp(0)
 
 
 def _all_logits(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

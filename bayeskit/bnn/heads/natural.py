@@ -5,7 +5,8 @@ outputs, the evidence lower bound is stationary where, for every row o of the we
 
     S_o^-1 = P_o + Phi' diag(beta_o) Phi,      Phi' alpha_o = P_o (m_o - m0_o).
 
-A step takes `S^-1` there, and m along `S` times the gradient; it is halved until the bound rises. For Gaussian noise
+A step takes `S^-1` there, and m along `S` times the gradient, or for classes, whose logits pull on each other, along
+the Newton step of all the means (`heads.coupled`); it is halved until the bound rises. For Gaussian noise
 one step is the exact posterior and the bound is the log evidence. Families other than the dense ones take the member
 next to that law.
 
@@ -14,16 +15,18 @@ References:
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from bayeskit.bnn.heads.coupled import newton_step
 from bayeskit.bnn.heads.noise import set_best_noise
 from bayeskit.bnn.heads.rows import precision_of
 from bayeskit.core import operators
-from bayeskit.core.likelihood import Gaussian
+from bayeskit.core.likelihood import Categorical, Gaussian
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data
 
@@ -115,13 +118,12 @@ class _State:
     def step(self) -> None:
         """One step, halved until the objective rises; none if it does not."""
         work, rows, prior = self.work, self.work.rows, self.work.prior
-        alpha, beta = work.expectation.sites(*self.moments, self.data.y)
-        if self.data.weights is not None:
-            alpha, beta = alpha * self.data.weights[:, None], beta * self.data.weights[:, None]
+        weights = 1.0 if self.data.weights is None else self.data.weights[:, None]
+        alpha, beta = (weights * site for site in work.expectation.sites(*self.moments, self.data.y))
         new = prior.matrices() + _gram(self.features, beta) / work.kl_weight
         gradient = alpha.mT @ self.features / work.kl_weight - prior.pull(rows.mean)
         factor = operators.factorize(new, name="the precision of the last layer")
-        direction = factor.solve(gradient.unsqueeze(-1)).squeeze(-1)
+        direction = self._direction(alpha, gradient, lambda g: factor.solve(g.unsqueeze(-1)).squeeze(-1))
         before = copy.deepcopy(rows.state_dict()), self.moments, self.objective
         center, size = rows.mean.clone(), 1.0
         self.steps += 1
@@ -136,6 +138,16 @@ class _State:
             size /= 2
         rows.load_state_dict(before[0])
         _, self.moments, self.objective = before
+
+    def _direction(self, alpha: Tensor, gradient: Tensor, apart: Callable[[Tensor], Tensor]) -> Tensor:
+        """Where the means go: for classes by the curvature of all of them, otherwise each output by its own."""
+        work, classes = self.work, alpha.shape[-1]
+        if not isinstance(work.likelihood, Categorical):
+            return apart(gradient)
+        labels = torch.nn.functional.one_hot(self.data.y.long(), classes).to(alpha.dtype)
+        weights = 1.0 if self.data.weights is None else self.data.weights[:, None]
+        probs = (weights * labels - alpha) / work.kl_weight  # alpha is the label minus the probability
+        return newton_step(work.prior, self.features, probs, gradient, precondition=apart)
 
 
 def _gram(features: Tensor, beta: Tensor) -> Tensor:

@@ -41,12 +41,15 @@ class RowPrior(nn.Module):
         """The precisions of the weights given the others, (k, d)."""
         return self.precision if self.precision.ndim == 2 else self.precision.diagonal(dim1=-2, dim2=-1)
 
-    def pull(self, weights: Tensor) -> Tensor:
-        """`P_o (w_o - m_o)`, (k, d), for weights (k, d)."""
-        step = weights - self.mean
+    def times(self, step: Tensor) -> Tensor:
+        """`P_o u_o`, (k, d), for u of shape (k, d)."""
         if self.precision.ndim == 2:
             return self.precision * step
         return (self.precision @ step.unsqueeze(-1)).squeeze(-1)
+
+    def pull(self, weights: Tensor) -> Tensor:
+        """`P_o (w_o - m_o)`, (k, d), for weights (k, d)."""
+        return self.times(weights - self.mean)
 
     def quadratic(self, weights: Tensor) -> Tensor:
         """`(w_o - m_o)' P_o (w_o - m_o)`, (k,)."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
-from bayeskit.bnn.network import aliases, call, evaluating
+from bayeskit.bnn.layers import aliases
+from bayeskit.bnn.network import call, evaluating
 from bayeskit.core import random
 from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params

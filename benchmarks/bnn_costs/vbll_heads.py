@@ -1,23 +1,23 @@
 """Bayesian last layers beside the package vbll: the same numbers, and the time of a step.
 
-    python benchmarks/bnn_speed_vbll.py --only parity,step,optimum --threads 1
-
-The package is run, not imported by the library: `pip install --no-deps vbll`. A step is forward and backward of the
-loss, to the features and to all parameters; sides are interleaved in one process, and medians of process time taken.
+A step is forward and backward of the loss, to the features and to all parameters.
 """
 
-import argparse
 import math
-import statistics
-import time
 
 import torch
-import vbll
 from torch import nn
 
 from bayeskit import bnn
+from bnn_costs.timing import Row, interleaved
+
+try:
+    import vbll
+except ImportError:
+    vbll = None
 
 NUM_DATA, BATCH, FEATURES, OUTPUTS, RANK = 10_000, 1024, 128, 10, 8
+ASKED = {("classification", "dense"): 1 / 50, ("classification", "diagonal"): 1 / 5, ("regression", "dense"): 1 / 10}
 PEER_NAMES = {"dense": "dense", "diagonal": "diagonal", "low_rank": "lowrank", "dense_precision": "dense_precision"}
 
 
@@ -60,7 +60,7 @@ def parity(n=40, d=6):
         with torch.no_grad():
             peer.noise_logdiag.fill_(-0.7)
         prior = bnn.InverseWishart(dof=1.0, scale=peer.wishart_scale)
-        noise = float(torch.exp(2 * peer.noise_logdiag))
+        noise = float(torch.exp(2 * peer.noise_logdiag.detach()))
         ours = own_layer("regression", d, 1, covariance, n, 2, noise=noise, noise_prior=prior, dtype=torch.float64)
         copy_rows(peer, ours.rows, covariance)
         losses, slopes = [], []
@@ -70,19 +70,23 @@ def parity(n=40, d=6):
             try:
                 value = loss(features)
             except Exception as error:
-                print(f"parity {covariance}: the peer raises {type(error).__name__}: {error}")
+                yield Row(
+                    f"VBLL regression {covariance}", beside="vbll", note=f"the peer raises {type(error).__name__}"
+                )
                 break
             losses.append(float(value.detach()))
             slopes.append(torch.autograd.grad(value, features)[0])
         else:
             law, own = peer(x).predictive, ours.predictive(x)
-            gaps = {
-                "loss": abs(losses[0] - losses[1]),
-                "gradient": float((slopes[0] - slopes[1]).abs().max()),
-                "mean": float((law.mean - own.mean).abs().max().detach()),
-                "variance": float((law.variance - own.variance).abs().max().detach()),
-            }
-            print(f"parity {covariance}:", {name: f"{gap:.1e}" for name, gap in gaps.items()})
+            gaps = [
+                abs(losses[0] - losses[1]),
+                float((slopes[0] - slopes[1]).abs().max()),
+                float((law.mean - own.mean).abs().max().detach()),
+                float((law.variance - own.variance).abs().max().detach()),
+            ]
+            assert max(gaps) < 1e-9, gaps
+            note = f"float64, one output: loss, gradient and prediction agree to {max(gaps):.0e}"
+            yield Row(f"VBLL regression {covariance}", beside="vbll", note=note)
 
 
 # -- time ------------------------------------------------------------------------------------------------------------
@@ -96,68 +100,51 @@ def step(layer, loss, features):
     return run
 
 
-def seconds(runs, repeats):
-    """Median process time of each, interleaved."""
-    times = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(repeats):
-        for name, run in runs.items():
-            began = time.process_time()
-            run()
-            times[name].append(time.process_time() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def steps(repeats=9):
-    """A step of each layer, beside the peer's and a linear layer with its ordinary loss."""
+def rows(rounds):
+    """Steps beside the peer's and a linear layer with its ordinary loss, and `fit` on its own."""
+    if vbll is not None:
+        yield from parity()
     features = torch.randn(BATCH, FEATURES, generator=generator())
     real = torch.randn(BATCH, OUTPUTS, generator=generator(1))
     labels = torch.randint(OUTPUTS, (BATCH,), generator=generator(2))
     for kind, y in (("classification", labels), ("regression", real)):
-        ordinary = nn.functional.cross_entropy if kind == "classification" else nn.functional.mse_loss
-        linear = nn.Linear(FEATURES, OUTPUTS)
         for covariance in ("dense", "diagonal", "low_rank"):
-            torch.manual_seed(0)
-            sizes = (kind, FEATURES, OUTPUTS, covariance, NUM_DATA, RANK)
-            peer = peer_layer(*sizes)
-            runs = {
-                "linear": step(linear, lambda f, linear=linear, y=y, o=ordinary: o(linear(f), y), features),
-                "vbll": step(peer, lambda f, peer=peer, y=y: peer(f).train_loss_fn(y), features),
-            }
-            bounds = ("jensen", "knowles_minka") if kind == "classification" else ("exact",)
-            for bound in bounds:
-                options = {"bound": bound} if kind == "classification" else {}
-                ours = own_layer(*sizes, **options)
-                runs[bound] = step(ours, lambda f, ours=ours, y=y: ours.loss(f, y), features)
-            times = seconds(runs, repeats)
-            line = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in times.items())
-            ratios = ", ".join(f"{b}: vbll / {times['vbll'] / times[b]:.1f}" for b in bounds)
-            print(f"{kind} {covariance}: {line}; {ratios}")
+            yield from steps(kind, covariance, features, y, rounds)
+    yield from optimum()
 
 
-def optimum(repeats=3):
+def steps(kind, covariance, features, y, rounds):
+    torch.manual_seed(0)
+    sizes = (kind, FEATURES, OUTPUTS, covariance, NUM_DATA, RANK)
+    ordinary = nn.functional.cross_entropy if kind == "classification" else nn.functional.mse_loss
+    linear = nn.Linear(FEATURES, OUTPUTS)
+    runs = {"linear layer": step(linear, lambda f: ordinary(linear(f), y), features)}
+    if vbll is not None:
+        peer = peer_layer(*sizes)
+        runs["vbll"] = step(peer, lambda f: peer(f).train_loss_fn(y), features)
+    bounds = ("jensen", "knowles_minka") if kind == "classification" else ("exact",)
+    for bound in bounds:
+        ours = own_layer(*sizes, **({"bound": bound} if kind == "classification" else {}))
+        runs[bound] = step(ours, lambda f, ours=ours: ours.loss(f, y), features)
+    times = interleaved(runs, rounds)
+    for bound in bounds:
+        case = f"VBLL {kind} {covariance}, {bound}"
+        note = f"{times.median(bound) - times.median('linear layer'):.2f} ms over a linear layer"
+        yield times.row(case, bound, "linear layer", note=note)
+        if vbll is not None:
+            yield times.row(case, bound, "vbll", ASKED.get((kind, covariance)))
+
+
+def optimum(rounds=3):
     """`fit` on fixed features: closed form, and natural gradients for labels."""
     features = torch.randn(NUM_DATA, FEATURES, generator=generator())
     weights = torch.randn(FEATURES, OUTPUTS, generator=generator(1)) / math.sqrt(FEATURES)
     labels = (4 * features @ weights).argmax(-1)
     for kind, y in (("regression", features @ weights), ("classification", labels)):
-        times = []
-        for _ in range(repeats):
+
+        def fit(kind=kind, y=y):
             torch.manual_seed(0)
-            ours = own_layer(kind, FEATURES, OUTPUTS, "dense", NUM_DATA, RANK)
-            began = time.process_time()
-            ours.fit(features, y)
-            times.append(time.process_time() - began)
-        print(f"optimum {kind}, {NUM_DATA} rows: {statistics.median(times):.2f} s")
+            own_layer(kind, FEATURES, OUTPUTS, "dense", NUM_DATA, RANK).fit(features, y)
 
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="parity,step,optimum")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name, run in {"parity": parity, "step": steps, "optimum": optimum}.items():
-        if name in arguments.only.split(","):
-            run()
+        times = interleaved({"fit": fit}, rounds)
+        yield Row(f"VBLL {kind} dense, `fit`", times.median("fit"), note=f"{NUM_DATA:,} rows")

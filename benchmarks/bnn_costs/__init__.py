@@ -1,0 +1,1 @@
+"""The costs that `bnn_speed.py` prints, one family a file."""
