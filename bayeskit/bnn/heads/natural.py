@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bayeskit.bnn.heads.bounds import has_logits
 from bayeskit.bnn.heads.noise import set_best_noise
 from bayeskit.bnn.heads.rows import precision_of
 from bayeskit.core import operators
@@ -127,7 +128,7 @@ class _State:
         self.steps += 1
         for _ in range(HALVINGS):
             precision = new if size == 1 else (1 - size) * self.precision + size * new
-            rows.assign(center + size * direction, precision)
+            rows.assign(self._without_common(center + size * direction), precision)
             self.moments = work.moments(self.features)
             self.objective = self.reached()
             if self.objective >= before[2] - SETTLED * before[2].abs():  # at the optimum the gain is rounding
@@ -136,6 +137,16 @@ class _State:
             size /= 2
         rows.load_state_dict(before[0])
         _, self.moments, self.objective = before
+
+    def _without_common(self, mean: Tensor) -> Tensor:
+        """Means (k, d) less the c that the rows of a softmax share, where the prior wants it: `sum_o P_o (m_o - c) = 0`.
+
+        Labels do not feel c, so steps with the curvature of each row alone would take some hundred rounds to it.
+        """
+        if not has_logits(self.work.likelihood) or len(mean) == 1:
+            return mean
+        total = operators.factorize(self.work.prior.matrices().sum(0), name="the prior precision of the last layer")
+        return mean - total.solve(self.work.prior.pull(mean).sum(0).unsqueeze(-1)).squeeze(-1)
 
 
 def _gram(features: Tensor, beta: Tensor) -> Tensor:
