@@ -1,10 +1,11 @@
 """Networks on the standard splits of the UCI tables, beside MC dropout trained to convergence on the same splits.
 
     BAYESKIT_DATA=folder python benchmarks/bnn_uci.py [--methods map,swag] [--sets energy,concrete] [--splits 5]
-        [--networks 1x50,default] [--out bnn_uci.json] [--threads 1]
+        [--networks 1x50,default] [--long] [--out bnn_uci.json] [--threads 1]
 
 NLPD per test row in the target's own units, and RMSE, of one hidden layer of 50 (100 for protein) and of the
-estimator's default network; seconds are of the processor. Cells already in `--out` are not computed again, and the
+estimator's default network; seconds are of the processor. With `--long` training is more patient than by default
+(`longer`), which the names of the rows say. Cells already in `--out` are not computed again, and the
 tables show all that it holds: means over splits with their standard errors, and the paired difference to the published
 NLPD of MC dropout (`results/mc_dropout_uci_per_split.json` of `BAYESKIT_DATA`, 4,000 epochs). The seed of a split is
 its number.
@@ -12,8 +13,10 @@ its number.
 
 import argparse
 import json
+import math
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +24,17 @@ import numpy as np
 import torch
 
 from bayeskit import registry
-from bayeskit.bnn import MLP
+from bayeskit.bnn import MLP, ensemble, ivon, training
+from bayeskit.bnn.variational import training as variational
 from bayeskit.estimators import make
 
 SETS = ("boston", "concrete", "energy", "kin8nm", "naval", "power", "protein", "wine", "yacht")
+VARIANTS = {"laplace_all": ("laplace", {"subset": "all"})}
+"""What the name of a row stands for, where it is not that of a registered method with its defaults."""
+
+LONG = "_longer"
+PATIENCE = {"max_epochs": 2_000, "patience": 50}
+STEPS = 6_000
 PUBLISHED = "MC dropout, 4,000 epochs"
 
 
@@ -45,11 +55,24 @@ def network_for(kind, name):
     return partial(MLP, hidden=(100 if name == "protein" else 50,))
 
 
+def longer(method, num_rows):
+    """The settings of a training with more patience than a method's default, or with more steps where none stops it."""
+    if method == "ivon":
+        return {
+            "training": replace(ivon.DEFAULT_TRAINING, max_epochs=math.ceil(STEPS / math.ceil(0.85 * num_rows / 128)))
+        }
+    default = {"deep_ensemble": ensemble.DEFAULT_TRAINING, "mean_field": variational.DEFAULT_TRAINING}
+    return {"training": replace(default.get(method, training.DEFAULT_TRAINING), **PATIENCE)}
+
+
 def cell(name, split, method, kind):
     """NLPD, RMSE and seconds of one fit."""
     table = fields(name)
     x, y, train, test = table["X"], table["y"], table["train_idx"][split], table["test_idx"][split]
-    model = make(method, "regression", random_state=split).set_params(network=network_for(kind, name))
+    plain, long = method.removesuffix(LONG), method.endswith(LONG)
+    registered, settings = VARIANTS.get(plain, (plain, {}))
+    settings = {**settings, **(longer(registered, len(train)) if long else {})}
+    model = make(registered, "regression", random_state=split, **settings).set_params(network=network_for(kind, name))
     start = time.process_time()
     model.fit(x[train], y[train])
     seconds = time.process_time() - start
@@ -94,16 +117,18 @@ def main():
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--networks", default="1x50,default")
+    parser.add_argument("--long", action="store_true")
     parser.add_argument("--out", default="bnn_uci.json")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out = Path(arguments.out)
     results = json.loads(out.read_text()) if out.exists() else {}
+    methods = [method + LONG * arguments.long for method in arguments.methods.split(",")]
     for name in arguments.sets.split(","):
         for split in range(min(arguments.splits, len(fields(name)["train_idx"]))):
             for kind in arguments.networks.split(","):
-                for method in arguments.methods.split(","):
+                for method in methods:
                     where = key(name, kind, method, split)
                     if where not in results:
                         results[where] = cell(name, split, method, kind)
