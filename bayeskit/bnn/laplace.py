@@ -8,14 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from bayeskit.bnn.curvature import FULL_LIMIT
 from bayeskit.bnn.head import last_layer
+from bayeskit.bnn.kernel import KERNEL_LIMIT
 from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
+from bayeskit.bnn.prior_precision import FULL_LIMIT, check_setting, prior_precision
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit
-from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, check_precision, prepare, train
+from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, prepare, train
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
@@ -59,7 +60,7 @@ class Laplace(Inference):
 
     subset: str | Sequence[str] = "last_layer"
     structure: str = "full"
-    prior_precision: float | str = "evidence"
+    prior_precision: float | str | Mapping[str, float | str] = "evidence"
     training: Training | None = None
     pretrained: bool = False
 
@@ -74,6 +75,8 @@ class Laplace(Inference):
         weights, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         names = self._names(network, weights, data)
+        self._check_size(weights, names, len(data) * likelihood.num_latents(data.y))
+        precision = prior_precision(weights, names, self.structure, self.prior_precision)
         with operators.recording() as notes:
             if self.pretrained:
                 start = parameters(network, weights.mean)
@@ -82,13 +85,15 @@ class Laplace(Inference):
                 )
             else:
                 training = DEFAULT_TRAINING if self.training is None else self.training
-                factor = "validation" if self.prior_precision == "evidence" else self.prior_precision
+                factor = self.prior_precision if isinstance(self.prior_precision, int | float) else "validation"
                 trained = train(prior, likelihood, data, training, precision=factor, generator=generator)
-            problem = Problem.build(trained, weights, names, data, self.structure, movable=not self.pretrained)
+            settings = {"structure": self.structure, "precision": precision, "movable": not self.pretrained}
+            problem = Problem.build(trained, weights, names, data, **settings)
             result = refit(problem, self.prior_precision)
             posterior = _posterior(problem, result, trained.network)
         diagnostics = {
             "prior precision": result.log_precision.exp().tolist(),
+            "parts of the prior": list(problem.prior.names),
             "rounds": result.steps,
             "held-out rows": trained.num_held_out,
             **notes,
@@ -98,10 +103,10 @@ class Laplace(Inference):
 
     def _validate(self) -> None:
         checks.choice(self.structure, name="structure", options=STRUCTURES)
-        check_precision(self.prior_precision, "evidence")
+        check_setting(self.prior_precision)
 
     def _names(self, network: nn.Module, weights: GaussianWeights, data: Data) -> list[str]:
-        """The parameters that get a law, in the network's order, refused if they are too many for a full matrix."""
+        """The parameters that get a law, in the network's order."""
         if isinstance(self.subset, str):
             checks.choice(self.subset, name="subset", options=("all", "last_layer"))
             own = weights.mean if self.subset == "all" else last_layer(network, data.x)
@@ -113,14 +118,23 @@ class Laplace(Inference):
             raise ValueError(
                 f"`subset` must name parameters that the prior knows, {list(weights.mean)}; got {unknown or chosen}"
             )
-        names = [name for name in weights.mean if name in chosen]
+        return [name for name in weights.mean if name in chosen]
+
+    def _check_size(self, weights: GaussianWeights, names: list[str], numbers: int) -> None:
+        """Refuse what would form too large a matrix, over the named weights or over so many numbers in the targets."""
         count = size({name: weights.mean[name] for name in names})
         if self.structure == "full" and count > FULL_LIMIT:
             raise ValueError(
                 f"structure='full' would form a {count} x {count} matrix ({8 * count**2 / 1e9:.1f} GB in float64); the "
-                f"limit is {FULL_LIMIT} weights. Use structure='kronecker' or 'diagonal', or a smaller `subset`."
+                f"limit is {FULL_LIMIT} weights. Use structure='kronecker' or 'diagonal', or a smaller `subset`; with "
+                "few rows, structure='kernel'."
             )
-        return names
+        if self.structure == "kernel" and numbers > KERNEL_LIMIT:
+            raise ValueError(
+                f"structure='kernel' would form a {numbers} x {numbers} matrix over rows and outputs "
+                f"({8 * numbers**2 / 1e9:.1f} GB in float64); the limit is {KERNEL_LIMIT}. Use structure='kronecker' "
+                "or 'diagonal', which cost the same whatever the rows."
+            )
 
 
 def _posterior(problem: Problem, result: Refit, network: nn.Module) -> BayesNet:

@@ -15,8 +15,9 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.curvature import Curvature
-from bayeskit.bnn.evidence import Noise, QuadraticEvidence
+from bayeskit.bnn.evidence import LocalEvidence, Noise
 from bayeskit.bnn.network import at_least_single
+from bayeskit.bnn.prior_precision import Setting, start
 from bayeskit.bnn.problem import Problem, observed
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian, Likelihood
@@ -73,42 +74,38 @@ class Refit:
     def covariance(self, problem: Problem) -> LinearOperator:
         """`(H + P)^-1` in the dtype of the weights, in single precision at least."""
         dtype = at_least_single(next(iter(problem.like.values())).dtype)
-        return self.curvature.covariance(problem.scaled_precision(self.log_precision), self.factor, dtype=dtype)
+        return self.curvature.covariance(problem.prior, self.log_precision, self.factor, dtype=dtype)
 
 
-def refit(problem: Problem, prior_precision: float | str) -> Refit:
+def refit(problem: Problem, setting: Setting) -> Refit:
     """The weights, their prior precision and the noise, by the rule that the structure allows.
 
     Args:
         problem: The log joint density and where to start.
-        prior_precision: A factor on the prior's precision, or "evidence".
+        setting: Factors on the prior's precision, or "evidence".
     """
     likelihood = copy.deepcopy(problem.likelihood)
     gaussian = isinstance(likelihood, Gaussian)
-    faithful = problem.structure == "full" or (problem.structure == "kronecker" and problem.linear and gaussian)
+    exact = problem.structure in ("full", "kernel")
+    faithful = exact or (problem.structure == "kronecker" and problem.linear and gaussian)
     learnable = gaussian and likelihood.raw_noise.requires_grad
     # Of weights that stay, a curvature that drops terms counts more as determined than there are: noise would swell.
-    settings = _Learning(
-        precision=prior_precision == "evidence" and not problem.scale_known,
-        noise=learnable and (faithful or problem.linear),
-    )
+    log_precision, learnt = start(setting, problem.prior)
+    settings = _Learning(precision=learnt, noise=learnable and (faithful or problem.linear))
     if learnable and not settings.noise and not problem.movable:  # no training has left a noise of held-out rows
         assert isinstance(likelihood, Gaussian)
         squares, counts = problem.squared_residuals(problem.start), problem.counts
         shared = len(likelihood.noise) == 1
         set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
-    log_precision = problem.start.new_zeros(int(problem.layers.max()) + 1)
-    if not isinstance(prior_precision, str) and not problem.scale_known:
-        log_precision += torch.tensor(prior_precision, dtype=torch.float64).log()
     rule = _by_expansion if faithful else _by_alternation
     return rule(problem, likelihood, log_precision, settings)
 
 
 @dataclass(frozen=True)
 class _Learning:
-    """What the evidence decides."""
+    """What the evidence decides: which of the precisions, (g,), and whether the noise."""
 
-    precision: bool
+    precision: Tensor
     noise: bool
 
 
@@ -123,14 +120,13 @@ def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tenso
         return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, 1)
     while True:
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=True)
-        target = model.mode(log_precision, log_noise)
-        foretold = model.log_joint(target, log_precision, log_noise)
-        goal = problem.center + model.basis.back(target)
+        foretold = model.foretold(log_precision, log_noise)
+        goal = problem.center + model.mode(log_precision, log_noise)
         weights, outcome = _step(problem, weights, goal, foretold, likelihood=likelihood, log_precision=log_precision)
         steps += 1
         if outcome == "arrived" and learning.noise:
-            precision = problem.scaled_precision(log_precision)
-            covariance = curvature.covariance(precision, torch.exp(-log_noise), dtype=problem.dtype)
+            factor = torch.exp(-log_noise)
+            covariance = curvature.covariance(problem.prior, log_precision, factor, dtype=problem.dtype)
             outcome = _share_noise(problem, weights, likelihood, covariance)
         if outcome == "arrived":  # the expansion holds at the weights reached: its curvature is theirs
             break
@@ -162,12 +158,12 @@ def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Ten
 
 
 def _learn(
-    model: QuadraticEvidence, log_precision: Tensor, likelihood: Likelihood, learning: _Learning, *, moving: bool
+    model: LocalEvidence, log_precision: Tensor, likelihood: Likelihood, learning: _Learning, *, moving: bool
 ) -> tuple[Tensor, Tensor]:
     """The precisions and the noise factor of the largest evidence; the noise is written into the likelihood."""
     log_noise = torch.zeros_like(log_precision[0])
-    if learning.precision or learning.noise:
-        log_precision, log_noise = model.maximize(log_precision, learn_precision=learning.precision, moving=moving)
+    if learning.precision.any() or learning.noise:
+        log_precision, log_noise = model.maximize(log_precision, learnt=learning.precision, moving=moving)
     if learning.noise:
         assert isinstance(likelihood, Gaussian)
         set_noise(likelihood, likelihood.noise * log_noise.exp())
@@ -177,13 +173,13 @@ def _learn(
 def _most_probable(problem: Problem, weights: Tensor, likelihood: Likelihood, log_precision: Tensor) -> Tensor:
     """Where the log joint density of a last layer is largest."""
     flat = weights.clone().requires_grad_()
-    precision = problem.scaled_precision(log_precision)
+    factors = log_precision.exp()
 
     def loss() -> Tensor:
         parts = [
             rows.total(likelihood.log_prob(problem.function(flat, rows.x[:]), rows.y)) for rows in problem.pieces()
         ]
-        return 0.5 * (precision * (flat - problem.center).square()).sum() - torch.stack(parts).sum()
+        return 0.5 * problem.prior.quadratics(flat - problem.center) @ factors - torch.stack(parts).sum()
 
     minimize_lbfgs(loss, [flat], tolerance=1e-13, max_iter=500, description="last layer")
     return flat.detach()
@@ -191,11 +187,9 @@ def _most_probable(problem: Problem, weights: Tensor, likelihood: Likelihood, lo
 
 def _expand(
     problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
-) -> tuple[QuadraticEvidence, Curvature]:
-    """The log-likelihood to second order about these weights, in coordinates that separate it."""
+) -> tuple[LocalEvidence, Curvature]:
+    """The log-likelihood to second order about these weights, in the coordinates of its curvature."""
     curvature = problem.curvature(weights, likelihood)
-    basis = curvature.basis(problem.precision)
-    value, gradient = problem.log_likelihood(weights, likelihood)
     noise = None
     if learning.noise:
         assert isinstance(likelihood, Gaussian)
@@ -203,8 +197,7 @@ def _expand(
         squares = problem.squared_residuals(weights)
         lowest = torch.log(likelihood.floor * (1 + 1e-6) / variance.min())
         noise = Noise(float(problem.counts.sum()), (squares / variance).sum(), float(lowest))
-    start = basis.coordinates(weights - problem.center)
-    return QuadraticEvidence(basis, start, basis.dual(gradient), value, noise), curvature
+    return curvature.evidence(problem.expansion(weights, likelihood, noise)), curvature
 
 
 def _step(
