@@ -23,7 +23,7 @@ from torch.func import jacrev, vmap
 
 from bayeskit.bnn.basis import Basis, BlockBasis, DenseBasis
 from bayeskit.bnn.blocks import LayerBlocks
-from bayeskit.bnn.evidence import LocalEvidence, Noise, SeparableEvidence, WeightEvidence
+from bayeskit.bnn.evidence import MovingEvidence, Noise, SeparableEvidence, WeightEvidence
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import CHUNK_ELEMENTS, NetworkFunction
 from bayeskit.bnn.prior_precision import PriorPrecision
@@ -59,7 +59,7 @@ class Curvature(ABC):
     """
 
     @abstractmethod
-    def evidence(self, expansion: Expansion) -> LocalEvidence:
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
         """The evidence as a function of log precisions and noise, in the coordinates that are cheapest for H."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class FullCurvature(Curvature):
 
     matrix: Tensor
 
-    def evidence(self, expansion: Expansion) -> LocalEvidence:
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
         """By eigenvalues; by a factorization at each value where groups of weights have precisions of their own."""
         base, groups = expansion.prior.base, expansion.prior.groups
         assert isinstance(base, Tensor)
@@ -116,7 +116,7 @@ class DiagonalCurvature(Curvature):
 
     diagonal: Tensor
 
-    def evidence(self, expansion: Expansion) -> LocalEvidence:
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
         """By weights."""
         assert isinstance(expansion.prior.base, Tensor)
         return _separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
@@ -145,7 +145,7 @@ class KroneckerCurvature(Curvature):
 
     layers: tuple[tuple[Tensor, Tensor, Tensor, str], ...]
 
-    def evidence(self, expansion: Expansion) -> LocalEvidence:
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
         """By products of eigenvalues."""
         assert isinstance(expansion.prior.base, Tensor)
         return _separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)

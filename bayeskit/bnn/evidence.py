@@ -59,10 +59,6 @@ class LocalEvidence(ABC):
     noise: Noise | None
 
     @abstractmethod
-    def mode(self, log_precision: Tensor, log_noise: Tensor) -> Tensor:
-        """`w* - m`, (p,)."""
-
-    @abstractmethod
     def terms(self, log_precision: Tensor, log_noise: Tensor, *, moving: bool) -> tuple[Tensor, Tensor]:
         """Two numbers that with l(t) make up log Z.
 
@@ -71,10 +67,6 @@ class LocalEvidence(ABC):
                 at w0 (D = 0).
             occam: `-(log |h H + P| - log |P|) / 2`, what the posterior has narrowed from the prior.
         """
-
-    def foretold(self, log_precision: Tensor, log_noise: Tensor) -> Tensor:
-        """The log joint density at the mode, ()."""
-        return self._likelihood(log_noise) + self.terms(log_precision, log_noise, moving=True)[0]
 
     def occam(self, log_precision: Tensor, log_noise: Tensor) -> Tensor:
         """The second of the `terms`, ()."""
@@ -115,8 +107,20 @@ class LocalEvidence(ABC):
         return self.log_likelihood + 0.5 * shrunk
 
 
+class MovingEvidence(LocalEvidence):
+    """An evidence that also says where the weights go."""
+
+    @abstractmethod
+    def mode(self, log_precision: Tensor, log_noise: Tensor) -> Tensor:
+        """`w* - m`, (p,)."""
+
+    def foretold(self, log_precision: Tensor, log_noise: Tensor) -> Tensor:
+        """The log joint density at the mode, ()."""
+        return self._likelihood(log_noise) + self.terms(log_precision, log_noise, moving=True)[0]
+
+
 @dataclass(frozen=True, eq=False)
-class SeparableEvidence(LocalEvidence):
+class SeparableEvidence(MovingEvidence):
     """In coordinates u of a `Basis`, where P0 is the identity, H is diag(v), and every one is alone.
 
     Args:
@@ -151,7 +155,7 @@ class SeparableEvidence(LocalEvidence):
 
 
 @dataclass(frozen=True, eq=False)
-class WeightEvidence(LocalEvidence):
+class WeightEvidence(MovingEvidence):
     """With a matrix H over the weights and several groups, for which no coordinates separate H and P(d) at every d.
 
     Every value is a Cholesky factorization, in units of the prior's standard deviations.

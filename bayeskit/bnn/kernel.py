@@ -20,14 +20,14 @@ from dataclasses import dataclass
 
 import torch
 from linear_operator import LinearOperator
-from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.conditioned import between_roots, conditioned
 from bayeskit.bnn.curvature import Curvature, Expansion, likelihood_root, pieces
-from bayeskit.bnn.evidence import LocalEvidence, Noise
+from bayeskit.bnn.evidence import MovingEvidence, Noise
 from bayeskit.bnn.network import NetworkFunction
 from bayeskit.bnn.prior_precision import PriorPrecision
+from bayeskit.bnn.tangent import tangent_kernels
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.operators.algebra import product
@@ -79,7 +79,7 @@ class KernelCurvature(Curvature):
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionEvidence(LocalEvidence):
+class FunctionEvidence(MovingEvidence):
     """The evidence by a factorization of B (n*k, n*k) at each value.
 
     Args:
@@ -141,8 +141,10 @@ def kernel(
     x = data.x[:]
     roots, slopes = zip(*(_local(function, weights, rows, likelihood) for rows in _rows(data)), strict=True)
     nothing = torch.zeros(len(prior.names), dtype=torch.float64, device=weights.device)
-    before = operators.Linearized(weights, prior.covariance(nothing, dtype=weights.dtype), x, function=function)
-    return KernelCurvature(before, _by_group(before, prior), torch.cat(roots), torch.cat(slopes))
+    known = prior.covariance(nothing, dtype=weights.dtype)
+    kernels = tangent_kernels(function, weights, x, known, prior.groups, len(prior.names))
+    before = operators.Linearized(weights, known, x, function=function)
+    return KernelCurvature(before, kernels, torch.cat(roots), torch.cat(slopes))
 
 
 def _rows(data: Data) -> list[Data]:
@@ -158,20 +160,3 @@ def _local(function: NetworkFunction, weights: Tensor, rows: Data, likelihood: L
         f = f.detach().requires_grad_()
         total = rows.total(likelihood.log_prob(f, rows.y))
     return root, torch.autograd.grad(total, f)[0].double()
-
-
-def _by_group(before: operators.Linearized, prior: PriorPrecision) -> Tensor:
-    """`J P0^-1 J'` of each group of weights, (g, n*k, n*k), float64."""
-    if len(prior.names) == 1:
-        return before.to_dense().double().unsqueeze(0)
-    variances = before.weight_covariance.diagonal()
-    alone = [torch.where(prior.groups == number, variances, 0.0) for number in range(len(prior.names))]
-    parts = (before.mean, before.x)
-    return torch.stack(
-        [
-            operators.Linearized(
-                parts[0], DiagLinearOperator(v), parts[1], function=before.function, num_outputs=before.num_outputs
-            ).to_dense()
-            for v in alone
-        ]
-    ).double()

@@ -13,7 +13,7 @@ from bayeskit.bnn.kernel import KERNEL_LIMIT
 from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
-from bayeskit.bnn.prior_precision import FULL_LIMIT, check_setting, prior_precision
+from bayeskit.bnn.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit
 from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, prepare, train
@@ -98,12 +98,13 @@ class Laplace(Inference):
             "held-out rows": trained.num_held_out,
             **notes,
         }
-        evidence = Evidence(result.log_evidence(problem), "Laplace")
+        kind = "Laplace bound" if bounded(self.prior_precision) else "Laplace"
+        evidence = Evidence(result.log_evidence(problem), kind)
         return Fit(posterior, result.likelihood, evidence, trained.history, diagnostics)
 
     def _validate(self) -> None:
         checks.choice(self.structure, name="structure", options=STRUCTURES)
-        check_setting(self.prior_precision)
+        check_setting(self.prior_precision, self.structure)
 
     def _names(self, network: nn.Module, weights: GaussianWeights, data: Data) -> list[str]:
         """The parameters that get a law, in the network's order."""

@@ -16,7 +16,7 @@ FULL_LIMIT = 5_000
 """Most weights for which the full matrix is formed: 200 MB in float64, and some minutes to factorize."""
 
 Setting = float | str | Mapping[str, float | str]
-"""A factor, "evidence" to learn one, or one of the two for each named part of the network."""
+"""A factor, "evidence" or "bound" to learn one, or one of these for each named part of the network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +118,26 @@ def start(setting: Setting, precision: PriorPrecision) -> tuple[Tensor, Tensor]:
     return torch.tensor(values, dtype=torch.float64, device=device).log(), torch.tensor(learnt, device=device)
 
 
-def check_setting(setting: Setting) -> None:
-    """Raise unless every factor is a positive number or "evidence"."""
-    for value in setting.values() if isinstance(setting, Mapping) else (setting,):
+def bounded(setting: Setting) -> bool:
+    """Whether factors are learnt by the lower bound from blocks of rows."""
+    return "bound" in (setting.values() if isinstance(setting, Mapping) else (setting,))
+
+
+def check_setting(setting: Setting, structure: str) -> None:
+    """Raise unless every factor is a positive number or one and the same rule that finds them."""
+    chosen = list(setting.values()) if isinstance(setting, Mapping) else [setting]
+    for value in chosen:
         if isinstance(value, str):
-            checks.choice(value, name="prior_precision", options=("evidence",))
+            checks.choice(value, name="prior_precision", options=("evidence", "bound"))
         else:
             checks.positive(value, name="prior_precision")
+    if bounded(setting) and "evidence" in chosen:
+        raise ValueError("`prior_precision` must learn all its factors by one rule: 'evidence' or 'bound'")
+    if bounded(setting) and structure in ("full", "kernel"):
+        raise ValueError(
+            f"`prior_precision='bound'` is for structures whose own evidence drops terms; structure={structure!r} has "
+            "all of them: use 'evidence'."
+        )
 
 
 def _owner(name: str, structure: str) -> str:

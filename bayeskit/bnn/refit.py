@@ -14,10 +14,11 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from bayeskit.bnn.curvature import Curvature
-from bayeskit.bnn.evidence import LocalEvidence, Noise
+from bayeskit.bnn.curvature import Curvature, Expansion
+from bayeskit.bnn.evidence import LocalEvidence, MovingEvidence, Noise
+from bayeskit.bnn.evidence_bound import block_evidence, occam_bound
 from bayeskit.bnn.network import at_least_single
-from bayeskit.bnn.prior_precision import Setting, start
+from bayeskit.bnn.prior_precision import Setting, bounded, start
 from bayeskit.bnn.problem import Problem, observed
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian, Likelihood
@@ -91,38 +92,45 @@ def refit(problem: Problem, setting: Setting) -> Refit:
     learnable = gaussian and likelihood.raw_noise.requires_grad
     # Of weights that stay, a curvature that drops terms counts more as determined than there are: noise would swell.
     log_precision, learnt = start(setting, problem.prior)
-    settings = _Learning(precision=learnt, noise=learnable and (faithful or problem.linear))
+    settings = _Learning(precision=learnt, noise=learnable and (faithful or problem.linear), bound=bounded(setting))
     if learnable and not settings.noise and not problem.movable:  # no training has left a noise of held-out rows
         assert isinstance(likelihood, Gaussian)
         squares, counts = problem.squared_residuals(problem.start), problem.counts
         shared = len(likelihood.noise) == 1
         set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
-    rule = _by_expansion if faithful else _by_alternation
+    rule = _by_expansion if faithful and not settings.bound else _by_alternation
     return rule(problem, likelihood, log_precision, settings)
 
 
 @dataclass(frozen=True)
 class _Learning:
-    """What the evidence decides: which of the precisions, (g,), and whether the noise."""
+    """What the evidence decides: which of the precisions, (g,), and whether the noise; and if it is a bound."""
 
     precision: Tensor
     noise: bool
+    bound: bool
 
 
 def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tensor, learning: _Learning) -> Refit:
     """Rounds of evidence and Gauss-Newton step, for a curvature that is that of the log-likelihood itself."""
     weights, outcome, steps = problem.start, "moved", 0
     limit = ROUNDS_LINEAR if problem.linear else ROUNDS_NETWORK
-    model, curvature = _expand(problem, weights, likelihood, learning)
+    curvature, model = _modelled(problem, weights, likelihood, learning)
     if not (problem.movable or problem.linear):
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
         occam = model.occam(log_precision, log_noise)
         return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, 1)
+    several, moving = int(learning.precision.sum()) > 1, True
     while True:
-        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=True)
+        begun = weights, log_precision, copy.deepcopy(likelihood)
+        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=moving)
         foretold = model.foretold(log_precision, log_noise)
         goal = problem.center + model.mode(log_precision, log_noise)
         weights, outcome = _step(problem, weights, goal, foretold, likelihood=likelihood, log_precision=log_precision)
+        if outcome != "arrived" and several and moving:
+            # About a network of several layers each of them can stand for all in the expansion, and not in the network.
+            (weights, log_precision, likelihood), moving = begun, False
+            continue
         steps += 1
         if outcome == "arrived" and learning.noise:
             factor = torch.exp(-log_noise)
@@ -130,7 +138,7 @@ def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tenso
             outcome = _share_noise(problem, weights, likelihood, covariance)
         if outcome == "arrived":  # the expansion holds at the weights reached: its curvature is theirs
             break
-        model, curvature = _expand(problem, weights, likelihood, learning)
+        curvature, model = _modelled(problem, weights, likelihood, learning)
         if outcome == "stuck" or steps == limit:
             log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
             break
@@ -147,13 +155,17 @@ def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Ten
     while True:
         if problem.linear:
             weights = _most_probable(problem, weights, likelihood, log_precision)
-        model, curvature = _expand(problem, weights, likelihood, learning)
-        before = log_precision
+        curvature, expansion = _expand(problem, weights, likelihood, learning)
+        by_blocks = block_evidence(problem, weights, likelihood, expansion) if learning.bound else None
+        model, before = by_blocks or curvature.evidence(expansion), log_precision
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
         steps += 1
         settled = torch.cat([log_precision - before, log_noise.reshape(1)]).abs().max() < SETTLED_ALTERNATION
         if not problem.linear or settled or steps == ROUNDS_ALTERNATION:
-            occam = model.occam(log_precision, log_noise)
+            if learning.bound:
+                occam = occam_bound(problem, weights, likelihood, log_precision)
+            else:
+                occam = model.occam(log_precision, log_noise)
             return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, steps)
 
 
@@ -185,10 +197,17 @@ def _most_probable(problem: Problem, weights: Tensor, likelihood: Likelihood, lo
     return flat.detach()
 
 
+def _modelled(
+    problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
+) -> tuple[Curvature, MovingEvidence]:
+    curvature, expansion = _expand(problem, weights, likelihood, learning)
+    return curvature, curvature.evidence(expansion)
+
+
 def _expand(
     problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
-) -> tuple[LocalEvidence, Curvature]:
-    """The log-likelihood to second order about these weights, in the coordinates of its curvature."""
+) -> tuple[Curvature, Expansion]:
+    """The log-likelihood to second order about these weights."""
     curvature = problem.curvature(weights, likelihood)
     noise = None
     if learning.noise:
@@ -197,7 +216,7 @@ def _expand(
         squares = problem.squared_residuals(weights)
         lowest = torch.log(likelihood.floor * (1 + 1e-6) / variance.min())
         noise = Noise(float(problem.counts.sum()), (squares / variance).sum(), float(lowest))
-    return curvature.evidence(problem.expansion(weights, likelihood, noise)), curvature
+    return curvature, problem.expansion(weights, likelihood, noise)
 
 
 def _step(

@@ -1,0 +1,108 @@
+"""Products of a network's gradients at pairs of rows, group by group of weights: the neural tangent kernel.
+
+The gradient of an output in the weights of a linear layer is `s a'`, s that in what leaves the layer and a what enters
+it, so two of them have the product `(s' s2) (a' V a2)`: rows of the Jacobian, as long as there are weights, are never
+formed. Other layers go through `operators.Linearized`.
+
+References:
+    Jacot, Gabriel, Hongler. Neural tangent kernel: convergence and generalization in neural networks. NeurIPS 2018.
+    Novak, Sohl-Dickstein, Schoenholz. Fast finite width neural tangent kernel. ICML 2022, section 3.
+"""
+
+import torch
+from linear_operator import LinearOperator
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor, nn
+
+from bayeskit.bnn.kronecker import passing
+from bayeskit.bnn.layers import is_plain
+from bayeskit.bnn.network import NetworkFunction, aliases, call, unflatten
+from bayeskit.core import operators
+from bayeskit.core.inputs import Batch
+from bayeskit.core.types import Params
+
+Sides = dict[str, tuple[Tensor, Tensor]]
+"""By layer what entered, (n, b), and the gradients at what left, (n, k, a)."""
+
+
+def tangent_kernels(
+    function: NetworkFunction, weights: Tensor, x: Batch, covariance: LinearOperator, groups: Tensor, count: int
+) -> Tensor:
+    """`J_g S J_g'` between the outputs at all rows, J_g with the columns of group g alone.
+
+    Args:
+        function: f(w, x).
+        weights: Where it is linearized, (p,).
+        x: Inputs of n rows.
+        covariance: S, (p, p); diagonal if there are several groups.
+        groups: The group of each weight, (p,), the same for all of a parameter.
+        count: Number of groups g.
+
+    Returns:
+        (g, n*k, n*k), float64.
+
+    >>> net = nn.Linear(2, 1)
+    >>> f, w, x = NetworkFunction(net, dict(net.named_parameters())), torch.zeros(3), torch.eye(2)
+    >>> tangent_kernels(f, w, x, DiagLinearOperator(torch.ones(3)), torch.tensor([0, 0, 1]), 2).tolist()
+    [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]
+    """
+    if isinstance(covariance, DiagLinearOperator):
+        variances, sides = unflatten(covariance.diagonal(), function.like), _sides(function, weights, x)
+        if sides is not None and all(_shared(name, value) for name, value in variances.items()):
+            return _by_sides(sides, variances, groups, count)
+    if count == 1:
+        return operators.Linearized(weights, covariance, x, function=function).to_dense().double().unsqueeze(0)
+    alone = [DiagLinearOperator(covariance.diagonal() * (groups == number)) for number in range(count)]
+    return torch.stack([operators.Linearized(weights, v, x, function=function).to_dense() for v in alone]).double()
+
+
+def _shared(name: str, variances: Tensor) -> bool:
+    """Whether the variances of a layer's weights are the same for all its outputs."""
+    return name.rpartition(".")[2] == "bias" or bool((variances == variances[:1]).all())
+
+
+def _by_sides(sides: Sides, variances: Params, groups: Tensor, count: int) -> Tensor:
+    """The sum over parameters of products of what entered and left their layers."""
+    left = next(iter(sides.values()))[1]
+    (n, k), start = left.shape[:2], 0
+    total = torch.zeros(count, n, k, n, k, dtype=torch.float64, device=left.device)
+    for name, value in variances.items():
+        layer, _, own = name.rpartition(".")
+        entered, left = sides[layer]
+        between = (left.flatten(0, 1) @ left.flatten(0, 1).mT).unflatten(0, (n, k)).unflatten(-1, (n, k))
+        if own == "weight":
+            between *= ((entered * value[0].double()) @ entered.mT)[:, None, :, None]
+        else:
+            between *= value.flatten()[0].double()
+        total[int(groups[start])] += between
+        start += value.numel()
+    return total.flatten(3).flatten(1, 2)
+
+
+def _sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
+    """What enters and leaves the layers of all the weights, float64; None if one of them is not linear."""
+    layers = _linear_layers(function)
+    if layers is None:
+        return None
+    params = {name: value.detach().requires_grad_() for name, value in unflatten(weights, function.like).items()}
+    with torch.enable_grad(), passing(layers) as passed:
+        sums = call(function.network, params, x).sum(0).unbind()  # a row's output depends on that row alone
+    if any(len(calls) != 1 or calls[0][0].ndim != 2 for calls in passed.values()):
+        return None
+    outputs = [calls[0][1] for calls in passed.values()]
+    columns = []
+    for total in sums:
+        found = torch.autograd.grad(total, outputs, retain_graph=True, materialize_grads=True)
+        columns.append([gradient.double() for gradient in found])
+    gradients = [torch.stack(values, 1) for values in zip(*columns, strict=True)]
+    return {n: (calls[0][0].double(), s) for (n, calls), s in zip(passed.items(), gradients, strict=True)}
+
+
+def _linear_layers(function: NetworkFunction) -> dict[str, nn.Module] | None:
+    modules, shared = dict(function.network.named_modules()), aliases(function.network)
+    owners = {name: name.rpartition(".")[0] for name in function.like}
+    plain = all(
+        is_plain(modules[owner], nn.Linear) and name.rpartition(".")[2] in ("weight", "bias") and name not in shared
+        for name, owner in owners.items()
+    )
+    return {owner: modules[owner] for owner in owners.values()} if plain else None
