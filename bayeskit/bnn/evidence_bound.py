@@ -102,7 +102,7 @@ def _blocks(problem: Problem, weights: Tensor, likelihood: Likelihood, parts: li
         x = rows.x[:]
         with torch.no_grad():
             root = likelihood_root(likelihood, problem.function(flat, x), rows)
-        kernels = tangent_kernels(problem.function, flat, x, known, prior.groups, len(prior.names))
+        kernels = tangent_kernels(problem.function, flat, x, known, groups=prior.groups, count=len(prior.names))
         if _together(root.shape[-1]):
             yield between_roots(kernels, root).unsqueeze(1)
         else:

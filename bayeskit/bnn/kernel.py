@@ -142,7 +142,7 @@ def kernel(
     roots, slopes = zip(*(_local(function, weights, rows, likelihood) for rows in _rows(data)), strict=True)
     nothing = torch.zeros(len(prior.names), dtype=torch.float64, device=weights.device)
     known = prior.covariance(nothing, dtype=weights.dtype)
-    kernels = tangent_kernels(function, weights, x, known, prior.groups, len(prior.names))
+    kernels = tangent_kernels(function, weights, x, known, groups=prior.groups, count=len(prior.names))
     before = operators.Linearized(weights, known, x, function=function)
     return KernelCurvature(before, kernels, torch.cat(roots), torch.cat(slopes))
 

@@ -31,7 +31,7 @@ class Problem:
     """The log joint density of some weights, as a function of a vector of them.
 
     Args:
-        function: f(w, x), of the network or of its last layer.
+        function: f(w, x), of the network, of its last layer, or of some of its weights.
         data: Rows as that function takes them.
         likelihood: Law of the observations, not changed.
         center: Prior mean, (p,), float64.

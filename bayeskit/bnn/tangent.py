@@ -26,7 +26,7 @@ Sides = dict[str, tuple[Tensor, Tensor]]
 
 
 def tangent_kernels(
-    function: NetworkFunction, weights: Tensor, x: Batch, covariance: LinearOperator, groups: Tensor, count: int
+    function: NetworkFunction, weights: Tensor, x: Batch, covariance: LinearOperator, *, groups: Tensor, count: int
 ) -> Tensor:
     """`J_g S J_g'` between the outputs at all rows, J_g with the columns of group g alone.
 
@@ -43,7 +43,8 @@ def tangent_kernels(
 
     >>> net = nn.Linear(2, 1)
     >>> f, w, x = NetworkFunction(net, dict(net.named_parameters())), torch.zeros(3), torch.eye(2)
-    >>> tangent_kernels(f, w, x, DiagLinearOperator(torch.ones(3)), torch.tensor([0, 0, 1]), 2).tolist()
+    >>> groups, ones = torch.tensor([0, 0, 1]), DiagLinearOperator(torch.ones(3))
+    >>> tangent_kernels(f, w, x, ones, groups=groups, count=2).tolist()
     [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]
     """
     if isinstance(covariance, DiagLinearOperator):

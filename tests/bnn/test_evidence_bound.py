@@ -114,7 +114,7 @@ def test_some_of_the_blocks_are_scaled_to_all(generator, monkeypatch):
     expansion = case.expansion(case.start, case.likelihood, None)
     whole = block_evidence(case, case.start, case.likelihood, expansion)
     assert len(whole.blocks) == 6 and whole.scale == 1
-    fit, occam = whole.terms(log_precision, zero, moving=False)
+    _, occam = whole.terms(log_precision, zero, moving=False)
     assert float(occam) == pytest.approx(float(bound(case, log_precision)), abs=1e-10)
     difference = whole.value(log_precision, zero, moving=False) - case.log_joint(
         case.start, case.likelihood, log_precision
