@@ -227,7 +227,7 @@ def _weighted_jacobians(
         return f, f
 
     jacobians = vmap(jacrev(values, has_aux=True), in_dims=(None, 0))
-    for rows in pieces(data, 4 * outputs * len(weights)):
+    for rows in pieces(data, 4 * outputs * function.num_weights):
         try:
             jacobian, f = jacobians(weights, rows.x[:])  # (c, k, p), (c, k)
         except RuntimeError as error:

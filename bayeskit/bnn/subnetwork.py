@@ -48,6 +48,11 @@ class SubnetworkFunction:
         """The weights that vary, under one name that no layer has."""
         return {"chosen weights": self.rest[self.index]}
 
+    @property
+    def num_weights(self) -> int:
+        """Numbers in a gradient of an output, of which those of the other weights are dropped."""
+        return len(self.rest)
+
     def __call__(self, weights: Tensor, x: Batch) -> Tensor:
         """Outputs (n, k) at inputs (n, *input_shape) for weights (a,)."""
         return self.function(self.rest.to(weights).index_copy(0, self.index, weights), x)

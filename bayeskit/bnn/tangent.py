@@ -9,6 +9,8 @@ References:
     Novak, Sohl-Dickstein, Schoenholz. Fast finite width neural tangent kernel. ICML 2022, section 3.
 """
 
+import copy
+
 import torch
 from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
@@ -47,56 +49,77 @@ def tangent_kernels(
     >>> tangent_kernels(f, w, x, ones, groups=groups, count=2).tolist()
     [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]
     """
-    if isinstance(covariance, DiagLinearOperator):
-        variances, sides = unflatten(covariance.diagonal(), function.like), _sides(function, weights, x)
-        if sides is not None and all(_shared(name, value) for name, value in variances.items()):
-            return _by_sides(sides, variances, groups, count)
+    own = sides(function, weights, x) if isinstance(covariance, DiagLinearOperator) else None
+    variances = shared_variances(function, covariance)
+    if own is not None and variances is not None:
+        return gram(own, own, variances, groups=groups, count=count)
     if count == 1:
         return operators.Linearized(weights, covariance, x, function=function).to_dense().double().unsqueeze(0)
     alone = [DiagLinearOperator(covariance.diagonal() * (groups == number)) for number in range(count)]
     return torch.stack([operators.Linearized(weights, v, x, function=function).to_dense() for v in alone]).double()
 
 
-def _shared(name: str, variances: Tensor) -> bool:
-    """Whether the variances of a layer's weights are the same for all its outputs."""
-    return name.rpartition(".")[2] == "bias" or bool((variances == variances[:1]).all())
+def shared_variances(function: NetworkFunction, covariance: LinearOperator) -> Params | None:
+    """The variances of the weights by parameter, float64, if those of a layer are the same for all its outputs."""
+    if not isinstance(covariance, DiagLinearOperator):
+        return None
+    variances = {n: v.double() for n, v in unflatten(covariance.diagonal(), _as_double(function.like)).items()}
+    weights = [value for name, value in variances.items() if name.rpartition(".")[2] != "bias"]
+    biases = [value for name, value in variances.items() if name.rpartition(".")[2] == "bias"]
+    shared = all((value == value[:1]).all() for value in (*weights, *biases))
+    return variances if shared else None
 
 
-def _by_sides(sides: Sides, variances: Params, groups: Tensor, count: int) -> Tensor:
-    """The sum over parameters of products of what entered and left their layers."""
-    left = next(iter(sides.values()))[1]
-    (n, k), start = left.shape[:2], 0
-    total = torch.zeros(count, n, k, n, k, dtype=torch.float64, device=left.device)
+def gram(rows: Sides, columns: Sides, variances: Params, *, groups: Tensor, count: int) -> Tensor:
+    """The sum over parameters of products of what entered and left their layers, (g, n*k, m*k), float64."""
+    first, second = next(iter(rows.values()))[1], next(iter(columns.values()))[1]
+    (n, k), m, start = first.shape[:2], len(second), 0
+    total = torch.zeros(count, n, k, m, k, dtype=torch.float64, device=first.device)
     for name, value in variances.items():
         layer, _, own = name.rpartition(".")
-        entered, left = sides[layer]
-        between = (left.flatten(0, 1) @ left.flatten(0, 1).mT).unflatten(0, (n, k)).unflatten(-1, (n, k))
+        (entered, left), (entered2, left2) = rows[layer], columns[layer]
+        between = (left.flatten(0, 1) @ left2.flatten(0, 1).mT).unflatten(0, (n, k)).unflatten(-1, (m, k))
         if own == "weight":
-            between *= ((entered * value[0].double()) @ entered.mT)[:, None, :, None]
+            between *= ((entered * value[0]) @ entered2.mT)[:, None, :, None]
         else:
-            between *= value.flatten()[0].double()
+            between *= value[0]
         total[int(groups[start])] += between
         start += value.numel()
     return total.flatten(3).flatten(1, 2)
 
 
-def _sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
-    """What enters and leaves the layers of all the weights, float64; None if one of them is not linear."""
+def blocks(rows: Sides, variances: Params) -> Tensor:
+    """The products of the gradients at each row with each other, (n, k, k), float64."""
+    first = next(iter(rows.values()))[1]
+    total = first.new_zeros(len(first), first.shape[1], first.shape[1])
+    for name, value in variances.items():
+        layer, _, own = name.rpartition(".")
+        entered, left = rows[layer]
+        total += (left @ left.mT) * ((entered.square() @ value[0])[:, None, None] if own == "weight" else value[0])
+    return total
+
+
+def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
+    """What enters and leaves the layers of all the weights, in float64; None if one of them is not linear."""
     layers = _linear_layers(function)
     if layers is None:
         return None
-    params = {name: value.detach().requires_grad_() for name, value in unflatten(weights, function.like).items()}
+    function = NetworkFunction(copy.deepcopy(function.network).double(), _as_double(function.like))
+    layers, x = _linear_layers(function) or {}, x.to(torch.float64) if x.is_floating_point() else x
+    flat = unflatten(weights.double(), function.like)
+    params = {name: value.detach().requires_grad_() for name, value in flat.items()}
     with torch.enable_grad(), passing(layers) as passed:
         sums = call(function.network, params, x).sum(0).unbind()  # a row's output depends on that row alone
     if any(len(calls) != 1 or calls[0][0].ndim != 2 for calls in passed.values()):
         return None
     outputs = [calls[0][1] for calls in passed.values()]
-    columns = []
-    for total in sums:
-        found = torch.autograd.grad(total, outputs, retain_graph=True, materialize_grads=True)
-        columns.append([gradient.double() for gradient in found])
-    gradients = [torch.stack(values, 1) for values in zip(*columns, strict=True)]
-    return {n: (calls[0][0].double(), s) for (n, calls), s in zip(passed.items(), gradients, strict=True)}
+    found = [torch.autograd.grad(total, outputs, retain_graph=True, materialize_grads=True) for total in sums]
+    gradients = [torch.stack(values, 1) for values in zip(*found, strict=True)]
+    return {n: (calls[0][0], s) for (n, calls), s in zip(passed.items(), gradients, strict=True)}
+
+
+def _as_double(params: Params) -> Params:
+    return {name: value.double() for name, value in params.items()}
 
 
 def _linear_layers(function: NetworkFunction) -> dict[str, nn.Module] | None:
