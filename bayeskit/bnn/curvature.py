@@ -23,31 +23,50 @@ from torch.func import jacrev, vmap
 
 from bayeskit.bnn.basis import Basis, BlockBasis, DenseBasis
 from bayeskit.bnn.blocks import LayerBlocks
+from bayeskit.bnn.evidence import MovingEvidence, Noise, SeparableEvidence, WeightEvidence
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import CHUNK_ELEMENTS, NetworkFunction
+from bayeskit.bnn.prior_precision import PriorPrecision
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, one_tensor
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 
-FULL_LIMIT = 5_000
-"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes to factorize."""
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """What else the log joint density to second order about weights w0 consists of.
+
+    Args:
+        offset: w0 - m from the prior mean, (p,), float64.
+        gradient: Of the log-likelihood, (p,), float64.
+        log_likelihood: At w0.
+        noise: Of a Gaussian likelihood whose noise is learnt, else None.
+        prior: Its precision.
+    """
+
+    offset: Tensor
+    gradient: Tensor
+    log_likelihood: Tensor
+    noise: Noise | None
+    prior: PriorPrecision
 
 
 class Curvature(ABC):
     """H in some structure, over p weights.
 
-    Laws: `covariance(P, h)` inverts `h H + diag(P)`; in the coordinates of `basis(P)` the prior precision is the
-    identity and H is `diag(values)`.
+    Laws: `covariance(P, d, h)` inverts `h H + P(d)`, of which `evidence` takes the log determinant.
     """
 
     @abstractmethod
-    def basis(self, precision: Tensor) -> Basis:
-        """Coordinates that diagonalize H and turn a prior precision, (p,) or (p, p), into the identity."""
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
+        """The evidence as a function of log precisions and noise, in the coordinates that are cheapest for H."""
 
     @abstractmethod
-    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
-        """`(factor * H + precision)^-1` as an operator (p, p) of this type."""
+    def covariance(
+        self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> LinearOperator:
+        """`(factor * H + P(log_precision))^-1` as an operator (p, p) of this type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +79,17 @@ class FullCurvature(Curvature):
 
     matrix: Tensor
 
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
+        """By eigenvalues; by a factorization at each value where groups of weights have precisions of their own."""
+        base, groups = expansion.prior.base, expansion.prior.groups
+        assert isinstance(base, Tensor)
+        if len(expansion.prior.names) == 1:
+            return _separable(self.basis(base), expansion)
+        scale = base.rsqrt()
+        white = scale[:, None] * self.matrix * scale
+        start, gradient = expansion.offset / scale, expansion.gradient * scale
+        return WeightEvidence(expansion.log_likelihood, expansion.noise, scale, groups, white, start, gradient)
+
     def basis(self, precision: Tensor) -> DenseBasis:
         """Eigenvectors of `L^-1 H L^-T`, where the precision is `L L'`."""
         tril = operators.factorize(_dense(precision), name="the prior precision").tril
@@ -69,9 +99,11 @@ class FullCurvature(Curvature):
         groups = torch.zeros(len(values), dtype=torch.long, device=values.device)
         return DenseBasis(values.clamp_min(0), groups, tril, vectors)
 
-    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+    def covariance(
+        self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> LinearOperator:
         """The inverse of a dense precision, factorized once."""
-        return operators.Inverse((factor * self.matrix + _dense(precision)).to(dtype))
+        return operators.Inverse((factor * self.matrix + _dense(prior.scaled(log_precision))).to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +112,26 @@ class DiagonalCurvature(Curvature):
 
     Args:
         diagonal: (p,), float64.
-        groups: The layer of each weight, (p,).
     """
 
     diagonal: Tensor
-    groups: Tensor
 
-    def basis(self, precision: Tensor) -> BlockBasis:
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
+        """By weights."""
+        assert isinstance(expansion.prior.base, Tensor)
+        return _separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
+
+    def basis(self, precision: Tensor, groups: Tensor) -> BlockBasis:
         """Each weight in units of its prior standard deviation."""
         index = torch.arange(len(self.diagonal), device=self.diagonal.device)
-        return BlockBasis(self.diagonal / precision, self.groups, ((index, precision.rsqrt(), ()),))
+        return BlockBasis(self.diagonal / precision, groups, ((index, precision.rsqrt(), ()),))
 
-    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+    def covariance(
+        self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> LinearOperator:
         """Independent weights."""
-        return DiagLinearOperator((1 / (factor * self.diagonal + precision)).to(dtype))
+        precision = prior.scaled(log_precision)
+        return DiagLinearOperator((1 / (factor * self.diagonal + precision)).to(dtype))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +145,29 @@ class KroneckerCurvature(Curvature):
 
     layers: tuple[tuple[Tensor, Tensor, Tensor, str], ...]
 
-    def basis(self, precision: Tensor) -> BlockBasis:
+    def evidence(self, expansion: Expansion) -> MovingEvidence:
+        """By products of eigenvalues."""
+        assert isinstance(expansion.prior.base, Tensor)
+        return _separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
+
+    def basis(self, precision: Tensor, groups: Tensor) -> BlockBasis:
         """Products of the eigenvectors of the factors, layer by layer."""
-        values, groups, blocks = [], [], []
-        for number, (index, output, inputs, name) in enumerate(self.layers):
+        values, numbers, blocks = [], [], []
+        for index, output, inputs, name in self.layers:
             scale = _input_scale(precision[index], len(output), name)
             lam_g, q_g = _eigh(output)
             lam_a, q_a = _eigh(inputs * scale[:, None] * scale)
             values.append(torch.outer(lam_g, lam_a).flatten())
-            groups.append(torch.full_like(index, number))
+            numbers.append(groups[index])
             blocks.append((index, scale.repeat(len(output)), (q_g, q_a)))
-        return BlockBasis(torch.cat(values), torch.cat(groups), tuple(blocks))
+        return BlockBasis(torch.cat(values), torch.cat(numbers), tuple(blocks))
 
-    def covariance(self, precision: Tensor, factor: Tensor, *, dtype: torch.dtype) -> LinearOperator:
+    def covariance(
+        self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
+    ) -> LinearOperator:
         """Independent layers, each kept in the eigenbasis of its factors."""
+        precision = prior.scaled(log_precision)
+        assert isinstance(precision, Tensor)
         parts: list[LinearOperator | Tensor] = []
         for index, output, inputs, name in self.layers:
             scale = _input_scale(precision[index], len(output), name)
@@ -143,14 +190,12 @@ def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Lik
     return FullCurvature(matrix)
 
 
-def diagonal(
-    function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood, groups: Tensor
-) -> DiagonalCurvature:
+def diagonal(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> DiagonalCurvature:
     """The diagonal of H."""
     total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
     for rows in _weighted_jacobians(function, weights, data, likelihood):
         total += rows.square().sum(0)
-    return DiagonalCurvature(total, groups)
+    return DiagonalCurvature(total)
 
 
 def likelihood_root(likelihood: Likelihood, f: Tensor, rows: Data) -> Tensor:
@@ -182,7 +227,7 @@ def _weighted_jacobians(
         return f, f
 
     jacobians = vmap(jacrev(values, has_aux=True), in_dims=(None, 0))
-    for rows in pieces(data, 4 * outputs * len(weights)):
+    for rows in pieces(data, 4 * outputs * function.num_weights):
         try:
             jacobian, f = jacobians(weights, rows.x[:])  # (c, k, p), (c, k)
         except RuntimeError as error:
@@ -236,7 +281,14 @@ def with_one(inputs: Tensor, width: int) -> Tensor:
     return torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], dim=-1)
 
 
-def _dense(precision: Tensor) -> Tensor:
+def _separable(basis: Basis, expansion: Expansion) -> SeparableEvidence:
+    """The evidence in coordinates in which every weight is alone."""
+    start, gradient = basis.coordinates(expansion.offset), basis.dual(expansion.gradient)
+    return SeparableEvidence(expansion.log_likelihood, expansion.noise, basis, start, gradient)
+
+
+def _dense(precision: Tensor | LinearOperator) -> Tensor:
+    assert isinstance(precision, Tensor)
     return torch.diag(precision) if precision.ndim == 1 else precision
 
 

@@ -33,7 +33,7 @@ def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood
     params = {name: value.detach().requires_grad_() for name, value in unflatten(weights, function.like).items()}
     for rows in pieces(data, 256 * data.x.shape[1:].numel()):
         case_weights = torch.ones(len(rows), **options) if rows.weights is None else rows.weights.double()
-        with torch.enable_grad(), _passing(layers) as passed:
+        with torch.enable_grad(), passing(layers) as passed:
             f = call(function.network, params, rows.x[:])
         _check_called(passed)
         for name, calls in passed.items():
@@ -89,7 +89,7 @@ def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
 
 
 @contextmanager
-def _passing(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
+def passing(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
     """What enters and leaves each layer while the network runs; a layer may run more than once."""
     passed: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
     handles = []

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bayeskit.bnn.curvature import FULL_LIMIT
 from bayeskit.bnn.head import last_layer
+from bayeskit.bnn.kernel import KERNEL_LIMIT
 from bayeskit.bnn.layers import check_frozen
-from bayeskit.bnn.network import parameters, size, unflatten, with_parameters
+from bayeskit.bnn.network import flatten, parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
+from bayeskit.bnn.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit
-from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, check_precision, prepare, train
+from bayeskit.bnn.subnetwork import by_parameter, most_uncertain, restricted
+from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, prepare, train
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
@@ -57,9 +59,9 @@ class Laplace(Inference):
     ('Laplace', torch.Size([40, 40]))
     """
 
-    subset: str | Sequence[str] = "last_layer"
+    subset: str | Sequence[str] | int = "last_layer"
     structure: str = "full"
-    prior_precision: float | str = "evidence"
+    prior_precision: float | str | Mapping[str, float | str] = "evidence"
     training: Training | None = None
     pretrained: bool = False
 
@@ -74,35 +76,55 @@ class Laplace(Inference):
         weights, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         names = self._names(network, weights, data)
+        self._check_size(weights, names, len(data) * likelihood.num_latents(data.y))
+        precision = prior_precision(weights, names, self.structure, self.prior_precision)
         with operators.recording() as notes:
-            if self.pretrained:
-                start = parameters(network, weights.mean)
-                trained = Trained(
-                    with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0, data
-                )
-            else:
-                training = DEFAULT_TRAINING if self.training is None else self.training
-                factor = "validation" if self.prior_precision == "evidence" else self.prior_precision
-                trained = train(prior, likelihood, data, training, precision=factor, generator=generator)
-            problem = Problem.build(trained, weights, names, data, self.structure, movable=not self.pretrained)
+            trained = self._trained(prior, likelihood, data, generator=generator)
+            settings = {"structure": self.structure, "precision": precision, "movable": not self.pretrained}
+            problem = Problem.build(trained, weights, names, data, **settings)
+            index = most_uncertain(problem, self.subset, trained.precision) if isinstance(self.subset, int) else None
+            problem = problem if index is None else restricted(problem, index)
             result = refit(problem, self.prior_precision)
-            posterior = _posterior(problem, result, trained.network)
+            posterior = _posterior(problem, result, trained.network, index)
         diagnostics = {
             "prior precision": result.log_precision.exp().tolist(),
+            "parts of the prior": list(problem.prior.names),
             "rounds": result.steps,
             "held-out rows": trained.num_held_out,
+            **({} if index is None else {"weights chosen": by_parameter(index, problem.like)}),
             **notes,
         }
-        evidence = Evidence(result.log_evidence(problem), "Laplace")
+        kind = "Laplace bound" if bounded(self.prior_precision) else "Laplace"
+        evidence = Evidence(result.log_evidence(problem), kind)
         return Fit(posterior, result.likelihood, evidence, trained.history, diagnostics)
+
+    def _trained(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Trained:
+        """The network at its most probable weights, or as it came."""
+        if not self.pretrained:
+            training = DEFAULT_TRAINING if self.training is None else self.training
+            factor = self.prior_precision if isinstance(self.prior_precision, int | float) else "validation"
+            return train(prior, likelihood, data, training, precision=factor, generator=generator)
+        weights, network, _ = prepare(prior, likelihood, data)
+        start = parameters(network, weights.mean)
+        return Trained(with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0, data)
 
     def _validate(self) -> None:
         checks.choice(self.structure, name="structure", options=STRUCTURES)
-        check_precision(self.prior_precision, "evidence")
+        if isinstance(self.subset, int):
+            checks.positive(self.subset, name="subset", integer=True)
+            if self.structure != "full":
+                raise ValueError(
+                    f"`subset={self.subset}` chooses single weights, for structure='full'; got {self.structure!r}"
+                )
+        check_setting(self.prior_precision, self.structure)
 
     def _names(self, network: nn.Module, weights: GaussianWeights, data: Data) -> list[str]:
-        """The parameters that get a law, in the network's order, refused if they are too many for a full matrix."""
-        if isinstance(self.subset, str):
+        """The parameters that get a law, in the network's order."""
+        if isinstance(self.subset, int):
+            chosen = list(weights.mean)
+            if self.subset > size(weights.mean):
+                raise ValueError(f"`subset` must be at most the {size(weights.mean)} weights; got {self.subset}")
+        elif isinstance(self.subset, str):
             checks.choice(self.subset, name="subset", options=("all", "last_layer"))
             own = weights.mean if self.subset == "all" else last_layer(network, data.x)
             chosen = [name for name in own if name in weights.mean]  # a last layer may be frozen in part
@@ -113,19 +135,30 @@ class Laplace(Inference):
             raise ValueError(
                 f"`subset` must name parameters that the prior knows, {list(weights.mean)}; got {unknown or chosen}"
             )
-        names = [name for name in weights.mean if name in chosen]
-        count = size({name: weights.mean[name] for name in names})
+        return [name for name in weights.mean if name in chosen]
+
+    def _check_size(self, weights: GaussianWeights, names: list[str], numbers: int) -> None:
+        """Refuse what would form too large a matrix, over the named weights or over so many numbers in the targets."""
+        count = self.subset if isinstance(self.subset, int) else size({name: weights.mean[name] for name in names})
         if self.structure == "full" and count > FULL_LIMIT:
             raise ValueError(
                 f"structure='full' would form a {count} x {count} matrix ({8 * count**2 / 1e9:.1f} GB in float64); the "
-                f"limit is {FULL_LIMIT} weights. Use structure='kronecker' or 'diagonal', or a smaller `subset`."
+                f"limit is {FULL_LIMIT} weights. Use structure='kronecker' or 'diagonal', or a smaller `subset`; with "
+                "few rows, structure='kernel'."
             )
-        return names
+        if self.structure == "kernel" and numbers > KERNEL_LIMIT:
+            raise ValueError(
+                f"structure='kernel' would form a {numbers} x {numbers} matrix over rows and outputs "
+                f"({8 * numbers**2 / 1e9:.1f} GB in float64); the limit is {KERNEL_LIMIT}. Use structure='kronecker' "
+                "or 'diagonal', which cost the same whatever the rows."
+            )
 
 
-def _posterior(problem: Problem, result: Refit, network: nn.Module) -> BayesNet:
+def _posterior(problem: Problem, result: Refit, network: nn.Module, index: Tensor | None) -> BayesNet:
     """The Gaussian over the subset, in the network's own dtype."""
-    mean = unflatten(result.weights, problem.like)
-    covariance = result.covariance(problem)
-    weights = GaussianWeights(mean, covariance)
-    return BayesNet(with_parameters(network, mean), weights, Linearize())
+    flat, covariance = result.weights, result.covariance(problem)
+    if index is not None:
+        flat = flatten(problem.like, problem.like).double().index_copy(0, index, flat)
+        covariance = operators.Masked(covariance, index, size=len(flat))
+    mean = unflatten(flat, problem.like)
+    return BayesNet(with_parameters(network, mean), GaussianWeights(mean, covariance), Linearize())

@@ -152,6 +152,11 @@ class NetworkFunction:
         """Outputs (n, k) at inputs (n, *input_shape) for weights (p,)."""
         return call(self.network, unflatten(weights, self.like), x)
 
+    @property
+    def num_weights(self) -> int:
+        """Numbers in a gradient of an output."""
+        return size(self.like)
+
 
 def call(network: nn.Module, params: Params, x: Batch) -> Tensor:
     """The network's outputs (n, k) with these parameters in place of its own, in single precision at least.

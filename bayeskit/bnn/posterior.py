@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from bayeskit.bnn.blocks import rows_of
+from bayeskit.bnn.conditioned_values import after_rows
 from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.head import local_function
 from bayeskit.bnn.layers import check_frozen, is_plain
@@ -163,7 +164,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
             columns = with_one(inputs, index.shape[1]).to(rows.dtype).mT  # (d, n), the Jacobian of every output
             root = operators.half_product(rows, columns.expand(len(index), -1, -1)).mT
             return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root)))
-    return GaussianValues(mean, operators.Linearized(center, weights.covariance, inputs, function=function))
+    return GaussianValues(mean, after_rows(operators.Linearized(center, weights.covariance, inputs, function=function)))
 
 
 def monte_carlo(

@@ -6,23 +6,24 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 
 from bayeskit.bnn import curvature as curvatures
-from bayeskit.bnn.curvature import FULL_LIMIT, Curvature
+from bayeskit.bnn.curvature import Curvature, Expansion
+from bayeskit.bnn.evidence import Noise
 from bayeskit.bnn.head import head_of
+from bayeskit.bnn.kernel import kernel
 from bayeskit.bnn.kronecker import kronecker
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import NetworkFunction, at_least_single, flatten
+from bayeskit.bnn.prior_precision import PriorPrecision
 from bayeskit.bnn.training import Trained
 from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.core import operators
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.gaussian import outputs
 from bayeskit.core.types import Data, Params
 
-STRUCTURES = ("full", "kronecker", "diagonal")
+STRUCTURES = ("full", "kernel", "kronecker", "diagonal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +31,11 @@ class Problem:
     """The log joint density of some weights, as a function of a vector of them.
 
     Args:
-        function: f(w, x), of the network or of its last layer.
+        function: f(w, x), of the network, of its last layer, or of some of its weights.
         data: Rows as that function takes them.
         likelihood: Law of the observations, not changed.
         center: Prior mean, (p,), float64.
-        precision: Of the prior, (p,) or (p, p), float64.
-        scale_known: Whether the prior is to be taken as it is.
+        prior: The prior's precision, and whose factors may be set or learnt.
         start: Where the weights stand after training, (p,), float64.
         like: The weights by their names in the network.
         structure: Of the curvature.
@@ -47,8 +47,7 @@ class Problem:
     data: Data
     likelihood: Likelihood
     center: Tensor
-    precision: Tensor
-    scale_known: bool
+    prior: PriorPrecision
     start: Tensor
     like: Params
     structure: str
@@ -62,8 +61,9 @@ class Problem:
         prior: GaussianWeights,
         names: list[str],
         data: Data,
-        structure: str,
         *,
+        structure: str,
+        precision: PriorPrecision,
         movable: bool = True,
     ) -> Self:
         """The last layer becomes a function of features, in float64; other subsets keep the network and its dtype."""
@@ -80,22 +80,13 @@ class Problem:
             data=data,
             likelihood=trained.likelihood,
             center=flatten({name: prior.mean[name] for name in names}, like).double(),
-            precision=prior_precision(prior, names, structure),
-            scale_known=prior.scale_known,
+            prior=precision,
             start=flatten(like, like).double(),
             like=like,
             structure=structure,
             linear=closing is not None and is_plain(closing.layer, nn.Linear),
             movable=movable,
         )
-
-    @property
-    def layers(self) -> Tensor:
-        """The layer of each weight, (p,), numbered in order; with one matrix for all, one layer."""
-        owners = [name.rpartition(".")[0] if self.structure != "full" else "" for name in self.like]
-        numbers = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
-        parts = [torch.full((v.numel(),), numbers[o]) for o, v in zip(owners, self.like.values(), strict=True)]
-        return torch.cat(parts).to(self.start.device)
 
     def curvature(self, weights: Tensor, likelihood: Likelihood) -> Curvature:
         """H at these weights."""
@@ -104,7 +95,14 @@ class Problem:
             return curvatures.full(self.function, flat, self.data, likelihood)
         if self.structure == "kronecker":
             return kronecker(self.function, flat, self.data, likelihood)
-        return curvatures.diagonal(self.function, flat, self.data, likelihood, self.layers)
+        if self.structure == "kernel":
+            return kernel(self.function, flat, self.data, likelihood, self.prior)
+        return curvatures.diagonal(self.function, flat, self.data, likelihood)
+
+    def expansion(self, weights: Tensor, likelihood: Likelihood, noise: Noise | None) -> Expansion:
+        """The rest of the log joint density to second order about these weights."""
+        value, gradient = self.log_likelihood(weights, likelihood)
+        return Expansion(weights - self.center, gradient, value, noise, self.prior)
 
     def log_likelihood(self, weights: Tensor, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
         """The log-likelihood at these weights and its gradient (p,)."""
@@ -122,9 +120,8 @@ class Problem:
         with torch.no_grad():
             flat = weights.to(self.dtype)
             terms = [rows.total(likelihood.log_prob(self.function(flat, rows.x[:]), rows.y)) for rows in self.pieces()]
-        precision, step = self.scaled_precision(log_precision), weights - self.center
-        product = precision * step if precision.ndim == 1 else precision @ step
-        return torch.stack(terms).double().sum() - 0.5 * (step * product).sum()
+        penalty = self.prior.quadratics(weights - self.center) @ log_precision.exp()
+        return torch.stack(terms).double().sum() - 0.5 * penalty
 
     def squared_residuals(self, weights: Tensor) -> Tensor:
         """Weighted sums of squared residuals by output, (k,), over what was observed (not NaN)."""
@@ -135,12 +132,6 @@ class Problem:
                 residual = torch.where(observed(rows), outputs(rows.y, f) - f, 0.0)
                 parts.append(rows.total(residual.square().mT).double())
         return torch.stack(parts).sum(0)
-
-    def scaled_precision(self, log_precision: Tensor) -> Tensor:
-        """The prior precision times its factors: one a layer, or one for all."""
-        if len(log_precision) == 1:
-            return self.precision * log_precision.exp()
-        return self.precision * log_precision.exp()[self.layers]
 
     @property
     def counts(self) -> Tensor:
@@ -160,24 +151,3 @@ class Problem:
 def observed(rows: Data) -> Tensor:
     """Which outputs were observed (not NaN) in each row, (n, k)."""
     return ~rows.y.isnan().reshape(len(rows), -1)
-
-
-def prior_precision(prior: GaussianWeights, names: list[str], structure: str) -> Tensor:
-    """The precision of the named weights given the others, (p,) or (p, p), in float64."""
-    kept = [torch.full((value.numel(),), name in names) for name, value in prior.mean.items()]
-    chosen = torch.cat(kept).to(prior.flat_mean.device)
-    if isinstance(prior.covariance, DiagLinearOperator):
-        return 1 / prior.covariance.diagonal().double()[chosen]
-    if structure != "full":
-        raise ValueError(
-            f"structure={structure!r} needs independent weights in the prior; got a "
-            f"{type(prior.covariance).__name__}, the posterior of earlier data. Use structure='full', or 'diagonal' "
-            "from the first data on."
-        )
-    if len(chosen) > FULL_LIMIT:
-        raise ValueError(
-            f"The prior's covariance over {len(chosen)} weights is too large to invert (at most {FULL_LIMIT})."
-        )
-    eye = torch.eye(len(chosen), dtype=prior.covariance.dtype, device=chosen.device)
-    precision = operators.solve(prior.covariance, eye).double()[chosen][:, chosen]
-    return (precision + precision.mT) / 2

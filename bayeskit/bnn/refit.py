@@ -14,9 +14,11 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from bayeskit.bnn.curvature import Curvature
-from bayeskit.bnn.evidence import Noise, QuadraticEvidence
+from bayeskit.bnn.curvature import Curvature, Expansion
+from bayeskit.bnn.evidence import LocalEvidence, MovingEvidence, Noise
+from bayeskit.bnn.evidence_bound import block_evidence, occam_bound
 from bayeskit.bnn.network import at_least_single
+from bayeskit.bnn.prior_precision import Setting, bounded, start
 from bayeskit.bnn.problem import Problem, observed
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian, Likelihood
@@ -73,68 +75,70 @@ class Refit:
     def covariance(self, problem: Problem) -> LinearOperator:
         """`(H + P)^-1` in the dtype of the weights, in single precision at least."""
         dtype = at_least_single(next(iter(problem.like.values())).dtype)
-        return self.curvature.covariance(problem.scaled_precision(self.log_precision), self.factor, dtype=dtype)
+        return self.curvature.covariance(problem.prior, self.log_precision, self.factor, dtype=dtype)
 
 
-def refit(problem: Problem, prior_precision: float | str) -> Refit:
+def refit(problem: Problem, setting: Setting) -> Refit:
     """The weights, their prior precision and the noise, by the rule that the structure allows.
 
     Args:
         problem: The log joint density and where to start.
-        prior_precision: A factor on the prior's precision, or "evidence".
+        setting: Factors on the prior's precision, or "evidence".
     """
     likelihood = copy.deepcopy(problem.likelihood)
     gaussian = isinstance(likelihood, Gaussian)
-    faithful = problem.structure == "full" or (problem.structure == "kronecker" and problem.linear and gaussian)
+    exact = problem.structure in ("full", "kernel")
+    faithful = exact or (problem.structure == "kronecker" and problem.linear and gaussian)
     learnable = gaussian and likelihood.raw_noise.requires_grad
     # Of weights that stay, a curvature that drops terms counts more as determined than there are: noise would swell.
-    settings = _Learning(
-        precision=prior_precision == "evidence" and not problem.scale_known,
-        noise=learnable and (faithful or problem.linear),
-    )
+    log_precision, learnt = start(setting, problem.prior)
+    settings = _Learning(precision=learnt, noise=learnable and (faithful or problem.linear), bound=bounded(setting))
     if learnable and not settings.noise and not problem.movable:  # no training has left a noise of held-out rows
         assert isinstance(likelihood, Gaussian)
         squares, counts = problem.squared_residuals(problem.start), problem.counts
         shared = len(likelihood.noise) == 1
         set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
-    log_precision = problem.start.new_zeros(int(problem.layers.max()) + 1)
-    if not isinstance(prior_precision, str) and not problem.scale_known:
-        log_precision += torch.tensor(prior_precision, dtype=torch.float64).log()
-    rule = _by_expansion if faithful else _by_alternation
+    rule = _by_expansion if faithful and not settings.bound else _by_alternation
     return rule(problem, likelihood, log_precision, settings)
 
 
 @dataclass(frozen=True)
 class _Learning:
-    """What the evidence decides."""
+    """What the evidence decides: which of the precisions, (g,), and whether the noise; and if it is a bound."""
 
-    precision: bool
+    precision: Tensor
     noise: bool
+    bound: bool
 
 
 def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tensor, learning: _Learning) -> Refit:
     """Rounds of evidence and Gauss-Newton step, for a curvature that is that of the log-likelihood itself."""
     weights, outcome, steps = problem.start, "moved", 0
     limit = ROUNDS_LINEAR if problem.linear else ROUNDS_NETWORK
-    model, curvature = _expand(problem, weights, likelihood, learning)
+    curvature, model = _modelled(problem, weights, likelihood, learning)
     if not (problem.movable or problem.linear):
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
         occam = model.occam(log_precision, log_noise)
         return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, 1)
+    several, moving = int(learning.precision.sum()) > 1, True
     while True:
-        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=True)
-        target = model.mode(log_precision, log_noise)
-        foretold = model.log_joint(target, log_precision, log_noise)
-        goal = problem.center + model.basis.back(target)
+        begun = weights, log_precision, copy.deepcopy(likelihood)
+        log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=moving)
+        foretold = model.foretold(log_precision, log_noise)
+        goal = problem.center + model.mode(log_precision, log_noise)
         weights, outcome = _step(problem, weights, goal, foretold, likelihood=likelihood, log_precision=log_precision)
+        if outcome != "arrived" and several and moving:
+            # About a network of several layers each of them can stand for all in the expansion, and not in the network.
+            (weights, log_precision, likelihood), moving = begun, False
+            continue
         steps += 1
         if outcome == "arrived" and learning.noise:
-            precision = problem.scaled_precision(log_precision)
-            covariance = curvature.covariance(precision, torch.exp(-log_noise), dtype=problem.dtype)
+            factor = torch.exp(-log_noise)
+            covariance = curvature.covariance(problem.prior, log_precision, factor, dtype=problem.dtype)
             outcome = _share_noise(problem, weights, likelihood, covariance)
         if outcome == "arrived":  # the expansion holds at the weights reached: its curvature is theirs
             break
-        model, curvature = _expand(problem, weights, likelihood, learning)
+        curvature, model = _modelled(problem, weights, likelihood, learning)
         if outcome == "stuck" or steps == limit:
             log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
             break
@@ -151,23 +155,27 @@ def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Ten
     while True:
         if problem.linear:
             weights = _most_probable(problem, weights, likelihood, log_precision)
-        model, curvature = _expand(problem, weights, likelihood, learning)
-        before = log_precision
+        curvature, expansion = _expand(problem, weights, likelihood, learning)
+        by_blocks = block_evidence(problem, weights, likelihood, expansion) if learning.bound else None
+        model, before = by_blocks or curvature.evidence(expansion), log_precision
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
         steps += 1
         settled = torch.cat([log_precision - before, log_noise.reshape(1)]).abs().max() < SETTLED_ALTERNATION
         if not problem.linear or settled or steps == ROUNDS_ALTERNATION:
-            occam = model.occam(log_precision, log_noise)
+            if learning.bound:
+                occam = occam_bound(problem, weights, likelihood, log_precision)
+            else:
+                occam = model.occam(log_precision, log_noise)
             return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, steps)
 
 
 def _learn(
-    model: QuadraticEvidence, log_precision: Tensor, likelihood: Likelihood, learning: _Learning, *, moving: bool
+    model: LocalEvidence, log_precision: Tensor, likelihood: Likelihood, learning: _Learning, *, moving: bool
 ) -> tuple[Tensor, Tensor]:
     """The precisions and the noise factor of the largest evidence; the noise is written into the likelihood."""
     log_noise = torch.zeros_like(log_precision[0])
-    if learning.precision or learning.noise:
-        log_precision, log_noise = model.maximize(log_precision, learn_precision=learning.precision, moving=moving)
+    if learning.precision.any() or learning.noise:
+        log_precision, log_noise = model.maximize(log_precision, learnt=learning.precision, moving=moving)
     if learning.noise:
         assert isinstance(likelihood, Gaussian)
         set_noise(likelihood, likelihood.noise * log_noise.exp())
@@ -177,25 +185,30 @@ def _learn(
 def _most_probable(problem: Problem, weights: Tensor, likelihood: Likelihood, log_precision: Tensor) -> Tensor:
     """Where the log joint density of a last layer is largest."""
     flat = weights.clone().requires_grad_()
-    precision = problem.scaled_precision(log_precision)
+    factors = log_precision.exp()
 
     def loss() -> Tensor:
         parts = [
             rows.total(likelihood.log_prob(problem.function(flat, rows.x[:]), rows.y)) for rows in problem.pieces()
         ]
-        return 0.5 * (precision * (flat - problem.center).square()).sum() - torch.stack(parts).sum()
+        return 0.5 * problem.prior.quadratics(flat - problem.center) @ factors - torch.stack(parts).sum()
 
     minimize_lbfgs(loss, [flat], tolerance=1e-13, max_iter=500, description="last layer")
     return flat.detach()
 
 
+def _modelled(
+    problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
+) -> tuple[Curvature, MovingEvidence]:
+    curvature, expansion = _expand(problem, weights, likelihood, learning)
+    return curvature, curvature.evidence(expansion)
+
+
 def _expand(
     problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
-) -> tuple[QuadraticEvidence, Curvature]:
-    """The log-likelihood to second order about these weights, in coordinates that separate it."""
+) -> tuple[Curvature, Expansion]:
+    """The log-likelihood to second order about these weights."""
     curvature = problem.curvature(weights, likelihood)
-    basis = curvature.basis(problem.precision)
-    value, gradient = problem.log_likelihood(weights, likelihood)
     noise = None
     if learning.noise:
         assert isinstance(likelihood, Gaussian)
@@ -203,8 +216,7 @@ def _expand(
         squares = problem.squared_residuals(weights)
         lowest = torch.log(likelihood.floor * (1 + 1e-6) / variance.min())
         noise = Noise(float(problem.counts.sum()), (squares / variance).sum(), float(lowest))
-    start = basis.coordinates(weights - problem.center)
-    return QuadraticEvidence(basis, start, basis.dual(gradient), value, noise), curvature
+    return curvature, problem.expansion(weights, likelihood, noise)
 
 
 def _step(

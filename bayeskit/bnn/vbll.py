@@ -22,7 +22,7 @@ from bayeskit.bnn.heads.training import TrainedBody, train_jointly
 from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import NetworkFunction, parameters, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
-from bayeskit.bnn.problem import prior_precision
+from bayeskit.bnn.prior_precision import base_precision
 from bayeskit.bnn.training import DEFAULT_TRAINING, FEWEST_ROWS, QUICK_TRAINING, check_precision, prepare
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators, random
@@ -225,7 +225,7 @@ def _row_prior(weights: GaussianWeights, head: Head, index: Tensor) -> RowPrior:
         return RowPrior(mean, precision_of(rows))
     if not isinstance(weights.covariance, DiagLinearOperator):
         raise _dependent(weights)
-    return RowPrior(mean, prior_precision(weights, names, "full").to(mean.dtype)[index])
+    return RowPrior(mean, base_precision(weights, names, "full").to(mean.dtype)[index])
 
 
 def _dependent(weights: GaussianWeights) -> ValueError:

@@ -21,12 +21,13 @@ class Evidence:
 
     Args:
         value: The number, summed over the data.
-        kind: "exact", "estimate" (unbiased up to a stated error), "lower bound", "Laplace", or "own model": the
-            objective of a method that is no bound on this evidence, and compares with no other number.
+        kind: "exact", "estimate" (unbiased up to a stated error), "lower bound", "Laplace", "Laplace bound" (a lower
+            bound of that), or "own model": the objective of a method that is no bound on this evidence, and compares
+            with no other number.
     """
 
     value: float
-    kind: Literal["exact", "estimate", "lower bound", "Laplace", "own model"]
+    kind: Literal["exact", "estimate", "lower bound", "Laplace", "Laplace bound", "own model"]
 
     def __float__(self) -> float:
         return self.value

@@ -12,6 +12,7 @@ from bayeskit.bnn import MLP, curvature
 from bayeskit.bnn.blocks import LayerBlocks
 from bayeskit.bnn.kronecker import kronecker
 from bayeskit.bnn.network import NetworkFunction, flatten, parameters, unflatten
+from bayeskit.bnn.prior_precision import PriorPrecision
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Categorical, Gaussian, Poisson
 from bayeskit.core.types import Data
@@ -52,8 +53,7 @@ def test_full_and_diagonal(name, generator, monkeypatch):
     function = NetworkFunction(network, parameters(network))
     monkeypatch.setattr(curvature, "CHUNK_ELEMENTS", 4 * len(flat) * 4 * 2)  # two or three rows at a time
     assert torch.allclose(curvature.full(function, flat, data, likelihood).matrix, expected, atol=1e-10)
-    groups = torch.zeros(len(flat), dtype=torch.long)
-    diagonal = curvature.diagonal(function, flat, data, likelihood, groups).diagonal
+    diagonal = curvature.diagonal(function, flat, data, likelihood).diagonal
     assert torch.allclose(diagonal, expected.diagonal(), atol=1e-10)
 
 
@@ -135,12 +135,13 @@ def test_basis_and_covariance_keep_their_laws(structure, dense_prior, generator)
     elif structure == "kronecker":
         found = kronecker(function, flat, data, likelihood)
     else:
-        found = curvature.diagonal(function, flat, data, likelihood, torch.zeros(p, dtype=torch.long))
+        found = curvature.diagonal(function, flat, data, likelihood)
     prior = precision if precision.ndim == 2 else torch.diag(precision)
-    factor = torch.tensor(0.7).double()
-    covariance = found.covariance(precision, factor, dtype=torch.float64).to_dense()
+    factor, groups = torch.tensor(0.7).double(), torch.zeros(p, dtype=torch.long)
+    known = PriorPrecision(precision, groups, ("",), known=True)
+    covariance = found.covariance(known, torch.zeros(1).double(), factor, dtype=torch.float64).to_dense()
     h = (torch.linalg.inv(covariance) - prior) / factor
-    basis = found.basis(precision)
+    basis = found.basis(precision) if structure == "full" else found.basis(precision, groups)
     b = torch.stack([basis.back(e) for e in torch.eye(p).double()], dim=1)
     assert torch.allclose(b.mT @ prior @ b, torch.eye(p).double(), atol=1e-8)
     assert torch.allclose(b.mT @ h @ b, torch.diag(basis.values), atol=1e-7)

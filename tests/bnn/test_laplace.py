@@ -50,7 +50,7 @@ def gp(x, y, x2, noise):
     return mean, covariance, evidence
 
 
-@pytest.mark.parametrize("structure", ["full", "kronecker"])
+@pytest.mark.parametrize("structure", ["full", "kernel", "kronecker"])
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_linear_network_is_exact_regression(structure, outputs, generator):
     x, y = problem(generator, outputs=outputs)
@@ -140,10 +140,11 @@ def test_noise_of_each_output_is_that_of_the_output_alone(generator):
     assert torch.allclose(both, torch.cat(alone), rtol=1e-5)
 
 
-def test_three_chunks_are_the_batch(generator):
+@pytest.mark.parametrize("structure", ["full", "kernel"])
+def test_three_chunks_are_the_batch(structure, generator):
     x, y = problem(generator, n=30)
     likelihood = Gaussian(NOISE, learn=False)
-    inference = bnn.Laplace(training=SHORT)
+    inference = bnn.Laplace(structure=structure, training=SHORT)
     prior = known(bnn.gaussian_prior(linear()))
     batch = inference.infer(prior, likelihood, Data(x, y), generator=generator)
     posterior, evidence = prior, 0.0
@@ -156,7 +157,7 @@ def test_three_chunks_are_the_batch(generator):
     assert evidence == pytest.approx(float(batch.log_evidence), abs=1e-8)
 
 
-@pytest.mark.parametrize("structure", ["full", "kronecker", "diagonal"])
+@pytest.mark.parametrize("structure", ["full", "kernel", "kronecker", "diagonal"])
 def test_case_weights_are_repetitions(structure, generator):
     x, y = problem(generator, n=20)
     weights = torch.randint(0, 3, (20,), generator=generator).double()
@@ -184,6 +185,66 @@ def test_last_layer_is_regression_on_the_features(generator):
     assert torch.allclose(fit.posterior(x).covariance.to_dense(), dense, atol=1e-8)
 
 
+def ard(x, x2, precisions):
+    """Kernel of one output whose weight d has prior precision `precisions[d]`, the last one being the bias's."""
+    with_one = [torch.cat([rows, torch.ones(len(rows), 1, dtype=x.dtype)], 1) for rows in (x, x2)]
+    return (with_one[0] / precisions) @ with_one[1].mT
+
+
+def learnt_factors(fit):
+    return dict(zip(fit.diagnostics["parts of the prior"], fit.diagnostics["prior precision"], strict=True))
+
+
+class Columns(nn.Module):
+    """A linear model whose weights are one parameter an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.columns = nn.ParameterList([torch.zeros(1, 1, dtype=torch.float64) for _ in range(3)])
+        self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return torch.cat([x[:, i : i + 1] @ w for i, w in enumerate(self.columns)], 1).sum(1, keepdim=True) + self.bias
+
+
+@pytest.mark.parametrize("structure", ["full", "kernel"])
+def test_a_factor_for_each_part_of_the_prior_is_a_kernel_with_scales(structure, generator):
+    x, y = problem(generator, n=10, outputs=1)
+    factors = {"columns.0": 0.2, "columns": 3.0, "": 0.7}  # the longest name that fits counts
+    precisions = torch.tensor([0.2, 3.0, 3.0, 0.7], dtype=torch.float64)
+    fit = bnn.Laplace("all", structure, factors, training=SHORT).infer(
+        bnn.gaussian_prior(Columns()), Gaussian(NOISE, learn=False), Data(x, y), generator=generator
+    )
+    a = ard(x, x, precisions) + NOISE * torch.eye(len(x), dtype=x.dtype)
+    mean, covariance = ard(x, x, precisions) @ torch.linalg.solve(a, y), ard(x, x, precisions)
+    covariance = covariance - covariance @ torch.linalg.solve(a, covariance)
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(len(x)).double(), a).log_prob(y[:, 0])
+    assert torch.allclose(fit.posterior(x).mean, mean, atol=1e-8)
+    assert torch.allclose(fit.posterior(x).covariance.to_dense(), covariance, atol=1e-8)
+    assert float(fit.log_evidence) == pytest.approx(float(evidence), abs=1e-8)
+    assert learnt_factors(fit) == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("structure", ["full", "kernel"])
+def test_parts_that_are_learnt_gain_evidence_and_the_others_stay(structure, generator):
+    x, y = problem(generator, n=40, outputs=1)
+    y = y - 5 * x[:, 1:2] + 3  # the second column and the bias want weak priors
+
+    def fit(prior_precision):
+        return bnn.Laplace("all", structure, prior_precision, training=SHORT).infer(
+            bnn.gaussian_prior(Columns()), Gaussian(NOISE, learn=False), Data(x, y), generator=generator
+        )
+
+    one, parts = fit("evidence"), fit({"columns": "evidence", "columns.2": 2.0, "": "evidence"})
+    learnt = learnt_factors(parts)
+    assert learnt["columns.2"] == pytest.approx(2.0)
+    around = [fit({**learnt, "": learnt[""] * math.exp(shift)}) for shift in (-0.05, 0.0, 0.05)]
+    values = [float(f.log_evidence) for f in around]
+    assert values[1] > max(values[0], values[2])
+    assert values[1] == pytest.approx(float(parts.log_evidence), abs=1e-6)
+    assert float(one.log_evidence) < float(fit({"columns": "evidence", "": "evidence"}).log_evidence) + 1e-8
+
+
 def test_the_posterior_of_full_structure_is_refused_by_the_others(generator):
     x, y = problem(generator)
     fit = bnn.Laplace(training=SHORT).infer(bnn.gaussian_prior(linear()), Gaussian(), Data(x, y), generator=generator)
@@ -202,6 +263,10 @@ def test_the_posterior_of_full_structure_is_refused_by_the_others(generator):
         ({"structure": "low rank"}, "`structure` must be one of"),
         ({"prior_precision": "guess"}, "`prior_precision` must be one of"),
         ({"prior_precision": -1.0}, "`prior_precision` must be a positive number"),
+        ({"prior_precision": {"": "guess"}}, "`prior_precision` must be one of"),
+        ({"prior_precision": {"weight": 1.0}}, "`prior_precision` says nothing of 'bias'"),
+        ({"prior_precision": {"": 1.0, "0.weight": 2.0}}, r"`prior_precision` names \['0.weight'\], no part"),
+        ({"prior_precision": {"weight": 1.0, "bias": 2.0}, "structure": "kronecker"}, "Name the layer"),
     ],
 )
 def test_settings_are_checked_by_name(settings, words, generator):

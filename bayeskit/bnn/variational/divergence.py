@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from bayeskit.bnn.problem import prior_precision
+from bayeskit.bnn.prior_precision import base_precision
 from bayeskit.bnn.variational.sparse_weights import SparseWeights
 from bayeskit.bnn.variational.support import Support
 from bayeskit.bnn.weights import GaussianWeights
@@ -50,7 +50,7 @@ class Divergence:
         """
         if isinstance(prior, SparseWeights):
             return cls(prior.values, 1 / prior.variances.double())
-        precision = prior_precision(prior, list(prior.mean), "full")  # (p,) or (p, p), float64
+        precision = base_precision(prior, list(prior.mean), "full")  # (p,) or (p, p), float64
         if precision.ndim == 2 and support.sparse:
             raise ValueError(
                 f"A sparse law needs independent weights in the prior; got a {type(prior.covariance).__name__}, the "

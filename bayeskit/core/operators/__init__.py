@@ -3,7 +3,7 @@
 `factorize` is the one owner of Cholesky factors and jitter. `solve`, `logdet`, `quadratic`, `draw`, `block_diagonal`
 and `half_product` work on any `linear_operator.LinearOperator`, by closed form where its type has one. The operators:
 `Linearized` (J S J'), `Inverse` (of a precision), `KroneckerInverse`, `KernelOperator`,
-`Scaled` (a change of units), `Mixed` (outputs W g of independent functions g), `MaskedDiagonal`,
+`Scaled` (a change of units), `Mixed` (outputs W g of independent functions g), `Masked`, `MaskedDiagonal`,
 `low_rank_plus_diagonal`, `from_samples`.
 """
 
@@ -26,6 +26,7 @@ from bayeskit.core.operators.kronecker import KroneckerInverse as KroneckerInver
 from bayeskit.core.operators.linearized import Linearized as Linearized
 from bayeskit.core.operators.low_rank import from_samples as from_samples
 from bayeskit.core.operators.low_rank import low_rank_plus_diagonal as low_rank_plus_diagonal
+from bayeskit.core.operators.masked import Masked as Masked
 from bayeskit.core.operators.masked import MaskedDiagonal as MaskedDiagonal
 from bayeskit.core.operators.masked import masked_diagonal as masked_diagonal
 from bayeskit.core.operators.mixed import Mixed as Mixed

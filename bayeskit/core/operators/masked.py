@@ -1,4 +1,4 @@
-"""A diagonal covariance with few entries that are not zero."""
+"""Covariances of vectors of which few entries are not known."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, logdet_rule, solve_rule
+from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, logdet_rule, product, solve_rule
 from bayeskit.core.operators.factor import LinAlgError
 
 
@@ -81,6 +81,76 @@ def masked_diagonal(values: Tensor, index: Tensor, size: int) -> MaskedDiagonal:
         [0.0, 3.0, 0.0, 2.0]
     """
     return MaskedDiagonal(values, index, size=size)
+
+
+class Masked(LinearOperator):
+    """`E S E'`, where the columns of E select the active entries: their covariance S, and zero for the others.
+
+    Args:
+        active: S, (a, a).
+        index: Which entries are active, (a,) integers, each once.
+        size: N.
+
+    Examples:
+        >>> op = Masked(DiagLinearOperator(torch.tensor([2.0, 3.0])), torch.tensor([3, 1]), size=4)
+        >>> op.diagonal().tolist(), (op @ torch.ones(4)).tolist()
+        ([0.0, 3.0, 0.0, 2.0], [0.0, 3.0, 0.0, 2.0])
+    """
+
+    semidefinite = True
+
+    def __init__(self, active: LinearOperator, index: Tensor, size: int):
+        super().__init__(active, index=index, size=size)
+        self.active, self.index, self.length = active, index, size
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        if rhs.dim() == 1:
+            return self._matmul(rhs.unsqueeze(-1)).squeeze(-1)
+        values = product(self.active, rhs[..., self.index, :])
+        return values.new_zeros(*values.shape[:-2], self.length, values.shape[-1]).index_copy(-2, self.index, values)
+
+    def _size(self) -> torch.Size:
+        return torch.Size((self.length, self.length))
+
+    def _transpose_nonbatch(self) -> "Masked":
+        return self
+
+    def _diagonal(self) -> Tensor:
+        values = self.active.diagonal(dim1=-1, dim2=-2)
+        return values.new_zeros(self.length).index_copy(0, self.index, values)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Masked":
+        """The same operator of another dtype or on another device; positions stay integers."""
+        active = self.active.to(*args, **kwargs)
+        return Masked(active, self.index.to(active.device), size=self.length)
+
+
+@draw_rule.register
+def _(op: Masked, num_samples: int, generator: torch.Generator) -> Tensor:
+    values = draw_rule(op.active, num_samples, generator)  # (s, a)
+    return values.new_zeros(num_samples, op.length).index_copy(-1, op.index, values)
+
+
+@half_rule.register
+def _(op: Masked, rhs: Tensor) -> Tensor:
+    return half_rule(op.active, rhs[..., op.index, :])
+
+
+@solve_rule.register
+def _(op: Masked, rhs: Tensor) -> Tensor:
+    raise LinAlgError(_singular(op.length - len(op.index)))
+
+
+@logdet_rule.register
+def _(op: Masked) -> Tensor:
+    raise LinAlgError(_singular(op.length - len(op.index)))
+
+
+def _singular(idle: int) -> str:
+    return (
+        f"a covariance of which {idle} entries are not active has no inverse; restrict it to the active entries, or "
+        "add a diagonal"
+    )
 
 
 @solve_rule.register

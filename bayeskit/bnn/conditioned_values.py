@@ -1,0 +1,134 @@
+"""The covariance of the functions of weights that were conditioned on rows, in the space of those functions."""
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from bayeskit.bnn.conditioned import ConditionedWeights
+from bayeskit.bnn.network import NetworkFunction
+from bayeskit.bnn.tangent import Sides, blocks, gram, shared_variances, sides
+from bayeskit.core import operators
+from bayeskit.core.inputs import Batch
+from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product
+from bayeskit.core.types import Params
+
+
+class ConditionedValues(LinearOperator):
+    """`J S J'` for `S = (S0^-1 + A'A)^-1`, as the covariance of a Gaussian process after data.
+
+    With k = J S0 J' of the inputs x, C that between them and the rows, and `R' K R = U diag(v) U'`,
+
+        J S J' = k - T T',      T = C R U diag(1 + v)^-1/2,
+
+    a difference, and so formed in float64, the network included. Products, draws and halves go through the weights.
+
+    Args:
+        values: The same covariance by way of the weights, whose S is `ConditionedWeights`.
+
+    References:
+        Rasmussen & Williams. Gaussian Processes for Machine Learning. 2006, equation 2.26.
+    """
+
+    semidefinite = True
+
+    def __init__(self, values: operators.Linearized):
+        super().__init__(values)
+        self.values = values
+
+    def _size(self) -> torch.Size:
+        return self.values.shape
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        return product(self.values, rhs)
+
+    def _transpose_nonbatch(self) -> "ConditionedValues":
+        return self
+
+    def _diagonal(self) -> Tensor:
+        return self.blocks().diagonal(dim1=-2, dim2=-1).flatten()
+
+    def blocks(self) -> Tensor:
+        """The covariance of the outputs at each input, (n, k, k)."""
+        rows, variances = self._rows()
+        pieces, x = [], self.values.x
+        width = len(self.weights.values) + 64 * sum(s.shape[-1] + a.shape[-1] for a, s in rows.values())
+        for points in operators.chunks(len(x), self.values.num_outputs * width):
+            own = self._sides(x[points])
+            explained = self._explained(own, rows, variances).unflatten(0, (-1, self.values.num_outputs))
+            pieces.append(floored(blocks(own, variances), explained @ explained.mT))
+        return torch.cat(pieces).to(self.dtype)
+
+    def to_dense(self) -> Tensor:
+        """The matrix, (n*k, n*k)."""
+        rows, variances = self._rows()
+        own = self._sides(self.values.x)
+        groups = torch.zeros(len(self.values.mean), dtype=torch.long)
+        explained = self._explained(own, rows, variances)
+        before = gram(own, own, variances, groups=groups, count=1)[0]
+        return (before - explained @ explained.mT).to(self.dtype)
+
+    @property
+    def weights(self) -> ConditionedWeights:
+        """S."""
+        assert isinstance(self.values.weight_covariance, ConditionedWeights)
+        return self.values.weight_covariance
+
+    def _sides(self, x: Batch) -> Sides:
+        return _known(self.values, x)
+
+    def _rows(self) -> tuple[Sides, Params]:
+        """What entered and left the layers at the rows that were conditioned on, and the variances before them."""
+        before = self.weights.before
+        assert isinstance(before.function, NetworkFunction)
+        variances = shared_variances(before.function, before.weight_covariance)
+        assert variances is not None
+        return _known(before, before.x), variances
+
+    def _explained(self, own: Sides, rows: Sides, variances: Params) -> Tensor:
+        """T, (n*k, q)."""
+        weights, groups = self.weights, torch.zeros(len(self.values.mean), dtype=torch.long)
+        cross = gram(own, rows, variances, groups=groups, count=1)[0].unflatten(-1, weights.root.shape[:2])
+        seen = torch.einsum("xia,iab->xib", cross, weights.root).flatten(1)
+        return (seen @ weights.vectors) * (1 + weights.values).rsqrt()
+
+
+def after_rows(values: operators.Linearized) -> LinearOperator:
+    """The covariance `J S J'` of functions, in the space of functions if S is conditioned and all layers are linear."""
+    weights, function = values.weight_covariance, values.function
+    if not isinstance(weights, ConditionedWeights) or not isinstance(function, NetworkFunction) or not len(values.x):
+        return values
+    shared = shared_variances(function, weights.weights_before)
+    return values if shared is None or sides(function, values.mean, values.x[:1]) is None else ConditionedValues(values)
+
+
+def floored(before: Tensor, explained: Tensor) -> Tensor:
+    """`before - explained`, (n, k, k), with a diagonal that is rounding or more; what was added is noted."""
+    value, scale = before - explained, before.diagonal(dim1=-2, dim2=-1)
+    least = torch.finfo(scale.dtype).eps * scale
+    shift = (least - value.diagonal(dim1=-2, dim2=-1)).clamp_min(0)
+    if shift.any():
+        relative = float((shift / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max())
+        operators.note("variances floored at rounding, largest shift relative to the prior variance", relative)
+    return value + torch.diag_embed(shift)
+
+
+def _known(values: operators.Linearized, x: Batch) -> Sides:
+    assert isinstance(values.function, NetworkFunction)
+    found = sides(values.function, values.mean, x)
+    assert found is not None  # asked before in `after_rows`
+    return found
+
+
+@block_rule.register
+def _(op: ConditionedValues, k: int) -> Tensor:
+    return op.blocks() if k == op.values.num_outputs else block_rule.dispatch(LinearOperator)(op, k)
+
+
+@half_rule.register
+def _(op: ConditionedValues, rhs: Tensor) -> Tensor:
+    return half_rule(op.values, rhs)
+
+
+@draw_rule.register
+def _(op: ConditionedValues, num_samples: int, generator: torch.Generator) -> Tensor:
+    return draw_rule(op.values, num_samples, generator)
