@@ -1,5 +1,7 @@
 """Markov chains on any log density: kernels, a runner and diagnostics. Nothing here knows of networks."""
 
+from bayeskit.mcmc.collect import Collector as Collector
+from bayeskit.mcmc.collect import Disk as Disk
 from bayeskit.mcmc.density import LogDensity as LogDensity
 from bayeskit.mcmc.density import Position as Position
 from bayeskit.mcmc.density import curvature as curvature
