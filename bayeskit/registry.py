@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "swag": ("bnn", "bayeskit.bnn:SWAG", {}),
     "mc_dropout": ("bnn", "bayeskit.bnn:MCDropout", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
+    "hmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:HMC"}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
 }
 

@@ -25,6 +25,11 @@ class Tracker:
     def __init__(self, display: Any = None, task: Any = None):
         self._display, self._task = display, task
 
+    @property
+    def visible(self) -> bool:
+        """Whether anybody sees the bar; what is only shown need not be computed otherwise."""
+        return self._display is not None
+
     def update(self, advance: int = 1, **numbers: float) -> None:
         """Move on by `advance` and show `numbers`, such as `loss=0.31`, behind the bar."""
         if self._display is not None:

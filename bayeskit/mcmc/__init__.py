@@ -1,11 +1,14 @@
 """Markov chains on any log density: kernels, a runner and diagnostics. Nothing here knows of networks."""
 
+from bayeskit.mcmc.collect import Collector as Collector
+from bayeskit.mcmc.collect import Disk as Disk
 from bayeskit.mcmc.density import LogDensity as LogDensity
 from bayeskit.mcmc.density import Position as Position
 from bayeskit.mcmc.density import curvature as curvature
 from bayeskit.mcmc.density import hessian_diagonal as hessian_diagonal
 from bayeskit.mcmc.diagnostics import ess as ess
 from bayeskit.mcmc.diagnostics import rhat as rhat
+from bayeskit.mcmc.hmc import HMC as HMC
 from bayeskit.mcmc.kernel import AdaptiveKernel as AdaptiveKernel
 from bayeskit.mcmc.kernel import Info as Info
 from bayeskit.mcmc.kernel import TransitionKernel as TransitionKernel

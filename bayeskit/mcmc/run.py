@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from bayeskit.core import checks, progress
 from bayeskit.core.checkpoint import Checkpoint, digest
+from bayeskit.mcmc.collect import Collector, Memory
 from bayeskit.mcmc.density import LogDensity, Position
 from bayeskit.mcmc.kernel import AdaptiveKernel, Info, Stream, TransitionKernel
+from bayeskit.mcmc.monitor import Monitor
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ def run(
     thin: int = 1,
     generator: torch.Generator,
     checkpoint: str | PathLike[str] | None = None,
+    collector: Collector | None = None,
     description: str = "sampling",
 ) -> Chain:
     """Draw from a law by running many chains of a Markov kernel.
@@ -57,7 +60,8 @@ def run(
         checkpoint: A file to write the run to now and then, and on an interrupt by the keyboard. A run that finds its
             own file goes on from there, and ends with the same bits (if an iterable of densities draws what it draws
             from `generator` at the start of each pass).
-        description: A few words for the progress bar.
+        collector: Where the draws go, such as `Disk(folder)`, with which memory does not grow; None for memory.
+        description: A few words for the progress bar, which shows R-hat and effective draws so far.
 
     Returns:
         The draws and what the kernel reported.
@@ -78,62 +82,84 @@ def run(
     _check(position, num_samples=num_samples, burn_in=burn_in, thin=thin)
     stream = Stream(kernel, log_density, generator)
     file = None if checkpoint is None else Checkpoint(checkpoint)
+    collector = Memory() if collector is None else collector
     identity = {} if file is None else _identity(kernel, position, burn_in, thin, generator)
+    identity["the collector"] = type(collector).__name__
     saved = None if file is None else file.resume(identity)
     if saved is None:
-        loop = _Loop.begin(kernel, position, stream, burn_in=burn_in, generator=generator)
+        collector.begin()
+        loop = _Loop.begin(kernel, position, stream, collector, burn_in=burn_in, generator=generator)
     else:
-        loop = _Loop.resume(saved, kernel, position, stream)
+        loop = _Loop.resume(saved, kernel, position, stream, collector)
     total = burn_in + num_samples * thin
     every = max(1, total // 20)
+    monitor, shown = Monitor(), {}
     with progress.track(total, description) as bar:
         bar.update(loop.count)
         try:
             while loop.count < total:
                 before, keep = loop.count, loop.count >= burn_in
                 loop.advance(thin if keep else 1, keep=keep)
-                bar.update(loop.count - before, log_density=loop.level)
-                if file is not None and (before // every < loop.count // every or loop.count == total):
+                mark = before // every < loop.count // every or loop.count == total
+                if bar.visible and keep:
+                    monitor.add(loop.state.position)
+                    shown = monitor.numbers() if mark else shown
+                bar.update(loop.count - before, log_density=loop.level, **shown)
+                if file is not None and mark:
                     file.save({"identity": identity, **loop.saved})
         except KeyboardInterrupt:
             if file is not None:
                 file.save({"identity": identity, **loop.saved})
             raise
-    return loop.chain(num_samples)
+    samples, info = collector.result(num_samples)
+    return Chain(samples, info, loop.kernel, loop.state)
 
 
 class _Loop:
     """The chains on their way: between two draws `saved` holds all that a resumed run needs."""
 
-    def __init__(self, kernel: TransitionKernel, state: Any, stream: Stream, count: int):
-        self.kernel, self.state, self.stream, self.count = kernel, state, stream, count
-        self.samples: list[Position] = []
-        self.infos: list[Info] = []
+    def __init__(self, kernel: TransitionKernel, state: Any, stream: Stream, collector: Collector, count: int):
+        self.kernel, self.state, self.stream, self.collector, self.count = kernel, state, stream, collector, count
+        self.kept = 0
         self.level = float("nan")
 
     @classmethod
     def begin(
-        cls, kernel: TransitionKernel, position: Position, stream: Stream, *, burn_in: int, generator: torch.Generator
+        cls,
+        kernel: TransitionKernel,
+        position: Position,
+        stream: Stream,
+        collector: Collector,
+        *,
+        burn_in: int,
+        generator: torch.Generator,
     ) -> "_Loop":
         """Start the chains; a kernel that tunes itself does its whole burn-in here."""
         if isinstance(kernel, AdaptiveKernel):
             tuned, state = kernel.adapt(position, stream, num_steps=burn_in, generator=generator)
-            loop = cls(tuned, state, stream, burn_in)
+            loop = cls(tuned, state, stream, collector, burn_in)
         else:
-            loop = cls(kernel, kernel.init(position, next(stream), generator=generator), stream, 0)
-        loop._finite()
+            loop = cls(kernel, kernel.init(position, next(stream), generator=generator), stream, collector, 0)
+        loop._check()
         loop._remember()
         return loop
 
     @classmethod
-    def resume(cls, saved: Mapping[str, Any], kernel: TransitionKernel, position: Position, stream: Stream) -> "_Loop":
+    def resume(
+        cls,
+        saved: Mapping[str, Any],
+        kernel: TransitionKernel,
+        position: Position,
+        stream: Stream,
+        collector: Collector,
+    ) -> "_Loop":
         """Take up a run from what it saved; random numbers drawn on the way there are of no consequence."""
         blank = kernel.init(position, next(stream), generator=stream.generator)
         device = next(iter(position.values())).device
-        loop = cls(
-            _unpack(kernel, saved["kernel"], device), _unpack(blank, saved["state"], device), stream, saved["count"]
-        )
-        loop.samples, loop.infos = _to(saved["samples"], device), _to(saved["infos"], device)
+        tuned, state = _unpack(kernel, saved["kernel"], device), _unpack(blank, saved["state"], device)
+        loop = cls(tuned, state, stream, collector, saved["count"])
+        collector.restore(saved["draws"], device)
+        loop.kept = saved["kept"]
         stream.move(saved["start"], saved["used"])
         stream.generator.set_state(saved["generator"])
         loop._remember()
@@ -142,62 +168,69 @@ class _Loop:
     def advance(self, num_steps: int, *, keep: bool) -> None:
         """Take some steps and, if asked to, keep the last position with the average of what was reported."""
         reports = []
-        state, count = self.state, self.count
+        state = self.state
         for _ in range(num_steps):
             state, info = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
             reports.append(info)
-            count += 1
-        self.state, self.count = state, count
-        self._finite()
+        if _strays(state.position):
+            self._raise(num_steps)
+        self.state, self.count = state, self.count + num_steps
         self.level = reports[-1]["log_density"].mean().item() if "log_density" in reports[-1] else float("nan")
         if keep:
-            self.samples.append(dict(state.position))
-            self.infos.append({name: torch.stack([r[name] for r in reports]).mean(0) for name in reports[0]})
+            report = {name: torch.stack([r[name] for r in reports]).mean(0) for name in reports[0]}
+            self.collector.add(state.position, report)
+            self.kept += 1
         self._remember()
-
-    def chain(self, num_samples: int) -> Chain:
-        """The draws so far, stacked behind the chain axis."""
-
-        def stack(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-            return {name: torch.stack([r[name] for r in records[:num_samples]], dim=1) for name in records[0]}
-
-        return Chain(stack(self.samples), stack(self.infos), self.kernel, self.state)
 
     def _remember(self) -> None:
         """Note the present as what to save: states are never changed in place, so references do."""
-        kept = len(self.samples)
-        self._kept = (
-            self.state,
-            self.count,
-            kept,
-            self.stream.start,
-            self.stream.used,
-            self.stream.generator.get_state(),
-        )
+        start, used, generator = self.stream.start, self.stream.used, self.stream.generator.get_state()
+        self._known = (self.state, self.count, self.kept, start, used, generator)
 
     @property
     def saved(self) -> dict[str, Any]:
         """What a resumed run needs, as of the last draw."""
-        state, count, kept, start, used, generator = self._kept
+        state, count, kept, start, used, generator = self._known
         return {
             "kernel": _pack(self.kernel),
             "state": _pack(state),
             "count": count,
-            "samples": self.samples[:kept],
-            "infos": self.infos[:kept],
+            "kept": kept,
+            "draws": self.collector.saved(kept),
             "start": start,
             "used": used,
             "generator": generator,
         }
 
-    def _finite(self) -> None:
-        for name, leaf in self.state.position.items():
-            bad = ~torch.isfinite(leaf.reshape(len(leaf), -1)).all(-1)
-            if bad.any():
-                raise FloatingPointError(
-                    f"{type(self.kernel).__name__}: `{name}` is no longer finite after step {self.count} in chain "
-                    f"{int(bad.nonzero()[0])}. Lower the step size, or start nearer to a mode."
-                )
+    def _check(self) -> None:
+        if _strays(self.state.position):
+            self._raise(0)
+
+    def _raise(self, num_steps: int) -> NoReturn:
+        """Say where the chains left the finite numbers: up to `num_steps` are taken again, one by one, to find out."""
+        state, count = self.state, self.count
+        if num_steps:
+            *_, start, used, generator = self._known
+            self.stream.move(start, used)
+            self.stream.generator.set_state(generator)
+        while not _strays(state.position) and count < self.count + num_steps:
+            state, _ = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
+            count += 1
+        name, chain = next(iter(_strays(state.position).items()), ("the position", 0))
+        raise FloatingPointError(
+            f"{type(self.kernel).__name__}: `{name}` is no longer finite after step {count} in chain {chain}. Lower "
+            "the step size, or start nearer to a mode."
+        )
+
+
+def _strays(position: Position) -> dict[str, int]:
+    """The leaves that are not finite, and the first chain where."""
+    found = {}
+    for name, leaf in position.items():
+        bad = ~torch.isfinite(leaf.reshape(len(leaf), -1)).all(-1)
+        if bad.any():
+            found[name] = int(bad.nonzero()[0])
+    return found
 
 
 def _check(position: Position, *, num_samples: int, burn_in: int, thin: int) -> None:

@@ -189,7 +189,7 @@ def test_wrong_arguments_are_answered_in_a_sentence(quick, settings, message):
 def test_fast_leaves_out_the_samplers():
     fast = runner._estimators("fast", "regression")
     assert {"exact", "laplace", "deep_ensemble"} <= set(fast)
-    assert not {"nuts", "sgld"} & set(fast)
+    assert not {"nuts", "hmc", "sgld"} & set(fast)
 
 
 def test_registered_methods_in_worker_processes(tmp_path):

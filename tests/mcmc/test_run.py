@@ -56,19 +56,22 @@ class KilledBatches:
         yield from left
 
 
-@pytest.mark.parametrize("kind", ["sgld", "sgld by mini-batches", "nuts"])
+@pytest.mark.parametrize("kind", ["sgld", "sgld by mini-batches", "nuts", "hmc"])
 @pytest.mark.parametrize("thin", [1, 3])
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind, thin):
+@pytest.mark.parametrize("disk", [False, True])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind, thin, disk):
     def run(path, kill=False):
+        collector = mcmc.Disk(tmp_path / "draws", chunk=4) if disk and path else None
         g = torch.Generator().manual_seed(0)
         density = full
         if kind == "sgld by mini-batches":
             density = KilledBatches(Batches(g), 10) if kill else Batches(g)
         elif kill:
-            density = killed_after(35 if kind == "sgld" else 250, full)
-        kernel = mcmc.NUTS() if kind == "nuts" else mcmc.SGLD(schedule=mcmc.polynomial_decay(5.0))
+            density = killed_after({"sgld": 35, "nuts": 250, "hmc": 80}[kind], full)
+        kernel = {"nuts": mcmc.NUTS(), "hmc": mcmc.HMC()}.get(kind, mcmc.SGLD(schedule=mcmc.polynomial_decay(5.0)))
         start = {"mean": torch.zeros(2, dtype=torch.float64)}
-        chain = mcmc.run(kernel, density, start, num_samples=30, burn_in=8, thin=thin, generator=g, checkpoint=path)
+        budget = {"num_samples": 30, "burn_in": 8, "thin": thin}
+        chain = mcmc.run(kernel, density, start, **budget, generator=g, checkpoint=path, collector=collector)
         return chain, g.get_state()
 
     whole, end = run(None)
@@ -158,6 +161,22 @@ def test_nan_is_caught_with_step_and_chain(generator):
     start = {"x": torch.ones(2, dtype=torch.float64)}
     with pytest.raises(FloatingPointError, match=r"SGLD: `x` is no longer finite after step \d+ in chain 1. Lower"):
         mcmc.run(mcmc.SGLD(lr=0.1), density, start, num_samples=500, burn_in=0, generator=generator)
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_thinning_does_not_hide_the_step_at_which_nan_began(generator, batches):
+    def density(position):
+        return -0.5 * position["x"].square() * torch.tensor([1.0, 1e4], dtype=torch.float64)
+
+    def message(thin):
+        g = torch.Generator().manual_seed(0)
+        noisy = [density, lambda q: 1.1 * density(q), lambda q: 0.9 * density(q)] if batches else density
+        start = {"x": torch.ones(2, dtype=torch.float64)}
+        with pytest.raises(FloatingPointError) as error:
+            mcmc.run(mcmc.SGLD(lr=0.1), noisy, start, num_samples=600 // thin, burn_in=0, thin=thin, generator=g)
+        return str(error.value)
+
+    assert message(1) == message(7) == message(600)
 
 
 @pytest.mark.parametrize(
