@@ -29,9 +29,9 @@ from bayeskit.mcmc import (
     TransitionKernel,
     calmed,
     ess,
-    measured_lr,
     rhat,
     run,
+    settled,
 )
 
 WHOLE = 2_000
@@ -167,8 +167,7 @@ class MCMC(Inference):
             if isinstance(kernel, StochasticKernel):
                 kernel = calmed(kernel, size / len(data))
         if isinstance(kernel, StochasticKernel) and kernel.lr is None and not isinstance(kernel, AdaptiveKernel):
-            settings: Any = kernel
-            kernel = replace(settings, lr=measured_lr(kernel, first, _reached(position), generator=generator))
+            kernel = settled(kernel, first, _reached(position), generator=generator)
         return kernel, density
 
 

@@ -19,4 +19,4 @@ from bayeskit.mcmc.sghmc import SGHMC as SGHMC
 from bayeskit.mcmc.sgld import SGLD as SGLD
 from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.stochastic import calmed as calmed
-from bayeskit.mcmc.stochastic import measured_lr as measured_lr
+from bayeskit.mcmc.stochastic import settled as settled
