@@ -43,6 +43,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "hmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:HMC"}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
+    "sghmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGHMC"}),
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.
