@@ -6,6 +6,7 @@ from bayeskit.mcmc.density import curvature as curvature
 from bayeskit.mcmc.density import hessian_diagonal as hessian_diagonal
 from bayeskit.mcmc.diagnostics import ess as ess
 from bayeskit.mcmc.diagnostics import rhat as rhat
+from bayeskit.mcmc.entropy import EntropySGLD as EntropySGLD
 from bayeskit.mcmc.kernel import AdaptiveKernel as AdaptiveKernel
 from bayeskit.mcmc.kernel import Info as Info
 from bayeskit.mcmc.kernel import TransitionKernel as TransitionKernel

@@ -68,7 +68,7 @@ def linear(generator, n=30, d=3):
     )
 
 
-@pytest.mark.parametrize("kernel, bias", [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1)])
+@pytest.mark.parametrize("kernel, bias", [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.EntropySGLD(), 0.1)])
 def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     # Case weights included: precision = prior precision + X' W X / noise.
     data, noise = linear(generator), 0.25
@@ -85,6 +85,23 @@ def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     assert ((draws.mean(0) - mean[:, 0]).abs() < (4 / size.sqrt()) * sd).all()
     assert ((draws.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + bias).all()
     assert fit.diagnostics["R-hat"] < 1.05
+
+
+def test_variables_say_which_draws_predict(generator):
+    data, prior = rows("regression", generator), bnn.gaussian_prior(network())
+
+    def infer(*variables):
+        method = MCMC(mcmc.EntropySGLD(eta=4.0), **SHORT, variables=variables)
+        return method.infer(prior, Gaussian(), data, generator=torch.Generator().manual_seed(0))
+
+    position, anchor, both = infer("weights"), infer("weights.anchor"), infer("weights", "weights.anchor")
+    draws = torch.cat([position.posterior(data.x).draws, anchor.posterior(data.x).draws])
+    assert torch.equal(both.posterior(data.x).draws, draws) and not torch.equal(*draws.chunk(2))
+    assert both.diagnostics["R-hat"] == max(fit.diagnostics["R-hat"] for fit in (position, anchor))
+    with pytest.raises(ValueError, match=r"`variables` must be one of \['weights', 'weights.anchor'\]"):
+        infer("weights.ancor")
+    with pytest.raises(ValueError, match="`variables` must name at least one"):
+        infer()
 
 
 def test_the_noise_is_learnt_with_the_stated_prior(generator):
