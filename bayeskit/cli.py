@@ -26,8 +26,8 @@ def _about() -> None:
 
 
 _METHODS = (
-    "Names separated by commas, 'all', or 'fast': all but those that run a Markov chain (nuts, sgld). A name may go "
-    "on, as in map+temperature, map+isotonic or map+conformal, for a calibration around the method."
+    "Names separated by commas, 'all', or 'fast': all but those that run a Markov chain (nuts, sgld ...). A name may "
+    "go on, as in map+temperature, map+isotonic or map+conformal, for a calibration around the method."
 )
 
 

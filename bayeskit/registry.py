@@ -42,6 +42,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "mc_dropout": ("bnn", "bayeskit.bnn:MCDropout", {}),
     "nuts": ("bnn", "bayeskit.bnn:MCMC", {}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
+    "sghmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGHMC"}),
     "entropy_mcmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:EntropySGLD"}),
 }
 

@@ -20,7 +20,19 @@ from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.mcmc import NUTS, SGLD, Chain, EntropySGLD, Position, TransitionKernel, curvature, ess, rhat, run
+from bayeskit.mcmc import (
+    NUTS,
+    AdaptiveKernel,
+    Chain,
+    Position,
+    StochasticKernel,
+    TransitionKernel,
+    calmed,
+    ess,
+    measured_lr,
+    rhat,
+    run,
+)
 
 WHOLE = 2_000
 """Rows up to which a stochastic-gradient kernel takes them all at each step."""
@@ -161,12 +173,30 @@ class MCMC(Inference):
         """The kernel, and what it steps on: the full density, or estimates and a step size that bears their noise."""
         size = self.batch_size or (len(data) if len(data) <= WHOLE else BATCH)
         if not kernel.mini_batches or size >= len(data):
-            return kernel, LogPosterior(model, replace(data, x=data.x[:]))
-        batches = MiniBatches(model, data, size, generator)
-        if isinstance(kernel, SGLD | EntropySGLD) and kernel.lr is None:
-            steepest = curvature(next(iter(batches)), position, generator=generator).max().item()
-            kernel = replace(kernel, lr=0.25 / steepest * size / len(data))
-        return kernel, batches
+            density = first = LogPosterior(model, replace(data, x=data.x[:]))
+        else:
+            density = MiniBatches(model, data, size, generator)
+            first = next(iter(density))
+            if isinstance(kernel, StochasticKernel):
+                kernel = calmed(kernel, size / len(data))
+        if isinstance(kernel, StochasticKernel) and kernel.lr is None and not isinstance(kernel, AdaptiveKernel):
+            settings: Any = kernel
+            kernel = replace(settings, lr=measured_lr(kernel, first, _reached(position), generator=generator))
+        return kernel, density
+
+
+def _reached(position: Position) -> Position:
+    """Where chains that start at `position` may come, for a step size that is stable there too.
+
+    Twice the curvature's idea of the standard deviation to either side in the likelihood's own parameters: with few
+    rows the noise may become much smaller than where the chains start, and the weights as much stiffer.
+    """
+    if "likelihood" not in position:
+        return position
+    moves = (0.0, -2.0, 2.0)
+    return {
+        name: torch.cat([leaf + move * (name == "likelihood") for move in moves]) for name, leaf in position.items()
+    }
 
 
 def _fixed(network: nn.Module, data: Data) -> nn.Module:
@@ -195,6 +225,8 @@ def _mixing(chain: Chain, model: Model, weights: Tensor, data: Data) -> dict[str
         found["acceptance"] = chain.info["acceptance"].mean().item()
     if "divergent" in chain.info:
         found["divergences"] = int((chain.info["divergent"] > 0).sum())
+    if "clipped" in chain.info and chain.info["clipped"].any():
+        found["clipped gradients"] = chain.info["clipped"].mean().item()
     if "step_size" in chain.info:
         found["step size"] = chain.info["step_size"].mean().item()
     variables, chains, number, _ = weights.shape

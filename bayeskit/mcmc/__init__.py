@@ -14,5 +14,10 @@ from bayeskit.mcmc.kernel import adapt as adapt
 from bayeskit.mcmc.nuts import NUTS as NUTS
 from bayeskit.mcmc.run import Chain as Chain
 from bayeskit.mcmc.run import run as run
+from bayeskit.mcmc.schedules import Schedule as Schedule
+from bayeskit.mcmc.schedules import polynomial_decay as polynomial_decay
+from bayeskit.mcmc.sghmc import SGHMC as SGHMC
 from bayeskit.mcmc.sgld import SGLD as SGLD
-from bayeskit.mcmc.sgld import polynomial_decay as polynomial_decay
+from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
+from bayeskit.mcmc.stochastic import calmed as calmed
+from bayeskit.mcmc.stochastic import measured_lr as measured_lr

@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from bayeskit.core import random
-from bayeskit.mcmc.density import LogDensity, Position, value_and_gradient
-from bayeskit.mcmc.kernel import Info, TransitionKernel
-from bayeskit.mcmc.sgld import SGLD, Schedule
+from bayeskit.mcmc.density import Position
+from bayeskit.mcmc.schedules import Schedule
+from bayeskit.mcmc.stochastic import StochasticKernel, in_units, uphill
 
 ANCHOR = ".anchor"
 """What stands behind a leaf's name for the anchor of that leaf."""
@@ -38,7 +37,7 @@ class EntropyState:
 
 
 @dataclass(frozen=True, eq=False)
-class EntropySGLD(TransitionKernel):
+class EntropySGLD(StochasticKernel):
     """Langevin dynamics of a position `q` and an anchor `a` that prefers regions where the density is high all around.
 
     The pair has the law `exp((log density(q) - |q - a|^2 / (2 eta)) / T)`. So `q` alone has the (tempered) law of the
@@ -57,10 +56,13 @@ class EntropySGLD(TransitionKernel):
     Args:
         lr: Step size `h` for the log density of the full data. None measures the curvature where the chains start and
             takes `0.25 / curvature`, as `SGLD` does.
-        eta: Variance of the smoothing, in squared units of the position. `bnn.MCMC` lays weights out in units of their
-            posterior's spread, so there 1 smooths by about that spread.
+        eta: Variance of the smoothing, in squared units of the position (over `scale`). `bnn.MCMC` lays weights out in
+            units of their posterior's spread, so there 0.1 smooths by a third of it.
         temperature: T of the tempered law; 1 is the posterior, 0 is gradient ascent.
         schedule: Multiplier of `lr` as a function of the number of steps taken; None keeps it.
+        scale: Units in which chains move, leaves that broadcast with the position's.
+        relative_lr: With `lr=None`, the step size times the largest curvature.
+        max_kick: Where gradients are cut off, as for `SGLD`.
 
     References:
         Li and Zhang (2024), Entropy-MCMC: sampling from flat basins with ease, section 4; there the coupling is part of
@@ -78,35 +80,47 @@ class EntropySGLD(TransitionKernel):
     """
 
     lr: float | None = None
-    eta: float = 1.0
+    eta: float = 0.1
     temperature: float = 1.0
     schedule: Schedule | None = None
+    scale: Position | None = None
+    relative_lr: float = 0.25
+    max_kick: float = 10.0
 
-    def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> EntropyState:
-        """The chains at `position`, their anchors with them, and the step size measured if none is given."""
+    def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> EntropyState:
+        """The chains at `position`, their anchors with them."""
         if not self.eta > 0:  # infinity is a choice: no coupling
             raise ValueError(f"`eta` must be a positive number; got {self.eta!r}")
-        sampler = SGLD(lr=self.lr, temperature=self.temperature)  # the gradient step is bounded as it is there
-        return EntropyState(position, position, sampler.init(position, log_density, generator=generator).lr)
+        return EntropyState(position, position, lr)
 
-    def step(
-        self, state: EntropyState, log_density: LogDensity, *, generator: torch.Generator
-    ) -> tuple[EntropyState, Info]:
+    def where(self, state: EntropyState) -> Position:
+        """The density knows nothing of the anchor."""
+        return state.free
+
+    def update(self, state: EntropyState, slopes: Position, *, generator: torch.Generator) -> EntropyState:
         """One step uphill of the position, then the exact transition of the linear pair."""
-        size = state.lr * (1.0 if self.schedule is None else self.schedule(state.count))
-        value, slopes = value_and_gradient(log_density, state.free)
+        size, temperature = self.pace(state)
+        moved = uphill(state.free, in_units(slopes, self.scale), self.scale, alpha=size)
         w = pull(size, self.eta)
-        free, anchor = {}, {}
-        for name, here in state.free.items():
-            moved = torch.add(here, slopes[name], alpha=size)
-            free[name] = torch.lerp(moved, state.anchor[name], w)
-            anchor[name] = torch.lerp(state.anchor[name], moved, w)
-        if self.temperature > 0:
-            _add_noise(free, anchor, pair_noise(size, self.eta, self.temperature), generator)
-        return EntropyState(free, anchor, state.lr, state.count + 1), {
-            "log_density": value,
-            "step_size": torch.full_like(value, size),
+        free = {name: torch.lerp(leaf, state.anchor[name], w) for name, leaf in moved.items()}
+        anchor = {name: torch.lerp(leaf, moved[name], w) for name, leaf in state.anchor.items()}
+        if temperature > 0:
+            self._add_noise(free, anchor, pair_noise(size, self.eta, temperature), generator)
+        return EntropyState(free, anchor, state.lr, state.count + 1)
+
+    def _add_noise(
+        self, free: Position, anchor: Position, factor: tuple[float, float, float], generator: torch.Generator
+    ) -> None:
+        """Add correlated normals to the fresh leaves of both, in place; those of the position are drawn first."""
+        l11, l21, l22 = factor
+        drawn = {
+            variable: {name: random.normal(leaf.shape, like=leaf, generator=generator) for name, leaf in leaves.items()}
+            for variable, leaves in (("free", free), ("anchor", anchor))
         }
+        first, second = (in_units(noise, self.scale) for noise in drawn.values())
+        for name in free:
+            free[name].add_(first[name], alpha=l11)
+            anchor[name].add_(first[name], alpha=l21).add_(second[name], alpha=l22)
 
 
 def pull(size: float, eta: float) -> float:
@@ -133,17 +147,3 @@ def pair_noise(size: float, eta: float, temperature: float) -> tuple[float, floa
     apart = together if math.isinf(eta) else -0.5 * eta * temperature * math.expm1(-4 * size / eta)
     variance = (together + apart) / 2
     return variance**0.5, (together - apart) / 2 / variance**0.5, (together * apart / variance) ** 0.5
-
-
-def _add_noise(
-    free: Position, anchor: Position, factor: tuple[float, float, float], generator: torch.Generator
-) -> None:
-    """Add correlated normals to the fresh leaves of both variables, in place; those of the position are drawn first."""
-    l11, l21, l22 = factor
-    first: dict[str, Tensor] = {}
-    for name, leaf in free.items():
-        first[name] = random.normal(leaf.shape, like=leaf, generator=generator)
-        leaf.add_(first[name], alpha=l11)
-    for name, leaf in anchor.items():
-        leaf.add_(first[name], alpha=l21)
-        leaf.add_(random.normal(leaf.shape, like=leaf, generator=generator), alpha=l22)

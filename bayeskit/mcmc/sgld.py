@@ -1,16 +1,12 @@
 """Stochastic-gradient Langevin dynamics."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from bayeskit.core import checks, random
-from bayeskit.mcmc.density import LogDensity, Position, curvature, value_and_gradient
-from bayeskit.mcmc.kernel import Info, TransitionKernel
-
-Schedule = Callable[[int], float]
-"""Maps the number of steps taken to a multiplier of the step size."""
+from bayeskit.mcmc.density import Position
+from bayeskit.mcmc.schedules import Schedule
+from bayeskit.mcmc.stochastic import StochasticKernel, add_noise, in_units, uphill
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +25,7 @@ class SGLDState:
 
 
 @dataclass(frozen=True, eq=False)
-class SGLD(TransitionKernel):
+class SGLD(StochasticKernel):
     """Gradient ascent on the log density with noise that turns it into a sampler.
 
     With full-scale gradients `g` of the log density, exact or from mini-batches, a step is
@@ -49,7 +45,12 @@ class SGLD(TransitionKernel):
         temperature: T of the tempered law `exp(log density / T)`; 1 is the posterior, 0 is gradient ascent.
         schedule: Multiplier of `lr` as a function of the number of steps taken, such as `polynomial_decay`; None keeps
             it. With a decreasing one, weigh draws by the reported "step_size".
-        gradient_noise: Known variance V of the gradient noise, subtracted from the noise that is injected.
+        gradient_noise: Known variance V of the gradient noise in units of `scale`, subtracted from the noise that is
+            injected.
+        scale: Units s in which chains move, leaves that broadcast with the position's: the step becomes
+            `q <- q + h s^2 g + s N(0, 2 h T)`, so that directions of unlike spread are explored alike.
+        relative_lr: With `lr=None`, the step size times the largest curvature.
+        max_kick: Where gradients are cut off, `sqrt(lr) |g| = max_kick sqrt(T)`: never in equilibrium on a Gaussian.
 
     References:
         Welling and Teh (2011), Bayesian learning via stochastic gradient Langevin dynamics, equation 4 (their step is
@@ -70,58 +71,20 @@ class SGLD(TransitionKernel):
     temperature: float = 1.0
     schedule: Schedule | None = None
     gradient_noise: float = 0.0
+    scale: Position | None = None
+    relative_lr: float = 0.25
+    max_kick: float = 10.0
 
-    def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> SGLDState:
-        """The chains at `position`, with the step size measured if none is given."""
-        for name in ("temperature", "gradient_noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative; got {getattr(self, name)!r}")
-        if self.lr is not None:
-            checks.positive(self.lr, name="lr")
-            return SGLDState(position, self.lr)
-        steepest = curvature(log_density, position, generator=generator).max().item()
-        if not 0 < steepest < float("inf"):
-            raise ValueError(
-                f"the curvature of the log density where the chains start is {steepest}, which gives no step size; "
-                "give `lr`, or start elsewhere."
-            )
-        return SGLDState(position, 0.25 / steepest)
+    def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> SGLDState:
+        """The chains at `position`."""
+        if self.gradient_noise < 0:
+            raise ValueError(f"`gradient_noise` must not be negative; got {self.gradient_noise!r}")
+        return SGLDState(position, lr)
 
-    def step(self, state: SGLDState, log_density: LogDensity, *, generator: torch.Generator) -> tuple[SGLDState, Info]:
+    def update(self, state: SGLDState, slopes: Position, *, generator: torch.Generator) -> SGLDState:
         """One step uphill, and noise."""
-        size = state.lr * (1.0 if self.schedule is None else self.schedule(state.count))
-        value, slopes = value_and_gradient(log_density, state.position)
-        variance = max(0.0, size * (2 * self.temperature - size * self.gradient_noise))
-        position = {name: torch.add(leaf, slopes[name], alpha=size) for name, leaf in state.position.items()}
-        if variance > 0:
-            for leaf in position.values():
-                leaf.add_(random.normal(leaf.shape, like=leaf, generator=generator), alpha=variance**0.5)
-        return SGLDState(position, state.lr, state.count + 1), {
-            "log_density": value,
-            "step_size": torch.full_like(value, size),
-        }
-
-
-@dataclass(frozen=True)
-class polynomial_decay:
-    """The schedule `(1 + t / delay)^-power`, whose steps sum to infinity and, for power > 1/2, their squares do not.
-
-    Args:
-        delay: Steps before the decay sets in.
-        power: In (1/2, 1] for draws that become exact; 1/3 is best for the mean squared error of an average.
-
-    References:
-        Welling and Teh (2011), section 3; Teh, Thiery and Vollmer (2016), Consistency and fluctuations for stochastic
-        gradient Langevin dynamics, section 5.
-
-    Examples:
-        >>> polynomial_decay(delay=10, power=1.0)(10)
-        0.5
-    """
-
-    delay: float = 1000.0
-    power: float = 0.55
-
-    def __call__(self, step: int) -> float:
-        """The multiplier after `step` steps."""
-        return (1 + step / self.delay) ** -self.power
+        size, temperature = self.pace(state)
+        position = uphill(state.position, in_units(slopes, self.scale), self.scale, alpha=size)
+        variance = size * (2 * temperature - size * self.gradient_noise)
+        add_noise(position, variance, temperature=temperature, generator=generator, scale=self.scale)
+        return SGLDState(position, state.lr, state.count + 1)

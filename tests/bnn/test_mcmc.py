@@ -39,7 +39,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("likelihood, kind, outputs", CASES)
-@pytest.mark.parametrize("kernel", [mcmc.SGLD(), mcmc.NUTS(max_tree_depth=3)])
+@pytest.mark.parametrize("kernel", [mcmc.SGLD(), mcmc.SGHMC(), mcmc.NUTS(max_tree_depth=3)])
 def test_every_likelihood(generator, kernel, likelihood, kind, outputs):
     data, prior = rows(kind, generator), bnn.gaussian_prior(network(2, outputs))
     before = [p.clone() for p in likelihood.parameters()], [p.clone() for p in prior.network.parameters()]
@@ -68,7 +68,10 @@ def linear(generator, n=30, d=3):
     )
 
 
-@pytest.mark.parametrize("kernel, bias", [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.EntropySGLD(), 0.1)])
+@pytest.mark.parametrize(
+    "kernel, bias",
+    [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.SGHMC(), 0.05), (mcmc.EntropySGLD(), 0.1)],
+)
 def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     # Case weights included: precision = prior precision + X' W X / noise.
     data, noise = linear(generator), 0.25

@@ -1,0 +1,178 @@
+"""What kernels of one gradient a step have in common: step size, temperature, units and noise, decided in one place.
+
+Gradients are those of the log density of the full data, exact or estimated from a mini-batch; a step size `lr` belongs
+to them, so nothing here divides or multiplies by a number of rows. Who knows a learning rate for the *mean* loss of N
+rows passes `lr / N`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from bayeskit.core import checks, random
+from bayeskit.mcmc.density import LogDensity, Position, curvature, value_and_gradient
+from bayeskit.mcmc.kernel import Info, TransitionKernel
+from bayeskit.mcmc.schedules import Schedule
+
+lists: Any = torch
+"""Where torch keeps its operations on lists of tensors (`_foreach_add` ...), which have no public name."""
+
+
+class StochasticKernel(TransitionKernel, ABC):
+    """A kernel that asks for one gradient a step, exact or an unbiased estimate, and never accepts or rejects.
+
+    Its state is a frozen dataclass with fields `position`, `lr` and `count`. `begin` and `update` are the whole
+    algorithm; `init` measures the step size if none is given, and `step` takes the gradient.
+
+    Law: in units z = q / `scale`, steps depend on the log density as a function of z alone.
+
+    Args:
+        lr: Step size for the log density of the full data, or None to measure it.
+        temperature: T of the tempered law `exp(log density / T)`; 1 is the posterior, 0 an optimizer.
+        schedule: Multiplier of `lr` as a function of the number of steps taken, or None.
+        scale: Units in which chains move, leaves that broadcast with the position's, or None for 1.
+        relative_lr: With `lr=None`, the step size times the largest curvature where the chains start.
+        max_kick: What a gradient may change a momentum by in one step, at T > 0, in standard deviations sqrt(T):
+            `sqrt(lr) |g|` is cut off there and the share of cut numbers reported as "clipped". In equilibrium on a
+            Gaussian its standard deviation is `sqrt(lr l) < 2` wherever the step is stable at all, and 0.5 with the
+            measured step, so 10 leaves the law alone; where the curvature grows beyond what a step can follow, such as
+            at a small noise of few rows, it keeps the chain finite. `inf` never cuts.
+    """
+
+    lr: float | None
+    temperature: float
+    schedule: Schedule | None
+    scale: Position | None
+    relative_lr: float
+    max_kick: float
+
+    @abstractmethod
+    def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> Any:
+        """The state of c chains that start at `position`, leaves (c, *shape), with a step size of `lr`."""
+
+    @abstractmethod
+    def update(self, state: Any, slopes: Position, *, generator: torch.Generator) -> Any:
+        """The next state, given the gradients of the log density at `state.position`, leaves (c, *shape)."""
+
+    def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> Any:
+        """The chains at `position`, with the step size measured if none is given."""
+        if self.temperature < 0:
+            raise ValueError(f"`temperature` must not be negative; got {self.temperature!r}")
+        if self.lr is not None:
+            checks.positive(self.lr, name="lr")
+            return self.begin(position, self.lr, generator=generator)
+        return self.begin(position, measured_lr(self, log_density, position, generator=generator), generator=generator)
+
+    def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
+        """One gradient, one transition."""
+        value, slopes = value_and_gradient(log_density, self.where(state))
+        size, _ = self.pace(state)
+        info = {"log_density": value, "step_size": torch.full_like(value, size)}
+        if self.temperature > 0:
+            info["clipped"] = clip(slopes, self.max_kick * (self.temperature / size) ** 0.5, self.scale)
+        return self.update(state, slopes, generator=generator), info
+
+    def where(self, state: Any) -> Position:
+        """Where the gradient is taken: the position, or that part of it which the density knows of."""
+        return state.position
+
+    def pace(self, state: Any) -> tuple[float, float]:
+        """The step size and the temperature of the step that `state` is about to take."""
+        multiplier = 1.0 if self.schedule is None else self.schedule(state.count)
+        return state.lr * multiplier, self.temperature
+
+
+Stochastic = TypeVar("Stochastic", bound=StochasticKernel)
+
+
+def calmed(kernel: Stochastic, share: float) -> Stochastic:
+    """The kernel with a `relative_lr` that bears the noise of mini-batches which hold a share of the rows.
+
+    Where a model fits, that noise has a variance of about `curvature / share`; a step size of this share, and of the
+    friction in a step, keeps what it adds to the temperature where it was for a batch of all rows drawn with
+    replacement.
+
+    >>> from bayeskit import mcmc
+    >>> calmed(mcmc.SGLD(), 0.1).relative_lr
+    0.025
+    """
+    settings: Any = kernel
+    friction = 1 - getattr(kernel, "momentum", 0.0)
+    return replace(settings, relative_lr=kernel.relative_lr * share * friction)
+
+
+def measured_lr(
+    kernel: StochasticKernel, log_density: LogDensity, position: Position, *, generator: torch.Generator
+) -> float:
+    """The kernel's `relative_lr` over the largest curvature of any chain's log density, in the kernel's units.
+
+    Raises:
+        ValueError: The log density is flat there, or not finite.
+    """
+    scale, relative_lr = kernel.scale, kernel.relative_lr
+    checks.positive(relative_lr, name="relative_lr")
+    if scale is None:
+        steepest = curvature(log_density, position, generator=generator)
+    else:
+        units = {name: leaf / scale[name] for name, leaf in position.items()}
+        steepest = curvature(
+            lambda z: log_density({name: leaf * scale[name] for name, leaf in z.items()}), units, generator=generator
+        )
+    top = steepest.max().item()
+    if not 0 < top < float("inf"):
+        raise ValueError(
+            f"the curvature of the log density where the chains start is {top}, which gives no step size; "
+            "give `lr`, or start elsewhere."
+        )
+    return relative_lr / top
+
+
+def uphill(position: Position, by: Position, scale: Position | None, *, alpha: float) -> Position:
+    """The position plus `alpha * by`, with `by` in units of `scale`."""
+    leaves = lists._foreach_add(list(position.values()), list(in_units(by, scale).values()), alpha=alpha)
+    return dict(zip(position, leaves, strict=True))
+
+
+def clip(slopes: Position, limit: float, scale: Position | None) -> torch.Tensor:
+    """Cut gradients off in place at `limit` over the units, and say which share of each chain's numbers was, (c,)."""
+    cut, total = [], 0
+    for name, slope in slopes.items():
+        most: Any = limit if scale is None else limit / scale[name]
+        beyond = (slope.abs() > most).reshape(len(slope), -1)
+        cut.append(beyond.sum(-1))
+        total += beyond.shape[-1]
+        torch.clamp_(slope, -most, most)
+    return (torch.stack(cut).sum(0) / total).to(next(iter(slopes.values())).dtype)
+
+
+def in_units(leaves: Position, scale: Position | None) -> Position:
+    """The leaves times the units: a gradient in units of `scale`, or what was in such units as it is."""
+    return leaves if scale is None else {name: leaf * scale[name] for name, leaf in leaves.items()}
+
+
+def add_noise(
+    leaves: Position,
+    variance: float,
+    *,
+    temperature: float,
+    generator: torch.Generator,
+    scale: Position | None = None,
+) -> None:
+    """Add N(0, variance), in units of `scale`, to every number of some fresh leaves in place; nothing at temperature 0.
+
+    Raises:
+        ValueError: The variance is negative at a temperature above 0: the known noise of the gradients is more than a
+            step may have.
+    """
+    if temperature == 0:
+        return
+    if variance < 0:
+        raise ValueError(
+            f"the noise of the gradients alone is more than temperature {temperature:g} allows (what is to be added "
+            f"would have variance {variance:.3g}); lower `lr` or `gradient_noise`."
+        )
+    for name, leaf in leaves.items():
+        noise = random.normal(leaf.shape, like=leaf, generator=generator)
+        leaf.add_(noise if scale is None else noise.mul_(scale[name]), alpha=variance**0.5)
