@@ -26,6 +26,7 @@ from bayeskit.mcmc import (
     Chain,
     Position,
     StochasticKernel,
+    Structured,
     TransitionKernel,
     calmed,
     ess,
@@ -171,6 +172,9 @@ class MCMC(Inference):
         self, kernel: TransitionKernel, model: Model, position: Position, data: Data, *, generator: torch.Generator
     ) -> tuple[TransitionKernel, LogPosterior | MiniBatches]:
         """The kernel, and what it steps on: the full density, or estimates and a step size that bears their noise."""
+        if isinstance(kernel, Structured):
+            inside, density = self._steps(kernel.kernel, model, position, data, generator=generator)
+            return replace(kernel, kernel=inside, groups=model.labels(kernel.groups)), density
         size = self.batch_size or (len(data) if len(data) <= WHOLE else BATCH)
         if not kernel.mini_batches or size >= len(data):
             density = first = LogPosterior(model, replace(data, x=data.x[:]))

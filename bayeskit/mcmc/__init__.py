@@ -7,6 +7,8 @@ from bayeskit.mcmc.density import hessian_diagonal as hessian_diagonal
 from bayeskit.mcmc.diagnostics import ess as ess
 from bayeskit.mcmc.diagnostics import rhat as rhat
 from bayeskit.mcmc.entropy import EntropySGLD as EntropySGLD
+from bayeskit.mcmc.groups import Groups as Groups
+from bayeskit.mcmc.groups import group_labels as group_labels
 from bayeskit.mcmc.kernel import AdaptiveKernel as AdaptiveKernel
 from bayeskit.mcmc.kernel import Info as Info
 from bayeskit.mcmc.kernel import TransitionKernel as TransitionKernel
@@ -21,3 +23,4 @@ from bayeskit.mcmc.sgld import SGLD as SGLD
 from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.stochastic import calmed as calmed
 from bayeskit.mcmc.stochastic import measured_lr as measured_lr
+from bayeskit.mcmc.structured import Structured as Structured
