@@ -44,6 +44,8 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "hmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:HMC"}),
     "sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGLD"}),
     "sghmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGHMC"}),
+    "entropy_mcmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:EntropySGLD"}),
+    "structured_sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:Structured"}),
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.

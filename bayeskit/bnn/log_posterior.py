@@ -15,7 +15,7 @@ from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data, Params
-from bayeskit.mcmc import Position, hessian_diagonal
+from bayeskit.mcmc import Groups, Position, group_labels, hessian_diagonal
 
 NOISE_SPREAD = 2.0
 """Standard deviation of the prior on a likelihood's own parameters, about the values they are given. They are logs, so
@@ -53,6 +53,17 @@ class Model:
     def params(self, weights: Tensor) -> Params:
         """The weights at standardized positions (*c, p), by name."""
         return unflatten(self.mean + self.scale * weights, self.like)
+
+    def labels(self, groups: Groups) -> dict[str, Tensor]:
+        """The group of every number of a position, from groups of the network's parameters.
+
+        What a likelihood learns is a group by itself.
+        """
+        named = group_labels(groups, {name: value.shape for name, value in self.like.items()})
+        labels = {"weights": torch.cat([label.reshape(-1) for label in named.values()])}
+        if self.own_mean is not None:
+            labels["likelihood"] = torch.full((len(self.own_mean),), int(labels["weights"].max()) + 1)
+        return labels
 
     def log_density(self, position: Position, data: Data) -> Tensor:
         """Log joint density of c positions and the data, up to a constant, (c,)."""

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bayeskit.bnn.batch_statistics import estimate_statistics
 from bayeskit.bnn.layers import batch_norms, check_frozen
@@ -19,13 +19,14 @@ from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Posterior
-from bayeskit.core.types import Data, Params
+from bayeskit.core.types import Data
 from bayeskit.mcmc import (
     NUTS,
     AdaptiveKernel,
     Chain,
     Position,
     StochasticKernel,
+    Structured,
     TransitionKernel,
     calmed,
     ess,
@@ -89,6 +90,8 @@ class MCMC(Inference):
         thin: Steps per draw; None for 1, or 12.
         batch_size: Rows in a step of a stochastic-gradient kernel; None for all of them up to 2,000 rows, 500 beyond.
         start_steps: L-BFGS steps towards a mode before the chain starts.
+        variables: Leaves of the chain that are draws of the weights: ("weights",), or with `EntropySGLD` also
+            "weights.anchor", alone or beside it.
         checkpoint: File to write the run to and to resume it from, or None.
 
     References:
@@ -113,6 +116,7 @@ class MCMC(Inference):
     thin: int | None = None
     batch_size: int | None = None
     start_steps: int = 100
+    variables: tuple[str, ...] = ("weights",)
     checkpoint: str | PathLike[str] | None = None
 
     priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
@@ -141,8 +145,9 @@ class MCMC(Inference):
                 generator=generator,
                 checkpoint=self.checkpoint,
             )
-            draws = model.params(chain.samples["weights"].flatten(0, 1))
-            diagnostics = {**_mixing(chain, network, draws, data), **notes}
+            weights = self._draws(chain)
+            diagnostics = {**_mixing(chain, model, weights, data), **notes}
+            draws = model.params(weights.flatten(0, 2))
         posterior = BayesNet(network, SampledWeights(draws), MonteCarlo())
         history = {"log_density": chain.info["log_density"].mean(0).tolist()}
         return Fit(posterior, model.fitted(chain.samples), history=history, diagnostics=diagnostics)
@@ -154,10 +159,22 @@ class MCMC(Inference):
         checks.positive(budget.num_chains, name="num_chains", integer=True)
         return budget
 
+    def _draws(self, chain: Chain) -> Tensor:
+        """What the chains say about the weights, (variables, c, s, p)."""
+        options = [leaf for leaf in chain.samples if leaf.startswith("weights")]
+        if not self.variables:
+            raise ValueError(f"`variables` must name at least one of {options}")
+        for name in self.variables:
+            checks.choice(name, name="variables", options=options)
+        return torch.stack([chain.samples[name] for name in self.variables])
+
     def _steps(
         self, kernel: TransitionKernel, model: Model, position: Position, data: Data, *, generator: torch.Generator
     ) -> tuple[TransitionKernel, LogPosterior | MiniBatches]:
         """The kernel, and what it steps on: the full density, or estimates and a step size that bears their noise."""
+        if isinstance(kernel, Structured):
+            inside, density = self._steps(kernel.kernel, model, position, data, generator=generator)
+            return replace(kernel, kernel=inside, groups=model.labels(kernel.groups)), density
         size = self.batch_size or (len(data) if len(data) <= WHOLE else BATCH)
         if not kernel.mini_batches or size >= len(data):
             density = first = LogPosterior(model, replace(data, x=data.x[:]))
@@ -197,8 +214,15 @@ def _fixed(network: nn.Module, data: Data) -> nn.Module:
     return frozen(network)
 
 
-def _mixing(chain: Chain, network: nn.Module, draws: Params, data: Data) -> dict[str, Any]:
-    """Acceptance, divergences, and the agreement of chains about the function at some training inputs."""
+def _mixing(chain: Chain, model: Model, weights: Tensor, data: Data) -> dict[str, Any]:
+    """Acceptance, divergences, and the agreement of chains about the function at some training inputs.
+
+    Args:
+        chain: What was run.
+        model: Whose weights.
+        weights: (variables, c, s, p); each variable is judged by itself, and the worst is told.
+        data: The training rows.
+    """
     found: dict[str, Any] = {}
     if "acceptance" in chain.info:
         found["acceptance"] = chain.info["acceptance"].mean().item()
@@ -208,10 +232,11 @@ def _mixing(chain: Chain, network: nn.Module, draws: Params, data: Data) -> dict
         found["clipped gradients"] = chain.info["clipped"].mean().item()
     if "step_size" in chain.info:
         found["step size"] = chain.info["step_size"].mean().item()
-    chains, number = chain.samples["weights"].shape[:2]
+    variables, chains, number, _ = weights.shape
     if number >= 4:
         rows = data.x[torch.linspace(0, len(data) - 1, min(PROBES, len(data))).round().long()]
-        values = evaluate(network, draws, rows).detach().reshape(chains, number, -1)
+        values = evaluate(model.network, model.params(weights.flatten(0, 2)), rows).detach()
+        values = values.reshape(variables, chains, number, -1).movedim(0, -1)
         found["R-hat"] = rhat(values).nan_to_num(nan=1.0).max().item()
         found["effective draws"] = ess(values).min().item()
     return found

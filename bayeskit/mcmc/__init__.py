@@ -8,6 +8,9 @@ from bayeskit.mcmc.density import curvature as curvature
 from bayeskit.mcmc.density import hessian_diagonal as hessian_diagonal
 from bayeskit.mcmc.diagnostics import ess as ess
 from bayeskit.mcmc.diagnostics import rhat as rhat
+from bayeskit.mcmc.entropy import EntropySGLD as EntropySGLD
+from bayeskit.mcmc.groups import Groups as Groups
+from bayeskit.mcmc.groups import group_labels as group_labels
 from bayeskit.mcmc.hmc import HMC as HMC
 from bayeskit.mcmc.kernel import AdaptiveKernel as AdaptiveKernel
 from bayeskit.mcmc.kernel import Info as Info
@@ -22,4 +25,6 @@ from bayeskit.mcmc.sghmc import SGHMC as SGHMC
 from bayeskit.mcmc.sgld import SGLD as SGLD
 from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.stochastic import calmed as calmed
+from bayeskit.mcmc.stochastic import measured_lr as measured_lr
 from bayeskit.mcmc.stochastic import settled as settled
+from bayeskit.mcmc.structured import Structured as Structured

@@ -68,13 +68,17 @@ class StochasticKernel(TransitionKernel, ABC):
 
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One gradient, one transition."""
-        value, slopes = value_and_gradient(log_density, state.position)
+        value, slopes = value_and_gradient(log_density, self.where(state))
         size, _ = self.pace(state)
         info = {"log_density": value, "step_size": torch.full_like(value, size)}
         kick = self.max_kick if self.max_kick is not None or self.lr is not None else KICK
         if kick is not None and self.temperature > 0:
             info["clipped"] = clip(slopes, kick * (self.temperature / size) ** 0.5, self.scale)
         return self.update(state, slopes, generator=generator), info
+
+    def where(self, state: Any) -> Position:
+        """Where the gradient is taken: the position, or that part of it which the density knows of."""
+        return state.position
 
     def pace(self, state: Any) -> tuple[float, float]:
         """The step size and the temperature of the step that `state` is about to take."""

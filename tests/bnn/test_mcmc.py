@@ -68,7 +68,10 @@ def linear(generator, n=30, d=3):
     )
 
 
-@pytest.mark.parametrize("kernel, bias", [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.SGHMC(), 0.05)])
+@pytest.mark.parametrize(
+    "kernel, bias",
+    [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.SGHMC(), 0.05), (mcmc.EntropySGLD(), 0.1)],
+)
 def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     # Case weights included: precision = prior precision + X' W X / noise.
     data, noise = linear(generator), 0.25
@@ -85,6 +88,59 @@ def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     assert ((draws.mean(0) - mean[:, 0]).abs() < (4 / size.sqrt()) * sd).all()
     assert ((draws.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + bias).all()
     assert fit.diagnostics["R-hat"] < 1.05
+
+
+def test_variables_say_which_draws_predict(generator):
+    data, prior = rows("regression", generator), bnn.gaussian_prior(network())
+
+    def infer(*variables):
+        method = MCMC(mcmc.EntropySGLD(eta=4.0), **SHORT, variables=variables)
+        return method.infer(prior, Gaussian(), data, generator=torch.Generator().manual_seed(0))
+
+    position, anchor, both = infer("weights"), infer("weights.anchor"), infer("weights", "weights.anchor")
+    draws = torch.cat([position.posterior(data.x).draws, anchor.posterior(data.x).draws])
+    assert torch.equal(both.posterior(data.x).draws, draws) and not torch.equal(*draws.chunk(2))
+    assert both.diagnostics["R-hat"] == max(fit.diagnostics["R-hat"] for fit in (position, anchor))
+    with pytest.raises(ValueError, match=r"`variables` must be one of \['weights', 'weights.anchor'\]"):
+        infer("weights.ancor")
+    with pytest.raises(ValueError, match="`variables` must name at least one"):
+        infer()
+
+
+def test_structured_draws_have_the_best_independent_law(generator):
+    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 4 standard errors and ten percent, as for SGLD.
+    data, noise = linear(generator), 0.25
+    prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
+    precision = prior.weights.covariance.inverse().to_dense() + data.x.mT * data.weights @ data.x / noise
+    mean = torch.linalg.solve(precision, data.x.mT * data.weights @ data.y / noise)[:, 0]
+    kernel = mcmc.Structured(groups="parameter")
+    method = MCMC(kernel, num_chains=4, num_samples=100, burn_in=100, thin=8)
+    fit = method.infer(prior, Gaussian(noise, learn=False), data, generator=generator)
+    draws = fit.posterior.weights.draws["weight"][:, 0].reshape(4, 100, 3)
+    sd = precision.diagonal().rsqrt()
+    size, spread = mcmc.ess(draws).clamp(max=400), mcmc.ess((draws - mean) ** 2).clamp(max=400)
+    flat = draws.flatten(0, 1)
+    assert ((flat.mean(0) - mean).abs() < (4 / size.sqrt()) * sd).all()
+    assert ((flat.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()
+    correlation = torch.corrcoef(flat.T) - torch.eye(3)
+    assert correlation.abs().max() < 4 / size.min().sqrt() + 0.1
+
+
+def test_groups_are_those_of_the_networks_parameters(generator):
+    prior = bnn.gaussian_prior(network())  # 2-4-1
+    model = Model(prior.network, prior.weights, Gaussian())
+    names = list(model.like)
+    assert model.labels("layer")["weights"].unique(return_counts=True)[1].tolist() == [12, 5]
+    assert model.labels("neuron")["weights"].unique(return_counts=True)[1].tolist() == [3, 3, 3, 3, 5]
+    own = {name: torch.tensor(i % 2) for i, name in enumerate(names)}
+    labels = model.labels(own)
+    assert labels["weights"].max() == 1 and labels["likelihood"].tolist() == [2]
+    data = rows("regression", generator)
+    for groups in ("neuron", own):
+        for size in (None, 10):
+            kernel = mcmc.Structured(mcmc.EntropySGLD(), groups=groups, num_passes=3)
+            fit = MCMC(kernel, batch_size=size, **SHORT).infer(prior, Gaussian(), data, generator=generator)
+            assert fit.posterior(data.x).draws.shape == (12, 40, 1)
 
 
 def test_the_noise_is_learnt_with_the_stated_prior(generator):
