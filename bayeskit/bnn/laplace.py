@@ -15,7 +15,8 @@ from bayeskit.bnn.network import parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit
-from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, check_precision, prepare, train
+from bayeskit.bnn.search import check_precision
+from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, prepare, train
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind

@@ -11,17 +11,10 @@ from bayeskit.bnn.heads.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.heads.row_prior import RowPrior
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import flatten, is_random, parameters, unflatten, with_parameters
-from bayeskit.bnn.training import (
-    DEFAULT_TRAINING,
-    FEWEST_ROWS,
-    average,
-    descend,
-    holding_out,
-    precisions,
-    seeded_if,
-)
+from bayeskit.bnn.search import Search, average
+from bayeskit.bnn.training import seeded_if
 from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
+from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.types import Data
 
 
@@ -69,29 +62,22 @@ def train_jointly(
     set_training(network)
     like = {} if body is None else parameters(network, body.mean)
     flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
-    enough = len(data) >= FEWEST_ROWS
-    search = isinstance(precision, str) and body is not None and not body.scale_known
-    training = holding_out(training, DEFAULT_TRAINING) if search else training
-    rows, held_out = split(data, training, generator=generator) if enough else (data, None)
+    known = body is None or body.scale_known
+    search = Search.plan(data, training, precision, known=known, generator=generator)
     learns_statistics, drops = normalizes(network), is_random(network, data.x[:2])
-    learnt = [value for value in layer.likelihood.parameters() if value.requires_grad]
-    state = [flat, *layer.rows.parameters(), *(learnt if enough else [])]
+    learnt = search.learnt(layer.likelihood)
+    state = [flat, *layer.rows.parameters(), *learnt]
 
     def expected(batch: Data) -> Tensor:
         features = head.reaching(unflatten(flat, like), batch.x[:])
         return layer.expected_log_prob(with_one(features, width), batch.y)
 
-    def score() -> Tensor:
-        assert held_out is not None
+    def score(held_out: Data) -> Tensor:
         network.eval()
         with torch.no_grad():
             values = torch.cat([expected(part) for part in held_out.batches(4096)])
         set_training(network)
         return values
-
-    def validation() -> Tensor:
-        assert held_out is not None
-        return -average(score(), held_out)
 
     def run(settings: Training, factor: float) -> History:
         prior_law = None if body is None else body.sharpened(factor)
@@ -105,21 +91,14 @@ def train_jointly(
             bound = batch.total(terms) - layer.kl_weight * layer.divergence()
             return -bound if prior_law is None else -bound - prior_law.log_density(flat)
 
-        return minimize(
-            loss,
-            state,
-            rows,
-            settings,
-            generator=generator,
-            validation=None if held_out is None else validation,
-            buffers=network.buffers(),
-        )
+        watched, buffers = search.validation(score), network.buffers()
+        return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
 
-    factors = precisions(precision, search=search and held_out is not None)
-    history, factor = descend(run, score, [*state, *network.buffers()], training, factors)
+    history, factor = search.descend(run, score, [*state, *network.buffers()])
     layer.prior = RowPrior(base.mean, base.precision * factor)
+    held_out = search.held_out
     if held_out is not None and learnt:  # rows that the weights have not seen set the noise
         network.eval()
         minimize_lbfgs(lambda: -average(expected(held_out).double(), held_out), learnt, description="calibration")
     trained = with_parameters(network, {name: value.detach() for name, value in unflatten(flat, like).items()})
-    return TrainedBody(trained, history, factor, 0 if held_out is None else len(held_out))
+    return TrainedBody(trained, history, factor, search.num_held_out)
