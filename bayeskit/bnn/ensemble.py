@@ -15,7 +15,7 @@ from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import call, flatten, frozen, is_random, parameters, unflatten
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
 from bayeskit.bnn.search import FEWEST_ROWS, average, candidates, check_precision, descend, holding_out
-from bayeskit.bnn.training import QUICK_TRAINING, calibrate, prepare, seeded_if
+from bayeskit.bnn.training import QUICK_TRAINING, calibrate, prepare, seeded_by
 from bayeskit.bnn.weights import SampledWeights
 from bayeskit.core import checks, operators, random
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -131,7 +131,7 @@ class _Members:
             for name, _ in network.named_buffers()
             if stateful
         }
-        self._draws, self._generator = is_random(network, x), generator
+        self._source = generator if is_random(network, x) else None
 
     def joinable(self, x: Batch) -> bool:
         """Whether one pass can run all the members."""
@@ -147,7 +147,7 @@ class _Members:
     def outputs(self, x: Batch, *, together: bool) -> Tensor:
         """Outputs while training, (M, b, k)."""
         set_training(self.network, not self.buffers or len(x) > 1)  # BatchNorm cannot see the spread of one row
-        with seeded_if(self._draws, self._generator):
+        with seeded_by(self._source):
             if together:
                 run = vmap(lambda w: call(self.network, unflatten(w, self.like), x), randomness="different")
                 return run(self.flat)

@@ -25,7 +25,7 @@ from bayeskit.bnn.network import (
 )
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.search import Search
-from bayeskit.bnn.training import calibrate, prepare, seeded_if
+from bayeskit.bnn.training import calibrate, prepare, seeded_by
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -165,7 +165,7 @@ class _Problem:
         self.search, self.num_steps = search, per_epoch * search.training.max_epochs
         self.own = search.learnt(likelihood)
         self.like = parameters(network, weights.mean)
-        self.drops, self.normalizes = is_random(network, data.x[:2]), normalizes(network)
+        self.source, self.normalizes = generator if is_random(network, data.x[:2]) else None, normalizes(network)
         self.together = False
         self.center = weights.flat_mean.to(at_least_single(weights.flat_mean.dtype))
         self.scale = weights.covariance.diagonal().to(self.center).sqrt()
@@ -213,7 +213,7 @@ class _Problem:
         def one(u: Tensor) -> Tensor:
             return call(self.network, unflatten(self.center + self.scale * u, self.like), x)
 
-        with seeded_if(self.drops, self.generator):
+        with seeded_by(self.source):
             if self.together:
                 return vmap(one, randomness="different")(drawn)
             return torch.stack([one(u) for u in drawn])

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -134,7 +134,7 @@ def log_joint_loss(
     def loss(batch: Data) -> Tensor:
         if learns_statistics:  # one row alone has no spread to be normalized by
             set_training(network, len(batch) > 1)
-        with nullcontext() if generator is None else seeded_if(True, generator):
+        with seeded_by(generator):
             f = call(network, unflatten(flat, like), batch.x[:])
         return -batch.total(likelihood.log_prob(f, batch.y)) - law.log_density(flat)
 
@@ -204,9 +204,9 @@ def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Dat
 
 
 @contextmanager
-def seeded_if(needed: bool, generator: torch.Generator) -> Iterator[None]:
-    """Lend the global generator for a while, if the network draws from it."""
-    if not needed:
+def seeded_by(generator: torch.Generator | None) -> Iterator[None]:
+    """Lend the global generator for a while; nothing with None, for a network that does not draw from it."""
+    if generator is None:
         yield
     elif torch.cuda.is_initialized():
         with random.seeded(generator):

@@ -1,5 +1,6 @@
 """A body and its Bayesian last layer, trained together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from bayeskit.bnn.heads.row_prior import RowPrior
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import flatten, is_random, parameters, unflatten, with_parameters
 from bayeskit.bnn.search import Search, average
-from bayeskit.bnn.training import seeded_if
+from bayeskit.bnn.training import seeded_by
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.types import Data
@@ -64,8 +65,7 @@ def train_jointly(
     flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
     known = body is None or body.scale_known
     search = Search.plan(data, training, precision, known=known, generator=generator)
-    learns_statistics, drops = normalizes(network), is_random(network, data.x[:2])
-    learnt = search.learnt(layer.likelihood)
+    source, learnt = generator if is_random(network, data.x[:2]) else None, search.learnt(layer.likelihood)
     state = [flat, *layer.rows.parameters(), *learnt]
 
     def expected(batch: Data) -> Tensor:
@@ -80,17 +80,9 @@ def train_jointly(
         return values
 
     def run(settings: Training, factor: float) -> History:
-        prior_law = None if body is None else body.sharpened(factor)
+        law = None if body is None else body.sharpened(factor)
         layer.prior = RowPrior(base.mean, base.precision * factor)
-
-        def loss(batch: Data) -> Tensor:
-            if learns_statistics:  # one row alone has no spread to be normalized by
-                set_training(network, len(batch) > 1)
-            with seeded_if(drops, generator):
-                terms = expected(batch)
-            bound = batch.total(terms) - layer.kl_weight * layer.divergence()
-            return -bound if prior_law is None else -bound - prior_law.log_density(flat)
-
+        loss = _minus_bound(network, layer, expected, flat, law=law, generator=source)
         watched, buffers = search.validation(score), network.buffers()
         return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
 
@@ -102,3 +94,26 @@ def train_jointly(
         minimize_lbfgs(lambda: -average(expected(held_out).double(), held_out), learnt, description="calibration")
     trained = with_parameters(network, {name: value.detach() for name, value in unflatten(flat, like).items()})
     return TrainedBody(trained, history, factor, search.num_held_out)
+
+
+def _minus_bound(
+    network: nn.Module,
+    layer: LikelihoodLayer,
+    expected: Callable[[Data], Tensor],
+    flat: Tensor,
+    *,
+    law: GaussianWeights | None,
+    generator: torch.Generator | None,
+) -> Callable[[Data], Tensor]:
+    """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their law."""
+    learns_statistics = normalizes(network)
+
+    def loss(batch: Data) -> Tensor:
+        if learns_statistics:  # one row alone has no spread to be normalized by
+            set_training(network, len(batch) > 1)
+        with seeded_by(generator):
+            terms = expected(batch)
+        bound = batch.total(terms) - layer.kl_weight * layer.divergence()
+        return -bound if law is None else -bound - law.log_density(flat)
+
+    return loss

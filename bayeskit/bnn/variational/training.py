@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import is_random
 from bayeskit.bnn.search import Search, check_precision
-from bayeskit.bnn.training import calibrate, seeded_if
+from bayeskit.bnn.training import calibrate, seeded_by
 from bayeskit.bnn.variational.network import Variational
 from bayeskit.bnn.variational.subspace import Subspace
 from bayeskit.core import checks, operators
@@ -31,29 +32,25 @@ EVIDENCE_RUNS = 30_000
 """Rows times draws spent on the estimate of the bound, unless there are more rows than that."""
 
 
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """What is maximized, and how it is estimated.
+class Settings(Protocol):
+    """What the inferences by a mean-field law share; see `MeanFieldVI`."""
 
-    Args:
-        num_samples: Draws at each step.
-        num_draws: Draws of the weights that make predictions; None for 32.
-        kl_weight: Factor on the divergence; 1 for the evidence lower bound.
-        precision: A factor on the prior's precision, or "validation".
-    """
+    estimator: str
+    num_samples: int
+    num_draws: int | None
+    initial_scale: float
+    kl_weight: float
+    prior_precision: float | str
+    training: Training | None
 
-    num_samples: int = 1
-    num_draws: int | None = None
-    kl_weight: float = 1.0
-    precision: float | str = "validation"
 
-    def validate(self) -> None:
-        """Raise one clear sentence if a setting is out of range."""
-        checks.positive(self.num_samples, name="num_samples", integer=True)
-        checks.positive(self.kl_weight, name="kl_weight")
-        check_precision(self.precision, "validation")
-        if self.num_draws is not None:
-            checks.positive(self.num_draws, name="num_draws", integer=True)
+def validate(settings: Settings) -> None:
+    """Raise one clear sentence if a setting is out of range."""
+    checks.positive(settings.num_samples, name="num_samples", integer=True)
+    checks.positive(settings.kl_weight, name="kl_weight")
+    check_precision(settings.prior_precision, "validation")
+    if settings.num_draws is not None:
+        checks.positive(settings.num_draws, name="num_draws", integer=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +81,7 @@ class Ascent:
         q: The law, holding its prior.
         likelihood: Law of the observations; copied.
         data: Inputs and targets, in the network's dtype.
-        objective: Draws, KL weight, prior precision.
+        settings: Of the inference: draws, KL weight, prior precision, training.
         exchange: Of active weights, for a sparse law.
         generator: Source of all randomness.
     """
@@ -94,21 +91,22 @@ class Ascent:
         q: Variational,
         likelihood: Likelihood,
         data: Data,
-        objective: Objective,
+        settings: Settings,
         *,
         exchange: Exchange | None = None,
         generator: torch.Generator,
     ):
         self.q, self.likelihood, self.data = q, copy.deepcopy(likelihood), data
-        self.objective, self.exchange, self.generator = objective, exchange, generator
-        self.normalizes, self.drops = normalizes(q.network, q.support.shapes), is_random(q.network, data.x[:2])
+        self.settings, self.exchange, self.generator = settings, exchange, generator
+        self.normalizes = normalizes(q.network, q.support.shapes)
+        self.source = generator if is_random(q.network, data.x[:2]) else None
         self.buffers = [*q.network.buffers(), *q.support.buffers()]
 
-    def fit(self, training: Training | None) -> Fit:
-        """Train, at falling prior precisions if held-out rows are to choose one; None for the default settings."""
-        training = DEFAULT_TRAINING if training is None else training
+    def fit(self) -> Fit:
+        """Train, at falling prior precisions if held-out rows are to choose one."""
+        training, precision = self.settings.training or DEFAULT_TRAINING, self.settings.prior_precision
         known = self.q.prior.scale_known
-        search = Search.plan(self.data, training, self.objective.precision, known=known, generator=self.generator)
+        search = Search.plan(self.data, training, precision, known=known, generator=self.generator)
         own = search.learnt(self.likelihood)
 
         def climb(settings: Training, factor: float) -> History:
@@ -122,7 +120,7 @@ class Ascent:
             if search.held_out is not None:
                 calibrate(self.likelihood, self.draws(search.held_out), search.held_out)
             evidence = Evidence(self.bound(), "lower bound")
-            posterior = self.q.posterior(self.data.x[:2], num_samples=self.objective.num_draws)
+            posterior = self.q.posterior(self.data.x[:2], num_samples=self.settings.num_draws)
         diagnostics = {
             "prior precision": self.q.factor,
             "held-out rows": search.num_held_out,
@@ -134,7 +132,7 @@ class Ascent:
 
     def climb(self, search: Search, own: list[Tensor], training: Training, factor: float) -> History:
         """One training at a prior precision, from where the law stands, with these parameters of the likelihood."""
-        q, objective, rows = self.q, self.objective, search.rows
+        q, rows = self.q, search.rows
         q.factor = factor
         num_steps = training.max_epochs * math.ceil(len(rows) / (training.batch_size or len(rows)))
         subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
@@ -144,12 +142,12 @@ class Ascent:
             set_training(q.network, not self.normalizes or len(batch) > 1, names=q.support.shapes)
             if subspace is not None:
                 subspace.watch()
-            with seeded_if(self.drops, self.generator):
+            with seeded_by(self.source):
                 return q.loss(
                     self.likelihood,
                     batch,
-                    num_samples=objective.num_samples,
-                    kl_weight=objective.kl_weight,
+                    num_samples=self.settings.num_samples,
+                    kl_weight=self.settings.kl_weight,
                     generator=self.generator,
                 )
 
