@@ -14,18 +14,8 @@ from bayeskit.bnn.building import reinitialize
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import call, flatten, frozen, is_random, parameters, unflatten
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
-from bayeskit.bnn.training import (
-    FEWEST_ROWS,
-    QUICK_TRAINING,
-    average,
-    calibrate,
-    check_precision,
-    descend,
-    holding_out,
-    precisions,
-    prepare,
-    seeded_if,
-)
+from bayeskit.bnn.search import FEWEST_ROWS, average, candidates, check_precision, descend, holding_out
+from bayeskit.bnn.training import QUICK_TRAINING, calibrate, prepare, seeded_by
 from bayeskit.bnn.weights import SampledWeights
 from bayeskit.core import checks, operators, random
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -90,7 +80,7 @@ class DeepEnsemble(Inference):
             members = _Members(network, list(weights.mean), data.x[:2], self.num_members, generator)
             together = self.together and members.joinable(data.x[:2])
             if isinstance(self.prior_precision, str) and not weights.scale_known:
-                training = holding_out(training, DEFAULT_TRAINING)
+                training = holding_out(training, DEFAULT_TRAINING.validation_fraction)
             folds = _Folds.cut(data, training, self.num_members, generator=generator)
             likelihood = copy.deepcopy(likelihood)
             own = [p for p in likelihood.parameters() if p.requires_grad] if len(data) >= FEWEST_ROWS else []
@@ -117,7 +107,7 @@ class DeepEnsemble(Inference):
                     buffers=members.buffers.values(),
                 )
 
-            factors = precisions(self.prior_precision, search=folds.any and not weights.scale_known)
+            factors = candidates(self.prior_precision, search=folds.any and not weights.scale_known)
             history, factor = descend(run, score, [members.flat, *own, *members.buffers.values()], training, factors)
             if folds.any and own:
                 calibrate(likelihood, members.held_out(folds).unsqueeze(0), folds.unseen)
@@ -141,7 +131,7 @@ class _Members:
             for name, _ in network.named_buffers()
             if stateful
         }
-        self._draws, self._generator = is_random(network, x), generator
+        self._source = generator if is_random(network, x) else None
 
     def joinable(self, x: Batch) -> bool:
         """Whether one pass can run all the members."""
@@ -157,7 +147,7 @@ class _Members:
     def outputs(self, x: Batch, *, together: bool) -> Tensor:
         """Outputs while training, (M, b, k)."""
         set_training(self.network, not self.buffers or len(x) > 1)  # BatchNorm cannot see the spread of one row
-        with seeded_if(self._draws, self._generator):
+        with seeded_by(self._source):
             if together:
                 run = vmap(lambda w: call(self.network, unflatten(w, self.like), x), randomness="different")
                 return run(self.flat)

@@ -24,20 +24,14 @@ from bayeskit.bnn.network import (
     with_parameters,
 )
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
-from bayeskit.bnn.training import (
-    FEWEST_ROWS,
-    calibrate,
-    descend,
-    holding_out,
-    prepare,
-    seeded_if,
-)
+from bayeskit.bnn.search import Search
+from bayeskit.bnn.training import calibrate, prepare, seeded_by
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.optimize import History, Training, minimize, split
+from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.optimize.training import SCHEDULES
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -122,21 +116,15 @@ class IVON(Inference):
         weights = weights.sharpened(self.prior_precision)
         with operators.recording() as notes:
             problem = _Problem(network, weights, copy.deepcopy(likelihood), data, self, generator=generator)
-            weight: float | str = 1.0 if weights.scale_known and isinstance(self.kl_weight, str) else self.kl_weight
-            if isinstance(weight, str):
-                tried = KL_WEIGHTS if problem.held_out is not None else KL_WEIGHTS[:1]
-            else:
-                tried = (weight,)
-            run, score, training = problem.run, problem.score, problem.training
-            history, weight = descend(run, score, problem.state, training, tried, threshold=THRESHOLD)
+            search = problem.search
+            history, weight = search.descend(problem.run, problem.score, problem.state, threshold=THRESHOLD)
             problem.calibrate()
         law = problem.law()
         network = with_parameters(network, law.mean)
         closing = head_of(network, law.mean, data.x)
         linear = closing is not None and isinstance(closing.layer, nn.Linear)  # then the function's law is closed
         posterior = BayesNet(network, law, Linearize() if linear else MonteCarlo(self.num_samples))
-        held_out = 0 if problem.held_out is None else len(problem.held_out)
-        diagnostics = {"KL weight": weight, "held-out rows": held_out, **notes}
+        diagnostics = {"KL weight": weight, "held-out rows": search.num_held_out, **notes}
         return Fit(posterior, problem.likelihood, history=history, diagnostics=diagnostics)
 
     def _validate(self) -> None:
@@ -168,17 +156,16 @@ class _Problem:
         self.network, self.weights, self.likelihood = network, weights, likelihood
         self.settings, self.generator = settings, generator
         training = DEFAULT_TRAINING if settings.training is None else settings.training
-        if isinstance(settings.kl_weight, str) and not weights.scale_known:
-            training = holding_out(training, DEFAULT_TRAINING)
-        enough = len(data) >= FEWEST_ROWS
-        self.rows, self.held_out = split(data, training, generator=generator) if enough else (data, None)
-        per_epoch = math.ceil(len(self.rows) / (training.batch_size or len(self.rows)))
+        known, weight = weights.scale_known, settings.kl_weight
+        search = Search.plan(data, training, weight, known=known, generator=generator, tried=KL_WEIGHTS)
+        per_epoch = math.ceil(len(search.rows) / (training.batch_size or len(search.rows)))
         if settings.training is None:
-            training = replace(training, max_epochs=max(FEWEST_EPOCHS, DEFAULT_STEPS // per_epoch))
-        self.training, self.num_steps = training, per_epoch * training.max_epochs
-        self.own = [p for p in likelihood.parameters() if p.requires_grad] if enough else []
+            epochs = max(FEWEST_EPOCHS, DEFAULT_STEPS // per_epoch)
+            search = replace(search, training=replace(search.training, max_epochs=epochs))
+        self.search, self.num_steps = search, per_epoch * search.training.max_epochs
+        self.own = search.learnt(likelihood)
         self.like = parameters(network, weights.mean)
-        self.drops, self.normalizes = is_random(network, data.x[:2]), normalizes(network)
+        self.source, self.normalizes = generator if is_random(network, data.x[:2]) else None, normalizes(network)
         self.together = False
         self.center = weights.flat_mean.to(at_least_single(weights.flat_mean.dtype))
         self.scale = weights.covariance.diagonal().to(self.center).sqrt()
@@ -197,7 +184,7 @@ class _Problem:
         """Train with a weight on the divergence, from where the state stands."""
         steps, settings = self.steps, self.settings
         schedule = SCHEDULES[training.schedule]
-        steps.begin(len(self.rows) / kl_weight, settings.hess_init, schedule, self.num_steps)
+        steps.begin(len(self.search.rows) / kl_weight, settings.hess_init, schedule, self.num_steps)
 
         def loss(batch: Data) -> Tensor:
             # One row alone has no spread to be normalized by.
@@ -212,7 +199,7 @@ class _Problem:
         return minimize(
             loss,
             self.own,
-            self.rows,
+            self.search.rows,
             training,
             generator=self.generator,
             description="IVON",
@@ -226,7 +213,7 @@ class _Problem:
         def one(u: Tensor) -> Tensor:
             return call(self.network, unflatten(self.center + self.scale * u, self.like), x)
 
-        with seeded_if(self.drops, self.generator):
+        with seeded_by(self.source):
             if self.together:
                 return vmap(one, randomness="different")(drawn)
             return torch.stack([one(u) for u in drawn])
@@ -241,16 +228,16 @@ class _Problem:
             return False
         return True
 
-    def score(self) -> Tensor:
+    def score(self, held_out: Data) -> Tensor:
         """Log predictive densities of the held-out rows, (m,)."""
-        assert self.held_out is not None
-        terms = self.likelihood.log_prob(self._predicted(self.held_out), self.held_out.y).detach()
+        terms = self.likelihood.log_prob(self._predicted(held_out), held_out.y).detach()
         return terms.logsumexp(0) - math.log(len(terms))
 
     def calibrate(self) -> None:
         """Set the likelihood's own parameters by the held-out rows."""
-        if self.held_out is not None and self.own:
-            calibrate(self.likelihood, self._predicted(self.held_out), self.held_out)
+        held_out = self.search.held_out
+        if held_out is not None and self.own:
+            calibrate(self.likelihood, self._predicted(held_out), held_out)
 
     def _predicted(self, data: Data) -> Tensor:
         """The network at as many draws as predictions will have, (s, n, k)."""

@@ -9,7 +9,8 @@ import torch
 from bayeskit.bnn.head import scale_outputs
 from bayeskit.bnn.network import evaluate, parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
-from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, check_precision, one_draw, train
+from bayeskit.bnn.search import check_precision
+from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, Trained, one_draw, train
 from bayeskit.bnn.weights import PointWeights
 from bayeskit.core import operators
 from bayeskit.core.inference import Fit, Inference, Kind

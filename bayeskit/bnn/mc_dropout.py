@@ -18,7 +18,8 @@ from bayeskit.bnn.dropout import (
 from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import MLP, frozen
 from bayeskit.bnn.posterior import BayesNet, MonteCarlo
-from bayeskit.bnn.training import QUICK_TRAINING, calibrate, check_precision, prepare, train
+from bayeskit.bnn.search import check_precision
+from bayeskit.bnn.training import QUICK_TRAINING, calibrate, prepare, train
 from bayeskit.bnn.weights import PointWeights, SampledWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind

@@ -10,7 +10,7 @@ from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.posterior import BayesNet
 from bayeskit.bnn.training import QUICK_TRAINING, prepare
 from bayeskit.bnn.variational.network import INITIAL_SCALE, Variational
-from bayeskit.bnn.variational.training import Ascent, Objective
+from bayeskit.bnn.variational.training import Ascent, validate
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training
@@ -68,9 +68,8 @@ class MeanFieldVI(Inference):
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """Train means and scales; the posterior is their law."""
         self.check(prior, likelihood, data)
-        objective = Objective(self.num_samples, self.num_draws, self.kl_weight, self.prior_precision)
-        objective.validate()
+        validate(self)
         weights, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale)
-        return Ascent(q, likelihood, data, objective, generator=generator).fit(self.training)
+        return Ascent(q, likelihood, data, self, generator=generator).fit()

@@ -13,7 +13,7 @@ from bayeskit.bnn.training import QUICK_TRAINING, beside, prepare
 from bayeskit.bnn.variational.network import INITIAL_SCALE, Variational
 from bayeskit.bnn.variational.sparse_weights import SparseWeights
 from bayeskit.bnn.variational.subspace import WHOLE, random_support
-from bayeskit.bnn.variational.training import Ascent, Exchange, Objective
+from bayeskit.bnn.variational.training import Ascent, Exchange, validate
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
@@ -84,8 +84,7 @@ class SSVI(Inference):
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """Train means, scales and the choice of weights; the posterior is their law."""
         self.check(prior, likelihood, data)
-        objective = Objective(self.num_samples, self.num_draws, self.kl_weight, self.prior_precision)
-        objective.validate()
+        validate(self)
         exchange = self._exchange()
         assert isinstance(prior, BayesNet)
         if isinstance(prior.weights, SparseWeights):
@@ -98,7 +97,7 @@ class SSVI(Inference):
             support = random_support(like, self.density, block=self.block, whole=self.whole, generator=generator)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale, support=support)
-        return Ascent(q, likelihood, data, objective, exchange=exchange, generator=generator).fit(self.training)
+        return Ascent(q, likelihood, data, self, exchange=exchange, generator=generator).fit()
 
     def _exchange(self) -> Exchange:
         if self.every is not None:

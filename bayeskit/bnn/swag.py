@@ -13,12 +13,12 @@ from bayeskit.bnn.batch_statistics import statistics_of_draws
 from bayeskit.bnn.layers import batch_norms, check_frozen
 from bayeskit.bnn.network import evaluate, flatten, frozen, is_random, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
+from bayeskit.bnn.search import check_precision
 from bayeskit.bnn.training import (
     DEFAULT_TRAINING,
     QUICK_TRAINING,
     Trained,
     calibrate,
-    check_precision,
     log_joint_loss,
     prepare,
     train,

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import call, evaluate, flatten, is_random, parameters, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet
+from bayeskit.bnn.search import Search, average
 from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.core import checks, random
+from bayeskit.core import random
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.support import check_support
-from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
+from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.posterior import GaussianValues, Posterior
 from bayeskit.core.types import Data, Params
 
@@ -27,12 +28,6 @@ DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10
 
 QUICK_TRAINING = Training(lr=2e-2, max_epochs=15, batch_size=64, patience=5, validation_fraction=0.15)
 """A tenth of a second for a hundred rows."""
-
-THRESHOLD = 1.0
-"""Standard errors by which held-out rows must gain before a weaker prior is taken (the one-standard-error rule)."""
-
-FEWEST_ROWS = 20
-"""With fewer rows none are held out, and the parameters of the likelihood stay as they were given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,44 +85,29 @@ def train(
     likelihood = copy.deepcopy(likelihood)
     like = parameters(network, weights.mean)
     flat = flatten(like, like).requires_grad_()
-    enough = len(data) >= FEWEST_ROWS
-    search = isinstance(precision, str) and not weights.scale_known
-    training = holding_out(training, DEFAULT_TRAINING) if search else training
-    rows, held_out = split(data, training, generator=generator) if enough else (data, None)
-    own = [value for value in likelihood.parameters() if value.requires_grad] if enough else []
-    drops = is_random(network, data.x[:2])
+    search = Search.plan(data, training, precision, known=weights.scale_known, generator=generator)
+    own, source = search.learnt(likelihood), generator if is_random(network, data.x[:2]) else None
 
-    def score() -> Tensor:
-        assert held_out is not None
+    def score(held_out: Data) -> Tensor:
         network.eval()
         with torch.no_grad():
             f = evaluate(network, one_draw(unflatten(flat, like)), held_out.x)[0]
         set_training(network)
         return likelihood.log_prob(f, held_out.y)
 
-    def validation() -> Tensor:
-        assert held_out is not None
-        return -average(score(), held_out)
-
     def run(settings: Training, factor: float) -> History:
-        source, law = generator if drops else None, weights.sharpened(factor)
-        return minimize(
-            log_joint_loss(network, flat, like, likelihood=likelihood, law=law, generator=source),
-            [flat, *own],
-            rows,
-            settings,
-            generator=generator,
-            validation=None if held_out is None else validation,
-            buffers=network.buffers(),
-        )
+        law = weights.sharpened(factor)
+        loss = log_joint_loss(network, flat, like, likelihood=likelihood, law=law, generator=source)
+        watched, buffers = search.validation(score), network.buffers()
+        rows = search.rows
+        return minimize(loss, [flat, *own], rows, settings, generator=generator, validation=watched, buffers=buffers)
 
-    factors = precisions(precision, search=search and held_out is not None)
-    history, factor = descend(run, score, [flat, *own, *network.buffers()], training, factors)
+    history, factor = search.descend(run, score, [flat, *own, *network.buffers()])
     params = {name: value.detach() for name, value in unflatten(flat, like).items()}
     network = with_parameters(network, params)
-    if held_out is not None:
-        calibrate(likelihood, evaluate(network, one_draw(params), held_out.x), held_out)
-    return Trained(network, parameters(network, params), likelihood, held_out, history, factor, rows)
+    if search.held_out is not None:
+        calibrate(likelihood, evaluate(network, one_draw(params), search.held_out.x), search.held_out)
+    return Trained(network, parameters(network, params), likelihood, search.held_out, history, factor, search.rows)
 
 
 def log_joint_loss(
@@ -154,82 +134,11 @@ def log_joint_loss(
     def loss(batch: Data) -> Tensor:
         if learns_statistics:  # one row alone has no spread to be normalized by
             set_training(network, len(batch) > 1)
-        with nullcontext() if generator is None else seeded_if(True, generator):
+        with seeded_by(generator):
             f = call(network, unflatten(flat, like), batch.x[:])
         return -batch.total(likelihood.log_prob(f, batch.y)) - law.log_density(flat)
 
     return loss
-
-
-def check_precision(precision: float | str, rule: str) -> None:
-    """Raise unless `precision` is a positive number or the name of the rule that finds it."""
-    if isinstance(precision, str):
-        checks.choice(precision, name="prior_precision", options=(rule,))
-    else:
-        checks.positive(precision, name="prior_precision")
-
-
-def holding_out(training: Training, default: Training) -> Training:
-    """The settings, with the default share of the rows held out if they hold none: a search by validation needs some.
-
-    Without them it would stay at a precision of 1, which may leave a deep network at zero.
-    """
-    share = training.validation_fraction or default.validation_fraction
-    return replace(training, validation_fraction=share)
-
-
-def precisions(precision: float | str, *, search: bool) -> tuple[float, ...]:
-    """The factors on the prior's precision to be tried: the one given, or falling ones if held-out rows can judge."""
-    if isinstance(precision, str):
-        return (1.0, 0.1, 0.01) if search else (1.0,)
-    return (precision,)
-
-
-def descend(
-    run: Callable[[Training, float], History],
-    score: Callable[[], Tensor],
-    state: list[Tensor],
-    training: Training,
-    factors: Sequence[float],
-    *,
-    threshold: float = THRESHOLD,
-) -> tuple[History, float]:
-    """Train at falling prior precisions, each from the same start, and keep the last that held-out rows gain by.
-
-    Every run starts anew because a strong prior can pull a network to zero, and from there no gradient leads back. A
-    gain counts if it is larger than `threshold` standard errors, so that a few rows are not listened to too closely.
-
-    Args:
-        run: Trains at a precision, changing `state` in place.
-        score: Log-likelihoods of the held-out rows, (m,).
-        state: What training changes: set to the start before each run, and to the kept run's end at last.
-        training: Settings; further runs write further checkpoint files.
-        factors: Precisions in the order to be tried.
-        threshold: See above.
-
-    Returns:
-        The curves of all runs one after the other, and the precision that is kept.
-    """
-    start = [value.detach().clone() for value in state]
-    history, kept = run(training, factors[0]), factors[0]
-    for factor in factors[1:]:
-        best, reached = [value.detach().clone() for value in state], score()
-        _put(state, start)
-        file = None if training.checkpoint is None else f"{training.checkpoint}.{factor:g}"
-        curves = run(replace(training, checkpoint=file), factor)
-        history = {name: history[name] + curve for name, curve in curves.items()}
-        gain = score() - reached
-        if gain.mean() > threshold * gain.std() / math.sqrt(len(gain)):
-            kept = factor
-        else:
-            _put(state, best)
-    return history, kept
-
-
-@torch.no_grad()
-def _put(state: list[Tensor], values: list[Tensor]) -> None:
-    for tensor, value in zip(state, values, strict=True):
-        tensor.copy_(value)
 
 
 def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
@@ -294,15 +203,10 @@ def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Dat
     minimize_lbfgs(lambda: -average(density(), data), own, description="calibration")
 
 
-def average(values: Tensor, data: Data) -> Tensor:
-    """The average of a quantity given per row, weighted by the cases: (*b, n) to (*b,)."""
-    return data.total(values) / data.total(torch.ones_like(values))
-
-
 @contextmanager
-def seeded_if(needed: bool, generator: torch.Generator) -> Iterator[None]:
-    """Lend the global generator for a while, if the network draws from it."""
-    if not needed:
+def seeded_by(generator: torch.Generator | None) -> Iterator[None]:
+    """Lend the global generator for a while; nothing with None, for a network that does not draw from it."""
+    if generator is None:
         yield
     elif torch.cuda.is_initialized():
         with random.seeded(generator):

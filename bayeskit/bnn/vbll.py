@@ -23,7 +23,8 @@ from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import NetworkFunction, parameters, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.prior_precision import base_precision
-from bayeskit.bnn.training import DEFAULT_TRAINING, FEWEST_ROWS, QUICK_TRAINING, check_precision, prepare
+from bayeskit.bnn.search import FEWEST_ROWS, check_precision
+from bayeskit.bnn.training import DEFAULT_TRAINING, QUICK_TRAINING, prepare
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators, random
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind

@@ -11,7 +11,7 @@ from torch import nn
 from bayeskit import bnn
 from bayeskit.bnn.default import default_prior
 from bayeskit.bnn.network import flatten
-from bayeskit.bnn.training import descend
+from bayeskit.bnn.search import descend
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data

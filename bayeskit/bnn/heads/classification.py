@@ -48,5 +48,5 @@ class VBLLClassification(LikelihoodLayer):
     ):
         likelihood = Bernoulli() if num_classes == 2 else Categorical(num_classes)
         logits = 1 if num_classes == 2 else num_classes
-        rows, prior = start(in_features, logits, covariance, variance=prior_scale / in_features, rank=rank, dtype=dtype)
+        rows, prior = start(in_features, logits, covariance, prior_scale=prior_scale, rank=rank, dtype=dtype)
         super().__init__(rows, prior, likelihood, num_data=num_data, kl_weight=kl_weight, bound=bound)

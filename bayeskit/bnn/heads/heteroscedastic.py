@@ -51,9 +51,7 @@ class VBLLHeteroscedastic(LikelihoodLayer):
         kl_weight: float = 1.0,
         dtype: torch.dtype | None = None,
     ):
-        rows, prior = start(
-            in_features, 2 * out_features, covariance, variance=prior_scale / in_features, rank=rank, dtype=dtype
-        )
+        rows, prior = start(in_features, 2 * out_features, covariance, prior_scale=prior_scale, rank=rank, dtype=dtype)
         precision = prior.precision.clone()
         precision[out_features:] *= prior_scale / noise_prior_scale
         with torch.no_grad():

@@ -93,16 +93,17 @@ def gaussian_values(mean: Tensor, root: Tensor) -> GaussianValues:
 
 
 def start(
-    in_features: int, outputs: int, covariance: str, *, variance: float, rank: int, dtype: torch.dtype | None = None
+    in_features: int, outputs: int, covariance: str, *, prior_scale: float, rank: int, dtype: torch.dtype | None = None
 ) -> tuple[Rows, RowPrior]:
-    """Rows near zero with small scales, and a prior of independent weights with this variance.
+    """Rows near zero with small scales, and a prior of independent weights with variance `prior_scale / in_features`.
 
     Means start as `N(0, 2 / d)`, as layers of networks do; standard deviations at those of the prior over sqrt(d), so
     that a first step is not drowned in the spread of the outputs.
     """
     checks.positive(in_features, name="in_features", integer=True)
     checks.positive(outputs, name="out_features", integer=True)
-    checks.positive(variance, name="prior_scale")
+    checks.positive(prior_scale, name="prior_scale")
+    variance = prior_scale / in_features
     mean = math.sqrt(2 / in_features) * torch.randn(outputs, in_features, dtype=dtype)
     prior = RowPrior(torch.zeros_like(mean), torch.full_like(mean, 1 / variance))
     scale = torch.full_like(mean, math.sqrt(variance / in_features))

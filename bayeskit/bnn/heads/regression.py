@@ -56,8 +56,6 @@ class VBLLRegression(LikelihoodLayer):
         kl_weight: float = 1.0,
         dtype: torch.dtype | None = None,
     ):
-        rows, prior = start(
-            in_features, out_features, covariance, variance=prior_scale / in_features, rank=rank, dtype=dtype
-        )
+        rows, prior = start(in_features, out_features, covariance, prior_scale=prior_scale, rank=rank, dtype=dtype)
         likelihood = Gaussian(torch.as_tensor(noise, dtype=torch.float64).expand(out_features), learn=learn_noise)
         super().__init__(rows, prior, likelihood, num_data=num_data, kl_weight=kl_weight, noise_prior=noise_prior)

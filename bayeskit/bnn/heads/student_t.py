@@ -64,7 +64,7 @@ class VBLLStudentT(LastLayer):
         checks.positive(shape, name="shape")
         checks.positive(rate, name="rate")
         self.rows, self.prior = start(
-            in_features, out_features, covariance, variance=prior_scale / in_features, rank=rank, dtype=dtype
+            in_features, out_features, covariance, prior_scale=prior_scale, rank=rank, dtype=dtype
         )
         self.register_buffer("shape", torch.full((out_features,), shape, dtype=dtype))
         self.register_buffer("rate", torch.full((out_features,), rate, dtype=dtype))

@@ -1,5 +1,6 @@
 """A body and its Bayesian last layer, trained together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,17 +12,10 @@ from bayeskit.bnn.heads.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.heads.row_prior import RowPrior
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import flatten, is_random, parameters, unflatten, with_parameters
-from bayeskit.bnn.training import (
-    DEFAULT_TRAINING,
-    FEWEST_ROWS,
-    average,
-    descend,
-    holding_out,
-    precisions,
-    seeded_if,
-)
+from bayeskit.bnn.search import Search, average
+from bayeskit.bnn.training import seeded_by
 from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs, split
+from bayeskit.core.optimize import History, Training, minimize, minimize_lbfgs
 from bayeskit.core.types import Data
 
 
@@ -69,57 +63,57 @@ def train_jointly(
     set_training(network)
     like = {} if body is None else parameters(network, body.mean)
     flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
-    enough = len(data) >= FEWEST_ROWS
-    search = isinstance(precision, str) and body is not None and not body.scale_known
-    training = holding_out(training, DEFAULT_TRAINING) if search else training
-    rows, held_out = split(data, training, generator=generator) if enough else (data, None)
-    learns_statistics, drops = normalizes(network), is_random(network, data.x[:2])
-    learnt = [value for value in layer.likelihood.parameters() if value.requires_grad]
-    state = [flat, *layer.rows.parameters(), *(learnt if enough else [])]
+    known = body is None or body.scale_known
+    search = Search.plan(data, training, precision, known=known, generator=generator)
+    source, learnt = generator if is_random(network, data.x[:2]) else None, search.learnt(layer.likelihood)
+    state = [flat, *layer.rows.parameters(), *learnt]
 
     def expected(batch: Data) -> Tensor:
         features = head.reaching(unflatten(flat, like), batch.x[:])
         return layer.expected_log_prob(with_one(features, width), batch.y)
 
-    def score() -> Tensor:
-        assert held_out is not None
+    def score(held_out: Data) -> Tensor:
         network.eval()
         with torch.no_grad():
             values = torch.cat([expected(part) for part in held_out.batches(4096)])
         set_training(network)
         return values
 
-    def validation() -> Tensor:
-        assert held_out is not None
-        return -average(score(), held_out)
-
     def run(settings: Training, factor: float) -> History:
-        prior_law = None if body is None else body.sharpened(factor)
+        law = None if body is None else body.sharpened(factor)
         layer.prior = RowPrior(base.mean, base.precision * factor)
+        loss = _minus_bound(network, layer, expected, flat, law=law, generator=source)
+        watched, buffers = search.validation(score), network.buffers()
+        return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
 
-        def loss(batch: Data) -> Tensor:
-            if learns_statistics:  # one row alone has no spread to be normalized by
-                set_training(network, len(batch) > 1)
-            with seeded_if(drops, generator):
-                terms = expected(batch)
-            bound = batch.total(terms) - layer.kl_weight * layer.divergence()
-            return -bound if prior_law is None else -bound - prior_law.log_density(flat)
-
-        return minimize(
-            loss,
-            state,
-            rows,
-            settings,
-            generator=generator,
-            validation=None if held_out is None else validation,
-            buffers=network.buffers(),
-        )
-
-    factors = precisions(precision, search=search and held_out is not None)
-    history, factor = descend(run, score, [*state, *network.buffers()], training, factors)
+    history, factor = search.descend(run, score, [*state, *network.buffers()])
     layer.prior = RowPrior(base.mean, base.precision * factor)
+    held_out = search.held_out
     if held_out is not None and learnt:  # rows that the weights have not seen set the noise
         network.eval()
         minimize_lbfgs(lambda: -average(expected(held_out).double(), held_out), learnt, description="calibration")
     trained = with_parameters(network, {name: value.detach() for name, value in unflatten(flat, like).items()})
-    return TrainedBody(trained, history, factor, 0 if held_out is None else len(held_out))
+    return TrainedBody(trained, history, factor, search.num_held_out)
+
+
+def _minus_bound(
+    network: nn.Module,
+    layer: LikelihoodLayer,
+    expected: Callable[[Data], Tensor],
+    flat: Tensor,
+    *,
+    law: GaussianWeights | None,
+    generator: torch.Generator | None,
+) -> Callable[[Data], Tensor]:
+    """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their law."""
+    learns_statistics = normalizes(network)
+
+    def loss(batch: Data) -> Tensor:
+        if learns_statistics:  # one row alone has no spread to be normalized by
+            set_training(network, len(batch) > 1)
+        with seeded_by(generator):
+            terms = expected(batch)
+        bound = batch.total(terms) - layer.kl_weight * layer.divergence()
+        return -bound if law is None else -bound - law.log_density(flat)
+
+    return loss

@@ -4,28 +4,21 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bayeskit.bnn.layers import normalizes, set_training
 from bayeskit.bnn.network import is_random
-from bayeskit.bnn.training import (
-    FEWEST_ROWS,
-    average,
-    calibrate,
-    check_precision,
-    descend,
-    holding_out,
-    precisions,
-    seeded_if,
-)
+from bayeskit.bnn.search import Search, check_precision
+from bayeskit.bnn.training import calibrate, seeded_by
 from bayeskit.bnn.variational.network import Variational
 from bayeskit.bnn.variational.subspace import Subspace
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.optimize import History, Training, minimize, split
+from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import SampledValues
 from bayeskit.core.types import Data
 
@@ -39,29 +32,25 @@ EVIDENCE_RUNS = 30_000
 """Rows times draws spent on the estimate of the bound, unless there are more rows than that."""
 
 
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """What is maximized, and how it is estimated.
+class Settings(Protocol):
+    """What the inferences by a mean-field law share; see `MeanFieldVI`."""
 
-    Args:
-        num_samples: Draws at each step.
-        num_draws: Draws of the weights that make predictions; None for 32.
-        kl_weight: Factor on the divergence; 1 for the evidence lower bound.
-        precision: A factor on the prior's precision, or "validation".
-    """
+    estimator: str
+    num_samples: int
+    num_draws: int | None
+    initial_scale: float
+    kl_weight: float
+    prior_precision: float | str
+    training: Training | None
 
-    num_samples: int = 1
-    num_draws: int | None = None
-    kl_weight: float = 1.0
-    precision: float | str = "validation"
 
-    def validate(self) -> None:
-        """Raise one clear sentence if a setting is out of range."""
-        checks.positive(self.num_samples, name="num_samples", integer=True)
-        checks.positive(self.kl_weight, name="kl_weight")
-        check_precision(self.precision, "validation")
-        if self.num_draws is not None:
-            checks.positive(self.num_draws, name="num_draws", integer=True)
+def validate(settings: Settings) -> None:
+    """Raise one clear sentence if a setting is out of range."""
+    checks.positive(settings.num_samples, name="num_samples", integer=True)
+    checks.positive(settings.kl_weight, name="kl_weight")
+    check_precision(settings.prior_precision, "validation")
+    if settings.num_draws is not None:
+        checks.positive(settings.num_draws, name="num_draws", integer=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +81,7 @@ class Ascent:
         q: The law, holding its prior.
         likelihood: Law of the observations; copied.
         data: Inputs and targets, in the network's dtype.
-        objective: Draws, KL weight, prior precision.
+        settings: Of the inference: draws, KL weight, prior precision, training.
         exchange: Of active weights, for a sparse law.
         generator: Source of all randomness.
     """
@@ -102,54 +91,48 @@ class Ascent:
         q: Variational,
         likelihood: Likelihood,
         data: Data,
-        objective: Objective,
+        settings: Settings,
         *,
         exchange: Exchange | None = None,
         generator: torch.Generator,
     ):
         self.q, self.likelihood, self.data = q, copy.deepcopy(likelihood), data
-        self.objective, self.exchange, self.generator = objective, exchange, generator
-        self.enough = len(data) >= FEWEST_ROWS
-        self.own = [value for value in self.likelihood.parameters() if value.requires_grad] if self.enough else []
-        self.normalizes, self.drops = normalizes(q.network, q.support.shapes), is_random(q.network, data.x[:2])
+        self.settings, self.exchange, self.generator = settings, exchange, generator
+        self.normalizes = normalizes(q.network, q.support.shapes)
+        self.source = generator if is_random(q.network, data.x[:2]) else None
         self.buffers = [*q.network.buffers(), *q.support.buffers()]
 
-    def fit(self, training: Training | None) -> Fit:
-        """Train, at falling prior precisions if held-out rows are to choose one; None for the default settings."""
-        training = DEFAULT_TRAINING if training is None else training
-        search = isinstance(self.objective.precision, str) and not self.q.prior.scale_known
-        training = holding_out(training, DEFAULT_TRAINING) if search else training
-        rows, held_out = split(self.data, training, generator=self.generator) if self.enough else (self.data, None)
-        factors = precisions(self.objective.precision, search=search and held_out is not None)
-        state = [self.q.mean, self.q.log_scale, *self.own, *self.buffers]
-
-        def score() -> Tensor:
-            assert held_out is not None
-            return self.score(held_out)
+    def fit(self) -> Fit:
+        """Train, at falling prior precisions if held-out rows are to choose one."""
+        training, precision = self.settings.training or DEFAULT_TRAINING, self.settings.prior_precision
+        known = self.q.prior.scale_known
+        search = Search.plan(self.data, training, precision, known=known, generator=self.generator)
+        own = search.learnt(self.likelihood)
 
         def climb(settings: Training, factor: float) -> History:
-            return self.climb(rows, held_out, settings, factor)
+            return self.climb(search, own, settings, factor)
 
         with operators.recording() as notes:
-            history, self.q.factor = descend(climb, score, state, training, factors)
+            state = [self.q.mean, self.q.log_scale, *own, *self.buffers]
+            history, self.q.factor = search.descend(climb, self.score, state)
             self.q.network.eval()
             self.q.gradients = None
-            if held_out is not None:
-                calibrate(self.likelihood, self.draws(held_out), held_out)
+            if search.held_out is not None:
+                calibrate(self.likelihood, self.draws(search.held_out), search.held_out)
             evidence = Evidence(self.bound(), "lower bound")
-            posterior = self.q.posterior(self.data.x[:2], num_samples=self.objective.num_draws)
+            posterior = self.q.posterior(self.data.x[:2], num_samples=self.settings.num_draws)
         diagnostics = {
             "prior precision": self.q.factor,
-            "held-out rows": 0 if held_out is None else len(held_out),
+            "held-out rows": search.num_held_out,
             "KL": float(self.q.kl().detach()),
             "active weights": len(self.q.mean),
             **notes,
         }
         return Fit(posterior, self.likelihood, evidence, history, diagnostics)
 
-    def climb(self, rows: Data, held_out: Data | None, training: Training, factor: float) -> History:
-        """One training at a prior precision, from where the law stands."""
-        q, objective = self.q, self.objective
+    def climb(self, search: Search, own: list[Tensor], training: Training, factor: float) -> History:
+        """One training at a prior precision, from where the law stands, with these parameters of the likelihood."""
+        q, rows = self.q, search.rows
         q.factor = factor
         num_steps = training.max_epochs * math.ceil(len(rows) / (training.batch_size or len(rows)))
         subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
@@ -159,26 +142,22 @@ class Ascent:
             set_training(q.network, not self.normalizes or len(batch) > 1, names=q.support.shapes)
             if subspace is not None:
                 subspace.watch()
-            with seeded_if(self.drops, self.generator):
+            with seeded_by(self.source):
                 return q.loss(
                     self.likelihood,
                     batch,
-                    num_samples=objective.num_samples,
-                    kl_weight=objective.kl_weight,
+                    num_samples=self.settings.num_samples,
+                    kl_weight=self.settings.kl_weight,
                     generator=self.generator,
                 )
 
-        def validation() -> Tensor:
-            assert held_out is not None
-            return -average(self.score(held_out), held_out)
-
         return minimize(
             loss,
-            [q.mean, q.log_scale, *self.own],
+            [q.mean, q.log_scale, *own],
             rows,
             training,
             generator=self.generator,
-            validation=None if held_out is None or training.patience is None else validation,
+            validation=None if training.patience is None else search.validation(self.score),
             buffers=self.buffers if subspace is None else [*self.buffers, subspace.count],
             after_step=None if subspace is None else subspace.step,
         )
