@@ -139,7 +139,7 @@ class _State:
         _, self.moments, self.objective = before
 
     def _without_common(self, mean: Tensor) -> Tensor:
-        """Means (k, d) less the c that the rows of a softmax share, where the prior wants it: `sum_o P_o (m_o - c) = 0`.
+        """Means (k, d) less the c that rows of a softmax share, where the prior wants it: `sum_o P_o (m_o - c) = 0`.
 
         Labels do not feel c, so steps with the curvature of each row alone would take some hundred rounds to it.
         """

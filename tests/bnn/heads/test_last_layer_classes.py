@@ -111,6 +111,7 @@ def test_fit_ends_where_the_loss_is_flat(covariance, bound, classes):
     # The bound settles to 1e-8 of itself, the slope to the root of that.
     assert max(float(value.grad.abs().max()) for value in layer.rows.parameters()) < 1e-4
 
+
 def test_what_the_classes_share_is_settled_at_once():
     """Labels do not feel a vector added to the weights of all classes; under equal priors the best one is zero."""
     features, _ = problem()
@@ -120,7 +121,6 @@ def test_what_the_classes_share_is_settled_at_once():
     settled = natural.settle(layer, Data(features, labels(features)), learn_noise=False)
     assert layer.rows.mean.sum(0).abs().max() < 1e-10
     assert settled.steps < 40  # left to the pull of the prior alone, that vector takes all of the 100
-
 
 
 def test_low_rank_reaches_a_bound_between_diagonal_and_dense():
