@@ -27,8 +27,11 @@ from bayeskit.core.optimize import minimize_lbfgs
 ROUNDS_LINEAR = 50
 """Rounds at most for the weights of a last layer; the problem is smooth and mostly concave, and ends well before."""
 
-ROUNDS_NETWORK = 3
-"""Rounds at most for other weights, whose training has chosen where to stop."""
+ROUNDS_NETWORK = (3, 30)
+"""Rounds at most for other weights: few where a round is dear, many where it is not (see `_rounds`)."""
+
+ROUNDS_WORK = 1e10
+"""Cubes of the number of weights that all rounds may come to: 30 rounds up to 690 weights, 3 from 1,500 on."""
 
 HALVINGS = 6
 """How often a step is halved before it is given up."""
@@ -114,7 +117,7 @@ class _Learning:
 def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tensor, learning: _Learning) -> Refit:
     """Rounds of evidence and Gauss-Newton step, for a curvature that is that of the log-likelihood itself."""
     weights, outcome, steps = problem.start, "moved", 0
-    limit = ROUNDS_LINEAR if problem.linear else ROUNDS_NETWORK
+    limit = _rounds(problem)
     curvature, model = _modelled(problem, weights, likelihood, learning)
     if not (problem.movable or problem.linear):
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
@@ -144,6 +147,14 @@ def _by_expansion(problem: Problem, likelihood: Likelihood, log_precision: Tenso
             break
     occam = model.occam(log_precision, log_noise)
     return Refit(weights, likelihood, curvature, torch.exp(-log_noise), log_precision, occam, steps)
+
+
+def _rounds(problem: Problem) -> int:
+    """How many at most. A deep network needs some tens: the evidence moves with the weights, and both move far."""
+    if problem.linear:
+        return ROUNDS_LINEAR
+    fewest, most = ROUNDS_NETWORK
+    return max(fewest, min(most, int(ROUNDS_WORK / len(problem.start) ** 3)))
 
 
 def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Tensor, learning: _Learning) -> Refit:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bayeskit import bnn
+from bayeskit.bnn import refit
 from bayeskit.bnn.network import flatten
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.optimize import Training
@@ -298,3 +299,20 @@ def test_arguments_stay_as_they_were(generator):
     bnn.Laplace(training=SHORT).infer(prior, likelihood, Data(x, y), generator=generator)
     assert all(torch.equal(before[name], value) for name, value in prior.network.state_dict().items())
     assert likelihood.noise.item() == pytest.approx(0.1)
+
+
+def test_all_weights_of_a_small_network_are_refitted_while_that_is_cheap(generator, monkeypatch):
+    x = torch.linspace(-2, 2, 60, dtype=torch.float64)[:, None]
+    data = Data(x, x.abs() + 0.1 * torch.randn(60, 1, generator=generator, dtype=torch.float64))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        prior = bnn.gaussian_prior(bnn.MLP(1, 1, hidden=(16,), dtype=torch.float64))
+    method = bnn.Laplace(
+        subset="all", training=Training(lr=3e-2, max_epochs=30, batch_size=16, validation_fraction=0.15)
+    )
+    many = method.infer(prior, Gaussian(0.01), data, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(refit, "ROUNDS_WORK", 0.0)  # as if the network were large
+    fewest = method.infer(prior, Gaussian(0.01), data, generator=torch.Generator().manual_seed(0))
+    assert (many.diagnostics["rounds"] > 10, fewest.diagnostics["rounds"]) == (True, 3)
+    # The training is short and three rounds are on the way: some fifteen nats were left when this was written.
+    assert float(many.log_evidence) > float(fewest.log_evidence) + 5
