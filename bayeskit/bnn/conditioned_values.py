@@ -6,9 +6,8 @@ from torch import Tensor
 
 from bayeskit.bnn.conditioned import ConditionedWeights
 from bayeskit.bnn.network import NetworkFunction
-from bayeskit.bnn.tangent import Sides, blocks, gram, shared_variances, sides
+from bayeskit.bnn.tangent import Sides, blocks, gram, known_sides, shared_variances
 from bayeskit.core import operators
-from bayeskit.core.inputs import Batch
 from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product
 from bayeskit.core.types import Params
 
@@ -53,7 +52,7 @@ class ConditionedValues(LinearOperator):
         pieces, x = [], self.values.x
         width = len(self.weights.values) + 64 * sum(s.shape[-1] + a.shape[-1] for a, s in rows.values())
         for points in operators.chunks(len(x), self.values.num_outputs * width):
-            own = self._sides(x[points])
+            own = known_sides(self.values, x[points])
             explained = self._explained(own, rows, variances).unflatten(0, (-1, self.values.num_outputs))
             pieces.append(floored(blocks(own, variances), explained @ explained.mT))
         return torch.cat(pieces).to(self.dtype)
@@ -61,7 +60,7 @@ class ConditionedValues(LinearOperator):
     def to_dense(self) -> Tensor:
         """The matrix, (n*k, n*k)."""
         rows, variances = self._rows()
-        own = self._sides(self.values.x)
+        own = known_sides(self.values, self.values.x)
         groups = torch.zeros(len(self.values.mean), dtype=torch.long)
         explained = self._explained(own, rows, variances)
         before = gram(own, own, variances, groups=groups, count=1)[0]
@@ -73,16 +72,13 @@ class ConditionedValues(LinearOperator):
         assert isinstance(self.values.weight_covariance, ConditionedWeights)
         return self.values.weight_covariance
 
-    def _sides(self, x: Batch) -> Sides:
-        return _known(self.values, x)
-
     def _rows(self) -> tuple[Sides, Params]:
         """What entered and left the layers at the rows that were conditioned on, and the variances before them."""
         before = self.weights.before
         assert isinstance(before.function, NetworkFunction)
         variances = shared_variances(before.function, before.weight_covariance)
         assert variances is not None
-        return _known(before, before.x), variances
+        return known_sides(before, before.x), variances
 
     def _explained(self, own: Sides, rows: Sides, variances: Params) -> Tensor:
         """T, (n*k, q)."""
@@ -90,15 +86,6 @@ class ConditionedValues(LinearOperator):
         cross = gram(own, rows, variances, groups=groups, count=1)[0].unflatten(-1, weights.root.shape[:2])
         seen = torch.einsum("xia,iab->xib", cross, weights.root).flatten(1)
         return (seen @ weights.vectors) * (1 + weights.values).rsqrt()
-
-
-def after_rows(values: operators.Linearized) -> LinearOperator:
-    """The covariance `J S J'` of functions, in the space of functions if S is conditioned and all layers are linear."""
-    weights, function = values.weight_covariance, values.function
-    if not isinstance(weights, ConditionedWeights) or not isinstance(function, NetworkFunction) or not len(values.x):
-        return values
-    shared = shared_variances(function, weights.weights_before)
-    return values if shared is None or sides(function, values.mean, values.x[:1]) is None else ConditionedValues(values)
 
 
 def floored(before: Tensor, explained: Tensor) -> Tensor:
@@ -110,13 +97,6 @@ def floored(before: Tensor, explained: Tensor) -> Tensor:
         relative = float((shift / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max())
         operators.note("variances floored at rounding, largest shift relative to the prior variance", relative)
     return value + torch.diag_embed(shift)
-
-
-def _known(values: operators.Linearized, x: Batch) -> Sides:
-    assert isinstance(values.function, NetworkFunction)
-    found = sides(values.function, values.mean, x)
-    assert found is not None  # asked before in `after_rows`
-    return found
 
 
 @block_rule.register

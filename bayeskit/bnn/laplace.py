@@ -13,7 +13,7 @@ from bayeskit.bnn.kernel import KERNEL_LIMIT
 from bayeskit.bnn.layers import check_frozen
 from bayeskit.bnn.network import flatten, parameters, size, unflatten, with_parameters
 from bayeskit.bnn.posterior import BayesNet, Linearize
-from bayeskit.bnn.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision
+from bayeskit.bnn.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision, settled
 from bayeskit.bnn.problem import STRUCTURES, Problem
 from bayeskit.bnn.refit import Refit, refit
 from bayeskit.bnn.subnetwork import by_parameter, most_uncertain, restricted
@@ -82,9 +82,14 @@ class Laplace(Inference):
             trained = self._trained(prior, likelihood, data, generator=generator)
             settings = {"structure": self.structure, "precision": precision, "movable": not self.pretrained}
             problem = Problem.build(trained, weights, names, data, **settings)
-            index = most_uncertain(problem, self.subset, trained.precision) if isinstance(self.subset, int) else None
-            problem = problem if index is None else restricted(problem, index)
-            result = refit(problem, self.prior_precision)
+            index, setting = None, self.prior_precision
+            if isinstance(self.subset, int):  # what was chosen for being undetermined would have the evidence say zero
+                index, setting = (
+                    most_uncertain(problem, self.subset, trained.precision),
+                    settled(setting, trained.precision),
+                )
+                problem = restricted(problem, index)
+            result = refit(problem, setting)
             posterior = _posterior(problem, result, trained.network, index)
         diagnostics = {
             "prior precision": result.log_precision.exp().tolist(),

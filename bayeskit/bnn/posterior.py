@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from bayeskit.bnn.blocks import rows_of
-from bayeskit.bnn.conditioned_values import after_rows
 from bayeskit.bnn.curvature import kronecker_order, with_one
+from bayeskit.bnn.function_space import in_function_space
 from bayeskit.bnn.head import local_function
 from bayeskit.bnn.layers import check_frozen, is_plain
 from bayeskit.bnn.network import at_least_single, chunks, evaluate, flatten, frozen, parameters
@@ -164,7 +164,8 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
             columns = with_one(inputs, index.shape[1]).to(rows.dtype).mT  # (d, n), the Jacobian of every output
             root = operators.half_product(rows, columns.expand(len(index), -1, -1)).mT
             return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root)))
-    return GaussianValues(mean, after_rows(operators.Linearized(center, weights.covariance, inputs, function=function)))
+    values = operators.Linearized(center, weights.covariance, inputs, function=function)
+    return GaussianValues(mean, in_function_space(values))
 
 
 def monte_carlo(

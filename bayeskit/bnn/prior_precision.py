@@ -118,6 +118,13 @@ def start(setting: Setting, precision: PriorPrecision) -> tuple[Tensor, Tensor]:
     return torch.tensor(values, dtype=torch.float64, device=device).log(), torch.tensor(learnt, device=device)
 
 
+def settled(setting: Setting, factor: float) -> Setting:
+    """The setting with this factor in place of every rule."""
+    if isinstance(setting, Mapping):
+        return {name: factor if isinstance(value, str) else value for name, value in setting.items()}
+    return factor if isinstance(setting, str) else setting
+
+
 def bounded(setting: Setting) -> bool:
     """Whether factors are learnt by the lower bound from blocks of rows."""
     return "bound" in (setting.values() if isinstance(setting, Mapping) else (setting,))

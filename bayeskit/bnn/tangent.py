@@ -118,6 +118,14 @@ def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
     return {n: (calls[0][0], s) for (n, calls), s in zip(passed.items(), gradients, strict=True)}
 
 
+def known_sides(values: operators.Linearized, x: Batch) -> Sides:
+    """The sides of a function that is known to have linear layers alone."""
+    assert isinstance(values.function, NetworkFunction)
+    found = sides(values.function, values.mean, x)
+    assert found is not None
+    return found
+
+
 def _as_double(params: Params) -> Params:
     return {name: value.double() for name, value in params.items()}
 

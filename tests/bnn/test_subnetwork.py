@@ -29,7 +29,7 @@ def infer(subset, given, generator, **settings):
 def test_a_subnetwork_of_all_weights_is_the_network(classes, generator):
     given = case(generator, classes)
     count = len(given[0].weights.flat_mean)
-    some, whole = infer(count, given, generator), infer("all", given, generator)
+    some, whole = (infer(subset, given, generator, prior_precision=0.8) for subset in (count, "all"))
     x = given[2].x
     assert float(some.log_evidence) == pytest.approx(float(whole.log_evidence), abs=1e-8)
     values, expected = some.posterior(x), whole.posterior(x)
@@ -62,6 +62,7 @@ def test_training_moves_the_rest_and_the_evidence_only_what_was_chosen(generator
     trained = bnn.MAP().infer(prior, likelihood, data, generator=torch.Generator().manual_seed(0))
     fit = bnn.Laplace(6).infer(prior, likelihood, data, generator=torch.Generator().manual_seed(0))
     weights, start = fit.posterior.weights, trained.posterior.weights
+    assert fit.diagnostics["prior precision"] == pytest.approx([trained.diagnostics["prior precision"]])
     moved = (flatten(weights.mean, weights.mean) - flatten(start.mean, start.mean)).abs() > 0
     assert set(moved.nonzero().flatten().tolist()) <= set(weights.covariance.index.tolist())
     draws = flatten(weights.sample(3, generator=generator), weights.mean)
@@ -75,8 +76,7 @@ def test_a_single_layer(generator):
     x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
     prior = bnn.gaussian_prior(seeded(lambda: nn.Linear(3, 1, dtype=torch.float64)))
     given = prior, Gaussian(0.1, learn=False), Data(x, x[:, :1])
-    values = infer(4, given, generator).posterior(x)
-    expected = infer("all", given, generator).posterior(x)
+    values, expected = (infer(subset, given, generator, prior_precision=1.0).posterior(x) for subset in (4, "all"))
     assert torch.allclose(values.mean, expected.mean, atol=1e-8)
     assert torch.allclose(values.covariance.to_dense(), expected.covariance.to_dense(), atol=1e-8)
 

@@ -1,0 +1,118 @@
+"""The covariance of functions of weights with Kronecker factors, from what enters and leaves each layer.
+
+The gradient of an output in a layer's weights is `s a'`, of rank one, so in the eigenbasis of the layer's factors
+its coordinates are `(Q_g' s) (Q_a' a)'`: a rotation of two vectors in place of one of a whole matrix.
+
+References:
+    Immer, Korzepa, Bauer. Improving predictions of Bayesian neural nets via local linearization. AISTATS 2021,
+    appendix B.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from linear_operator import LinearOperator
+from torch import Tensor
+
+from bayeskit.bnn.blocks import LayerBlocks
+from bayeskit.bnn.curvature import kronecker_order, with_one
+from bayeskit.bnn.network import NetworkFunction
+from bayeskit.bnn.tangent import known_sides
+from bayeskit.core import operators
+from bayeskit.core.inputs import Batch
+from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product
+
+
+class KroneckerValues(LinearOperator):
+    """`J S J'` for a network of linear layers whose weights are independent, those of each with Kronecker factors.
+
+        cov(f_c(x), f_d(x2)) = sum_l sum_oi u_co u2_do V_oi v_i v2_i,      u = Q_g' s,  v = Q_a' D a,
+
+    V the eigenvalues of the layer's covariance and D the prior's scales around it. Products, draws and halves go
+    through the weights.
+
+    Args:
+        values: The same covariance by way of the weights.
+    """
+
+    semidefinite = True
+
+    def __init__(self, values: operators.Linearized):
+        super().__init__(values)
+        self.values = values
+
+    def _size(self) -> torch.Size:
+        return self.values.shape
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        return product(self.values, rhs)
+
+    def _transpose_nonbatch(self) -> "KroneckerValues":
+        return self
+
+    def _diagonal(self) -> Tensor:
+        return self.blocks().diagonal(dim1=-2, dim2=-1).flatten()
+
+    def blocks(self) -> Tensor:
+        """The covariance of the outputs at each input, (n, k, k)."""
+        x, k, pieces = self.values.x, self.values.num_outputs, []
+        width = sum(len(index) for _, index, _ in _layer_blocks(self.values)) ** 0.5
+        for points in operators.chunks(len(x), int(16 * k * width)):
+            total = torch.zeros((), dtype=torch.float64, device=x.device)
+            for left, entered, variances in self._coordinates(x[points]):
+                total = total + (left * (entered.square() @ variances.mT)[:, None]) @ left.mT
+            pieces.append(total)
+        return torch.cat(pieces).to(self.dtype)
+
+    def to_dense(self) -> Tensor:
+        """The matrix, (n*k, n*k), summed over the outputs of each layer a few at a time."""
+        n, k = len(self.values.x), self.values.num_outputs
+        total = torch.zeros(n, k, n, k, dtype=torch.float64, device=self.device)
+        for left, entered, variances in self._coordinates(self.values.x):
+            for part in operators.chunks(len(variances), n * (n + entered.shape[-1])):
+                between = (entered * variances[part, None]) @ entered.mT  # (c, n, n)
+                total += torch.einsum("xco,ydo,oxy->xcyd", left[..., part], left[..., part], between)
+        return total.flatten(2).flatten(0, 1).to(self.dtype)
+
+    def _coordinates(self, x: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each layer u (n, k, a), v (n, b) and V (a, b), float64."""
+        sides = known_sides(self.values, x)
+        orders = {name: kronecker_order(self._function, name) for name in sides}
+        for block, index, scale in _layer_blocks(self.values):
+            name = next(n for n, order in orders.items() if torch.equal(order.flatten(), index))
+            entered, left = sides[name]
+            outputs, inputs = block.vectors_a.double(), block.vectors_g.double()
+            scaled = with_one(entered, len(inputs)) * scale[: len(inputs)].double()
+            yield left @ outputs, scaled @ inputs, block.eigenvalues().double()
+
+    @property
+    def _function(self) -> NetworkFunction:
+        assert isinstance(self.values.function, NetworkFunction)
+        return self.values.function
+
+
+def has_factors(covariance: LinearOperator) -> bool:
+    """Whether these are layers with Kronecker factors."""
+    return isinstance(covariance, LayerBlocks) and all(
+        isinstance(block, operators.KroneckerInverse) for block, _, _ in covariance.blocks
+    )
+
+
+def _layer_blocks(values: operators.Linearized) -> list[tuple[operators.KroneckerInverse, Tensor, Tensor]]:
+    assert isinstance(values.weight_covariance, LayerBlocks)
+    return values.weight_covariance.blocks  # type: ignore[return-value]
+
+
+@block_rule.register
+def _(op: KroneckerValues, k: int) -> Tensor:
+    return op.blocks() if k == op.values.num_outputs else block_rule.dispatch(LinearOperator)(op, k)
+
+
+@half_rule.register
+def _(op: KroneckerValues, rhs: Tensor) -> Tensor:
+    return half_rule(op.values, rhs)
+
+
+@draw_rule.register
+def _(op: KroneckerValues, num_samples: int, generator: torch.Generator) -> Tensor:
+    return draw_rule(op.values, num_samples, generator)
