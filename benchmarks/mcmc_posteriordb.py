@@ -152,7 +152,9 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print("| posterior | sampler | mean off by (sd) | sd ratio | R-hat | ESS | Stein z | gradients per ESS | s | passes |")
+    print(
+        "| posterior | sampler | mean off by (sd) | sd ratio | R-hat | ESS | Stein z | gradients per ESS | s | passes |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.sets.split(","):
         target = load(name)

@@ -118,9 +118,7 @@ def kilpisjarvi(data):
     def log_prior(beta, _):
         return -0.5 * ((beta - means) / sds).square().sum(-1)
 
-    dimension, log_density, parameters, _ = normal_linear(
-        columns(data, "x"), numbers(data["y"]), log_prior=log_prior
-    )
+    dimension, log_density, parameters, _ = normal_linear(columns(data, "x"), numbers(data["y"]), log_prior=log_prior)
     return dimension, log_density, parameters, ("alpha", "beta", "sigma")
 
 
@@ -195,7 +193,8 @@ MODELS = {
 
 def load(name: str) -> Target:
     """The target of a name of `MODELS`, with exact moments where the folder has them, else those of the draws."""
-    dimension, log_density, parameters, names = MODELS[name](read(folder() / "data" / f"{name.split('-')[0]}.json.zip"))
+    data = read(folder() / "data" / f"{name.partition('-')[0]}.json.zip")
+    dimension, log_density, parameters, names = MODELS[name](data)
     mean, sd, error = reference(name, names)
     return Target(dimension, log_density, parameters, names, mean, sd, error)
 
