@@ -17,6 +17,7 @@ from bayeskit.mcmc.kernel import Info as Info
 from bayeskit.mcmc.kernel import TransitionKernel as TransitionKernel
 from bayeskit.mcmc.kernel import adapt as adapt
 from bayeskit.mcmc.nuts import NUTS as NUTS
+from bayeskit.mcmc.pyro_model import PyroDensity as PyroDensity
 from bayeskit.mcmc.run import Chain as Chain
 from bayeskit.mcmc.run import run as run
 from bayeskit.mcmc.sgld import SGLD as SGLD
