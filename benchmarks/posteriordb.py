@@ -193,9 +193,8 @@ MODELS = {
 
 def load(name: str) -> Target:
     """The target of a name of `MODELS`, with exact moments where the folder has them, else those of the draws."""
-    dimension, log_density, parameters, names = MODELS[name](
-        read(folder() / "data" / f"{name.split('-', maxsplit=1)[0]}.json.zip")
-    )
+    data = read(folder() / "data" / f"{name.partition('-')[0]}.json.zip")
+    dimension, log_density, parameters, names = MODELS[name](data)
     mean, sd, error = reference(name, names)
     return Target(dimension, log_density, parameters, names, mean, sd, error)
 

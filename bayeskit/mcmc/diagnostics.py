@@ -63,23 +63,90 @@ def ess(draws: Any) -> Tensor:
         True
     """
     split, shape = _split(draws)
-    scores = _scores(split)
-    size = _effective_size(scores)
-    constant = np.ptp(scores, axis=(0, 1)) < np.finfo(float).resolution
-    return torch.from_numpy(np.where(constant, float(scores.shape[0] * scores.shape[1]), size)).reshape(shape)
+    return torch.from_numpy(_size(_scores(split))).reshape(shape)
 
 
-def _split(draws: Any) -> tuple[np.ndarray, torch.Size]:
-    """Half-chains as chains of their own, (2 c, n // 2, m), and the shape of the m quantities."""
+def tail_ess(draws: Any) -> Tensor:
+    """The tail effective sample size: how many independent draws would tell the 5 % and 95 % quantiles as well.
+
+    The smaller of the sizes of the indicators of lying below either quantile. It sees chains whose scales differ, or
+    that visit the tails rarely, where `ess` does not.
+
+    Args:
+        draws: (c, n, *shape), chains first.
+
+    Returns:
+        (*shape,) in float64; NaN for a quantity that is not finite.
+
+    References:
+        Vehtari et al. (2021), section 4.3.
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> bool(tail_ess(torch.randn(4, 500, generator=g)) > 1000)
+        True
+    """
+    values, shape = _values(draws)
+    bad = ~np.isfinite(values).all((0, 1))
+    quantiles = np.quantile(np.where(bad, 0.0, values), [0.05, 0.95], axis=(0, 1))  # (2, m)
+    sizes = [_size(_halves((values <= q).astype(float))) for q in quantiles]
+    return torch.from_numpy(np.where(bad, np.nan, np.minimum(*sizes))).reshape(shape)
+
+
+def mcse(draws: Any) -> Tensor:
+    """The Monte Carlo standard error of the mean of the draws: `sd / sqrt(effective sample size of the mean)`.
+
+    For that of a variance or a probability hand in squares about the mean, or indicators.
+
+    Args:
+        draws: (c, n, *shape), chains first.
+
+    Returns:
+        (*shape,) in float64, in the units of the draws; NaN for a quantity that is not finite.
+
+    References:
+        Vehtari et al. (2021), section 3.2, without ranks: it is the mean itself that is asked for.
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> bool((mcse(torch.randn(4, 500, generator=g)) - 1 / 2000**0.5).abs() < 0.003)
+        True
+    """
+    values, shape = _values(draws)
+    spread = values.reshape(-1, values.shape[-1]).std(0, ddof=1)
+    return torch.from_numpy(spread / np.sqrt(_size(_halves(values)))).reshape(shape)
+
+
+def _values(draws: Any) -> tuple[np.ndarray, torch.Size]:
+    """The draws as (c, n, m) in float64, and the shape of the m quantities."""
     values = checks.tensor(draws, name="draws").detach().double().cpu()
     if values.ndim < 2 or values.shape[1] < 4:
         raise ValueError(
             "`draws` must have shape (c, n, *shape) with chains first and at least 4 draws each; "
             f"got {tuple(values.shape)}"
         )
-    half = values.shape[1] // 2
     flat = values.flatten(2) if values.ndim > 2 else values.unsqueeze(-1)
-    return torch.cat([flat[:, :half], flat[:, -half:]]).numpy(), values.shape[2:]
+    return flat.numpy(), values.shape[2:]
+
+
+def _halves(values: np.ndarray) -> np.ndarray:
+    """Half-chains as chains of their own: (c, n, m) become (2 c, n // 2, m)."""
+    half = values.shape[1] // 2
+    return np.concatenate([values[:, :half], values[:, -half:]])
+
+
+def _split(draws: Any) -> tuple[np.ndarray, torch.Size]:
+    """Half-chains (2 c, n // 2, m), and the shape of the m quantities."""
+    values, shape = _values(draws)
+    return _halves(values), shape
+
+
+def _size(chains: np.ndarray) -> np.ndarray:
+    """The effective size of each quantity, (m,); all draws count for a constant."""
+    with np.errstate(invalid="ignore"):
+        constant = np.ptp(chains, axis=(0, 1)) < np.finfo(float).resolution
+        size = _effective_size(chains)
+    return np.where(constant, float(chains.shape[0] * chains.shape[1]), size)
 
 
 def _scores(chains: np.ndarray) -> np.ndarray:

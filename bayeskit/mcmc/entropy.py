@@ -85,7 +85,7 @@ class EntropySGLD(StochasticKernel):
     schedule: Schedule | None = None
     scale: Position | None = None
     relative_lr: float = 0.25
-    max_kick: float = 10.0
+    max_kick: float | None = None
 
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> EntropyState:
         """The chains at `position`, their anchors with them."""

@@ -80,7 +80,7 @@ class HMC(AdaptiveKernel):
     inverse_mass: Tensor | None = None
     trajectory: float | None = None
     jitter: float = 0.5
-    target_acceptance: float = 0.8
+    target_acceptance: float = 0.9
     max_steps: int = 100
     per_chain: bool = False
     dense_mass: bool | None = None
@@ -142,7 +142,7 @@ class HMC(AdaptiveKernel):
         state = self.init(position, log_density, generator=generator)
         if num_steps == 0 and self.step_size is not None:
             return self, state
-        first, middle, last = windows(num_steps)
+        first, middle, last = windows(num_steps, len(state.slope))
         with progress.track(num_steps, "burn-in") as bar:
             tuning = _Tuning(self, state, log_density, generator, bar)
             tuning.run(first)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -80,7 +80,7 @@ class NUTS(AdaptiveKernel):
         self.init(position, log_density, generator=generator)
         chains = ravel(position)  # (c, p)
         steps, masses, points = [], [], []
-        with progress.track(len(chains) * num_steps, "burn-in") as bar, _quiet(generator):
+        with progress.track(len(chains) * num_steps, "burn-in") as bar, quiet(generator):
             for chain in chains:
                 engine = self._engine(chain, log_density, position, tune_for=num_steps)
                 place = {SITE: chain}
@@ -99,7 +99,7 @@ class NUTS(AdaptiveKernel):
         if self.step_size is None:
             raise ValueError("NUTS has no `step_size` yet: run `mcmc.adapt` first, or give one.")
         points, acceptance, divergent = [], [], []
-        with _quiet(generator):
+        with quiet(generator):
             for i, chain in enumerate(ravel(state.position)):
                 engine = self._engine(chain, log_density, state.position, chain_number=i)
                 points.append(engine.sample({SITE: chain})[SITE].detach())
@@ -150,11 +150,11 @@ class NUTS(AdaptiveKernel):
 
 
 @contextmanager
-def _quiet(generator: torch.Generator) -> Iterator[None]:
-    """Pyro imported and run without its warnings and its argument checks, drawing from `generator`."""
+def quiet(generator: torch.Generator | None) -> Iterator[None]:
+    """Pyro imported and run without its warnings and its argument checks, drawing from `generator` if there is one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pyro
 
-        with pyro.validation_enabled(False), random.seeded(generator):
+        with pyro.validation_enabled(False), nullcontext() if generator is None else random.seeded(generator):
             yield

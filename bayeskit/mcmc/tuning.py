@@ -58,20 +58,31 @@ class DualAveraging:
         return self.log_average.exp()
 
 
-def windows(num_steps: int) -> tuple[int, list[int], int]:
-    """A burn-in in parts: steps until chains are roughly in place, windows that double (about), and steps to finish.
+MANY_CHAINS = 10
+"""Chains from which a window of ten steps teaches enough to be worth a new mass."""
 
-    After each window the mass is set from its draws; the first and the last part tune the step size alone.
+
+def windows(num_steps: int, num_chains: int = 1) -> tuple[int, list[int], int]:
+    """A burn-in in parts: steps until chains are roughly in place, windows, and steps to finish.
+
+    After each window the mass is set from its draws; the first and the last part tune the step size alone. The windows
+    of a few chains double (about). Those of many are short, for each widens what the next can see, up to the last one,
+    which is half of them all.
 
     References:
-        Stan Reference Manual, Hamiltonian Monte Carlo, automatic parameter tuning.
+        Stan Reference Manual, Hamiltonian Monte Carlo, automatic parameter tuning, for a few chains.
 
     Examples:
         >>> windows(200)
         (30, [10, 20, 40, 70], 30)
+        >>> windows(200, num_chains=100)
+        (30, [10, 10, 10, 10, 10, 10, 10, 70], 30)
     """
     first = last = min(75, round(0.15 * num_steps))
     middle, size, parts = num_steps - first - last, max(5, min(25, num_steps // 20)), []
+    if num_chains >= MANY_CHAINS:
+        parts = [10] * (middle // 20)
+        return first, [*parts, middle - sum(parts)] if middle else [], last
     while middle >= 2.5 * size:  # the one after is to be longer than this one
         parts.append(size)
         middle, size = middle - size, 2 * size
@@ -132,16 +143,11 @@ class Geometry:
         rows = deviations.flatten(0, 1)
         prior = torch.ones_like(rows[0]) if before is None else before
         known = number / (number + SHRINKAGE)
-        variances = known * rows.square().mean(0) + (1 - known) * _diagonal(prior)
         if dense or (dense is None and dimension <= MAX_DENSE and number >= 10 * dimension):
-            covariance = known * (rows.mT @ rows) / number
-            covariance.diagonal().copy_(variances)
-            return cls(covariance, 1.0)
+            whole = prior if prior.ndim == 2 else prior.diag()
+            return cls(known * (rows.mT @ rows) / number + (1 - known) * whole, 1.0)
+        variances = known * rows.square().mean(0) + (1 - known) * (prior.diagonal() if prior.ndim == 2 else prior)
         return cls(variances, _stretch(deviations * variances.rsqrt()))
-
-
-def _diagonal(matrix: Tensor) -> Tensor:
-    return matrix.diagonal() if matrix.ndim == 2 else matrix
 
 
 def _stretch(units: Tensor, num_iterations: int = 20) -> float:

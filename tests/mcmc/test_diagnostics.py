@@ -51,12 +51,14 @@ def test_equal_to_arviz(kind, generator):
     x = chains(kind, generator)
     assert mcmc.rhat(x).item() == pytest.approx(float(arviz.rhat(x.numpy(), method="rank")), rel=1e-8)
     assert mcmc.ess(x).item() == pytest.approx(float(arviz.ess(x.numpy(), method="bulk")), rel=1e-8)
+    assert mcmc.tail_ess(x).item() == pytest.approx(float(arviz.ess(x.numpy(), method="tail")), rel=1e-8)
+    assert mcmc.mcse(x).item() == pytest.approx(float(arviz.mcse(x.numpy(), method="mean")), rel=1e-8)
 
 
 def test_many_quantities_at_once(generator):
     x = torch.stack([chains(kind, generator) for kind in ("independent", "slow", "ties", "stuck apart")], dim=-1)
     x = x.reshape(4, 250, 2, 2)
-    for statistic in (mcmc.rhat, mcmc.ess):
+    for statistic in (mcmc.rhat, mcmc.ess, mcmc.tail_ess, mcmc.mcse):
         together = statistic(x)
         apart = torch.stack([statistic(x[:, :, i, j]) for i in range(2) for j in range(2)]).reshape(2, 2)
         assert together.dtype == torch.float64 and torch.allclose(together, apart, rtol=1e-12)
@@ -81,7 +83,9 @@ def test_constants_and_nan():
     x[0, 0, 1] = torch.nan
     x[:, :, 2] = torch.arange(20.0).reshape(2, 10)
     assert torch.isnan(mcmc.rhat(x)[:2]).all() and torch.isfinite(mcmc.rhat(x)[2])
-    assert mcmc.ess(x)[0] == 20 and torch.isnan(mcmc.ess(x)[1])
+    for size in (mcmc.ess(x), mcmc.tail_ess(x)):
+        assert size[0] == 20 and torch.isnan(size[1])
+    assert mcmc.mcse(x)[0] == 0 and torch.isnan(mcmc.mcse(x)[1])
 
 
 def test_one_chain_is_compared_with_itself(generator):
@@ -93,3 +97,16 @@ def test_arrays_are_welcome_and_short_ones_are_not():
     assert mcmc.rhat(np.random.default_rng(0).normal(size=(2, 20))).shape == ()
     with pytest.raises(ValueError, match="at least 4 draws"):
         mcmc.ess(torch.zeros(2, 3))
+
+
+def test_the_error_of_the_mean_of_an_autoregression(generator):
+    # Of c chains of length n: sd sqrt((1 + r) / (1 - r) / (c n)) for large n.
+    x = torch.randn(4, 20_000, generator=generator, dtype=torch.float64)
+    for t in range(1, x.shape[1]):
+        x[:, t] = 0.9 * x[:, t - 1] + (1 - 0.9**2) ** 0.5 * x[:, t]
+    assert mcmc.mcse(x).item() == pytest.approx((19 / 80_000) ** 0.5, rel=0.15)
+
+
+def test_the_tail_knows_of_scales_and_the_bulk_does_not(generator):
+    x = chains("another scale", generator)
+    assert mcmc.tail_ess(x) < 0.2 * mcmc.ess(x)
