@@ -24,3 +24,4 @@ from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.stochastic import calmed as calmed
 from bayeskit.mcmc.stochastic import measured_lr as measured_lr
 from bayeskit.mcmc.structured import Structured as Structured
+from bayeskit.mcmc.svgd import SVGD as SVGD
