@@ -46,6 +46,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "sghmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGHMC"}),
     "entropy_mcmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:EntropySGLD"}),
     "structured_sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:Structured"}),
+    "svgd": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SVGD"}),
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.

@@ -22,6 +22,7 @@ from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.mcmc import (
     NUTS,
+    SVGD,
     AdaptiveKernel,
     Chain,
     Position,
@@ -29,6 +30,7 @@ from bayeskit.mcmc import (
     Structured,
     TransitionKernel,
     calmed,
+    curvature,
     ess,
     rhat,
     run,
@@ -68,6 +70,9 @@ EXACT = Budget(num_chains=2, num_samples=60, burn_in=60, thin=1)
 STOCHASTIC = Budget(num_chains=4, num_samples=100, burn_in=300, thin=12)
 """For stochastic-gradient kernels (SGLD): some 5 seconds there."""
 
+PARTICLES = Budget(num_chains=20, num_samples=1, burn_in=500, thin=1)
+"""For kernels whose chains interact (SVGD): the draws are the particles at the end."""
+
 
 @dataclass(eq=False, repr=False)
 class MCMC(Inference):
@@ -84,9 +89,10 @@ class MCMC(Inference):
 
     Args:
         kernel: Any kernel of `bayeskit.mcmc`; None for `NUTS(max_tree_depth=6)`.
-        num_chains: Chains; None for 2 with a kernel of the full density, 4 with a stochastic-gradient one.
-        num_samples: Draws of each; None for 60, or 100.
-        burn_in: Steps before the first; None for 60, or 300.
+        num_chains: Chains; None for 2 with a kernel of the full density, 4 with a stochastic-gradient one, 20 with one
+            of particles.
+        num_samples: Draws of each; None for 60, or 100, or 1.
+        burn_in: Steps before the first; None for 60, or 300, or 500.
         thin: Steps per draw; None for 1, or 12.
         batch_size: Rows in a step of a stochastic-gradient kernel; None for all of them up to 2,000 rows, 500 beyond.
         start_steps: L-BFGS steps towards a mode before the chain starts.
@@ -153,7 +159,7 @@ class MCMC(Inference):
         return Fit(posterior, model.fitted(chain.samples), history=history, diagnostics=diagnostics)
 
     def _budget(self, kernel: TransitionKernel) -> Budget:
-        default = STOCHASTIC if kernel.mini_batches else EXACT
+        default = PARTICLES if kernel.interacting else STOCHASTIC if kernel.mini_batches else EXACT
         given = {name: getattr(self, name) for name in ("num_chains", "num_samples", "burn_in", "thin")}
         budget = replace(default, **{name: value for name, value in given.items() if value is not None})
         checks.positive(budget.num_chains, name="num_chains", integer=True)
@@ -185,6 +191,9 @@ class MCMC(Inference):
                 kernel = calmed(kernel, size / len(data))
         if isinstance(kernel, StochasticKernel) and kernel.lr is None and not isinstance(kernel, AdaptiveKernel):
             kernel = settled(kernel, first, _reached(position), generator=generator)
+        if isinstance(kernel, SVGD) and kernel.lr is None and kernel.largest_curvature is None:
+            steepest = curvature(first, _reached(position), generator=generator).max().item()
+            kernel = replace(kernel, largest_curvature=steepest)
         return kernel, density
 
 
@@ -233,7 +242,7 @@ def _mixing(chain: Chain, model: Model, weights: Tensor, data: Data) -> dict[str
     if "step_size" in chain.info:
         found["step size"] = chain.info["step_size"].mean().item()
     variables, chains, number, _ = weights.shape
-    if number >= 4:
+    if number >= 4 and not chain.kernel.interacting:
         rows = data.x[torch.linspace(0, len(data) - 1, min(PROBES, len(data))).round().long()]
         values = evaluate(model.network, model.params(weights.flatten(0, 2)), rows).detach()
         values = values.reshape(variables, chains, number, -1).movedim(0, -1)

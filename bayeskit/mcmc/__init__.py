@@ -33,3 +33,4 @@ from bayeskit.mcmc.stochastic import calmed as calmed
 from bayeskit.mcmc.stochastic import measured_lr as measured_lr
 from bayeskit.mcmc.stochastic import settled as settled
 from bayeskit.mcmc.structured import Structured as Structured
+from bayeskit.mcmc.svgd import SVGD as SVGD

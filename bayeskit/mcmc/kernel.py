@@ -32,9 +32,11 @@ class TransitionKernel(ABC):
 
     Class attributes:
         mini_batches: Whether a step may be given a noisy estimate of the log density.
+        interacting: Whether chains see each other, as particles do; then R-hat and effective sizes mean nothing.
     """
 
     mini_batches: ClassVar[bool] = True
+    interacting: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> Any:

@@ -143,6 +143,25 @@ def test_groups_are_those_of_the_networks_parameters(generator):
             assert fit.posterior(data.x).draws.shape == (12, 40, 1)
 
 
+def test_particles_are_the_draws_and_have_no_rhat(generator):
+    data, noise = linear(generator), 0.25
+    prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
+    precision = prior.weights.covariance.inverse().to_dense() + data.x.mT * data.weights @ data.x / noise
+    mean = torch.linalg.solve(precision, data.x.mT * data.weights @ data.y / noise)[:, 0]
+    sd = torch.linalg.inv(precision).diagonal().sqrt()
+    likelihood = Gaussian(noise, learn=False)
+    fit = MCMC(mcmc.SVGD(), num_chains=30, burn_in=200).infer(prior, likelihood, data, generator=generator)
+    draws = fit.posterior.weights.draws["weight"][:, 0]  # (30, 3)
+    assert draws.shape == (30, 3) and not {"R-hat", "effective draws"} & fit.diagnostics.keys()
+    # No randomness to allow for: the mean is that of the target in the limit, the spread of 30 particles too small.
+    assert ((draws.mean(0) - mean).abs() < 0.05 * sd).all()
+    assert ((draws.std(0) / sd > 0.8) & (draws.std(0) / sd < 1.05)).all()
+    noisy = MCMC(mcmc.SVGD(), num_chains=4, burn_in=5, batch_size=10).infer(
+        prior, Gaussian(), data, generator=generator
+    )
+    assert torch.isfinite(noisy.posterior(data.x).draws).all()
+
+
 def test_the_noise_is_learnt_with_the_stated_prior(generator):
     # A network that is (almost) pinned to zero: y ~ N(0, noise), log noise ~ N(log 0.1, 2^2), by quadrature.
     y = 0.5 * torch.randn(40, 1, generator=generator, dtype=torch.float64)
