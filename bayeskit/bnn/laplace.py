@@ -38,11 +38,16 @@ class Laplace(Inference):
     features, and for a linear network it is exact.
 
     Args:
-        subset: "last_layer", "all", or names of parameters (those of a layer together for structure "kronecker").
-        structure: "full", "kronecker" (a product of two factors a layer) or "diagonal".
-        prior_precision: A factor on the prior's precision, or "evidence" to learn it (one a layer; a single one for
-            structure "full"); before that, while the network trains, held-out rows choose it as in `MAP`. A prior that
-            is the posterior of earlier data is taken as it is.
+        subset: "last_layer", "all", names of parameters (those of a layer together for structure "kronecker"), or
+            how many single weights: those of largest marginal variance, the others staying where they are.
+        structure: "full"; "kernel", the same law by kernels between the rows (for more weights than targets);
+            "kronecker" (a product of two factors a layer); or "diagonal".
+        prior_precision: A factor on the prior's precision, "evidence" to learn it (one a layer; a single one for
+            structures "full" and "kernel"), or, for the structures that drop terms, "bound": the lower bound of the
+            evidence with all terms, from blocks of rows. A mapping has one of these for each part of the network that
+            it names: parameters, layers, or "" for the rest. While the network trains, held-out rows choose a
+            factor as in `MAP`, and single weights keep that one. A prior that is the posterior of earlier data is
+            taken as it is.
         training: Settings of the training loop; None for Adam with early stopping.
         pretrained: No training, and the weights stay; only a linear last layer is refitted. Beyond that
             layer, structures "diagonal" and "kronecker" then set a Gaussian noise to the mean squared residual.
@@ -50,6 +55,8 @@ class Laplace(Inference):
     References:
         MacKay. A practical Bayesian framework for backpropagation networks. Neural Computation 1992.
         Daxberger et al. Laplace redux: effortless Bayesian deep learning. NeurIPS 2021.
+        Daxberger et al. Bayesian deep learning via subnetwork inference. ICML 2021.
+        Immer et al. Stochastic marginal likelihood gradients using neural tangent kernels. ICML 2023.
 
     >>> from bayeskit.bnn import gaussian_prior
     >>> from bayeskit.core.likelihood import Gaussian

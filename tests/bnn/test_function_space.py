@@ -7,7 +7,7 @@ import torch
 from linear_operator import LinearOperator
 from linear_operator.operators import RootLinearOperator
 
-from bayeskit import bnn, registry
+from bayeskit import BNNRegressor, bnn, load, registry, save
 from bayeskit.bnn.conditioned_values import ConditionedValues
 from bayeskit.bnn.kronecker_values import KroneckerValues
 from bayeskit.core import operators
@@ -68,11 +68,9 @@ def test_gradients_reach_the_inputs(structure, generator):
 
 def test_other_layers_go_through_the_weights(generator):
     x, y = images(generator, n=6)
-    prior = bnn.gaussian_prior(seeded(Convolutional))
+    prior, data = bnn.gaussian_prior(seeded(Convolutional)), Data(x, y)
     fits = [
-        bnn.Laplace("all", structure, 1.0, pretrained=True).infer(
-            prior, Categorical(3), Data(x, y), generator=generator
-        )
+        bnn.Laplace("all", structure, 1.0, pretrained=True).infer(prior, Categorical(3), data, generator=generator)
         for structure in ("kernel", "full")
     ]
     values, expected = (fit.posterior(x) for fit in fits)
@@ -88,6 +86,22 @@ def test_single_precision_at_the_rows_is_no_difference_of_rounded_numbers(genera
     assert (single(x).variance > 0).all()
     # the noise variance is 0.1, and the prior's that of a million: 1e-7 of it is the rounding of single precision
     assert torch.allclose(single(x).variance, double(x).variance, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"subset": "all", "structure": "kernel"}, {"subset": "all", "structure": "kronecker"}, {"subset": 20}]
+)
+def test_estimators_fit_go_on_and_survive_a_file(settings, generator, tmp_path):
+    x = torch.randn(30, 3, generator=generator, dtype=torch.float64).numpy()
+    inference = bnn.Laplace(**settings, training=Training(lr=1e-2, max_epochs=3))
+    model = BNNRegressor(inference=inference, random_state=0).fit(x, x[:, 0])
+    save(model, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert (again.predict(x, return_std=True)[1] == model.predict(x, return_std=True)[1]).all()
+    assert torch.equal(again.latent(x).covariance.to_dense(), model.latent(x).covariance.to_dense())
+    if settings.get("structure") == "kernel":
+        narrowed = model.latent(x).variance
+        assert (model.partial_fit(x, x[:, 0]).latent(x).variance < narrowed).all()
 
 
 NETWORKS = [name for name in registry.names("regression", family="bnn") if name not in ("nuts", "sgld")]
