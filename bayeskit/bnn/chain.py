@@ -13,7 +13,10 @@ from bayeskit.core.types import Params
 ELEMENTWISE = (nn.ELU, nn.GELU, nn.Identity, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh)
 
 CACHED_ELEMENTS = 2**17
-"""Outputs of the widest layer for the draws that run together: what stays in the cache."""
+"""Outputs of the widest layer for the draws that run together: what stays in a processor's cache."""
+
+HELD_ELEMENTS = 2**24
+"""The same on other devices, whose memory is the limit."""
 
 Layers = list[tuple[str, nn.Module]]
 
@@ -56,7 +59,8 @@ def run_chain(layers: Layers, draws: Params, x: Batch) -> Tensor:
     for _, layer in layers[:shared]:  # before the first weights drawn all draws agree
         h = layer(h)
     widest = max(layer.out_features for _, layer in linear)
-    count, together = len(next(iter(draws.values()))), max(1, CACHED_ELEMENTS // max(1, len(x) * widest))
+    limit = CACHED_ELEMENTS if x.device.type == "cpu" else HELD_ELEMENTS
+    count, together = len(next(iter(draws.values()))), max(1, limit // max(1, len(x) * widest))
     parts = [
         _side_by_side(layers[shared:], {key: value[i : i + together] for key, value in draws.items()}, h)
         for i in range(0, count, together)

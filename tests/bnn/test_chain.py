@@ -7,7 +7,7 @@ from torch import nn
 from bayeskit import bnn
 from bayeskit.bnn import chain as chains
 from bayeskit.bnn.chain import chain, run_chain
-from bayeskit.bnn.network import call, evaluate, frozen, parameters
+from bayeskit.bnn.network import BATCHED_ROWS, call, evaluate, frozen, parameters
 
 
 def deep(**options):
@@ -73,11 +73,14 @@ class Doubled(nn.Linear):
         lambda: nn.Sequential(nn.Linear(6, 4), nn.Softmax(-1), nn.Linear(4, 2)),
     ],
 )
-def test_what_is_no_chain_runs_as_it_did(build, generator):
+def test_what_is_no_chain_runs_otherwise(build, generator):
+    """Few rows under vmap, many one draw at a time."""
     network = frozen(build())
-    draws, x = drawn(network, generator), torch.randn(3, 6, generator=generator)
+    draws, x = drawn(network, generator), torch.randn(BATCHED_ROWS + 1, 6, generator=generator)
     assert chain(network, draws, x) == []
-    torch.testing.assert_close(evaluate(network, draws, x), one_by_one(network, draws, x), rtol=1e-5, atol=1e-5)
+    expected = one_by_one(network, draws, x)
+    torch.testing.assert_close(evaluate(network, draws, x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(evaluate(network, draws, x[:3]), expected[:, :3], rtol=1e-5, atol=1e-5)
 
 
 def test_a_chain_is_one_for_some_inputs_and_draws_only(generator):
