@@ -22,6 +22,7 @@ from bayeskit.bnn.mc_dropout import MCDropout as MCDropout
 from bayeskit.bnn.mcmc import MCMC as MCMC
 from bayeskit.bnn.mean_field import MeanFieldVI as MeanFieldVI
 from bayeskit.bnn.merging import merge as merge
+from bayeskit.bnn.mixing import mixing as mixing
 from bayeskit.bnn.network import MLP as MLP
 from bayeskit.bnn.posterior import BayesNet as BayesNet
 from bayeskit.bnn.posterior import Linearize as Linearize

@@ -126,8 +126,11 @@ class Disk(Collector):
             self._write()
 
     def saved(self, kept: int) -> dict[str, Any]:
-        """How many draws the files hold that count."""
+        """How many draws the files hold that count; they are on the disk before the checkpoint is."""
         self._write()
+        for path in self.folder.glob("*.npy"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         return {"kept": kept}
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
@@ -164,7 +167,5 @@ def _append(path: Path, draws: Tensor, before: int) -> None:
         file.seek(HEADER + before * values[0].nbytes)
         file.write(values.tobytes())
         file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
         file.seek(0)
         file.write(head)
