@@ -7,6 +7,8 @@ from bayeskit.mcmc.density import hessian_diagonal as hessian_diagonal
 from bayeskit.mcmc.diagnostics import ess as ess
 from bayeskit.mcmc.diagnostics import rhat as rhat
 from bayeskit.mcmc.entropy import EntropySGLD as EntropySGLD
+from bayeskit.mcmc.federated import Federated as Federated
+from bayeskit.mcmc.federated import Federation as Federation
 from bayeskit.mcmc.groups import Groups as Groups
 from bayeskit.mcmc.groups import group_labels as group_labels
 from bayeskit.mcmc.kernel import AdaptiveKernel as AdaptiveKernel
@@ -24,4 +26,7 @@ from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.stochastic import calmed as calmed
 from bayeskit.mcmc.stochastic import measured_lr as measured_lr
 from bayeskit.mcmc.structured import Structured as Structured
+from bayeskit.mcmc.surrogates import Surrogate as Surrogate
+from bayeskit.mcmc.surrogates import fit_surrogate as fit_surrogate
+from bayeskit.mcmc.surrogates import laplace_surrogate as laplace_surrogate
 from bayeskit.mcmc.svgd import SVGD as SVGD
