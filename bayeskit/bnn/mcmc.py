@@ -32,9 +32,9 @@ from bayeskit.mcmc import (
     calmed,
     curvature,
     ess,
-    measured_lr,
     rhat,
     run,
+    settled,
 )
 
 WHOLE = 2_000
@@ -190,8 +190,7 @@ class MCMC(Inference):
             if isinstance(kernel, StochasticKernel):
                 kernel = calmed(kernel, size / len(data))
         if isinstance(kernel, StochasticKernel) and kernel.lr is None and not isinstance(kernel, AdaptiveKernel):
-            settings: Any = kernel
-            kernel = replace(settings, lr=measured_lr(kernel, first, _reached(position), generator=generator))
+            kernel = settled(kernel, first, _reached(position), generator=generator)
         if isinstance(kernel, SVGD) and kernel.lr is None and kernel.largest_curvature is None:
             steepest = curvature(first, _reached(position), generator=generator).max().item()
             kernel = replace(kernel, largest_curvature=steepest)

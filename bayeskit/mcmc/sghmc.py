@@ -39,7 +39,8 @@ class SGHMC(StochasticKernel):
         scale: Units in which chains move, leaves that broadcast with the position's; their squares are an inverse mass.
         relative_lr: With `lr=None`, the step size times the largest curvature: at 0.25 the variance of the stiffest
             direction is 7 % too large.
-        max_kick: Where gradients are cut off, `sqrt(lr) |g| = max_kick sqrt(T)`: never in equilibrium on a Gaussian.
+        max_kick: Where gradients are cut off, `sqrt(lr) |g| = max_kick sqrt(T)`: never in equilibrium of a Gaussian.
+            None is 10 with a measured step, nowhere with one that is given.
 
     References:
         Chen, Fox and Guestrin (2014), Stochastic gradient Hamiltonian Monte Carlo, equation 15, with `lr` their eta and
@@ -64,7 +65,7 @@ class SGHMC(StochasticKernel):
     gradient_noise: float = 0.0
     scale: Position | None = None
     relative_lr: float = 0.25
-    max_kick: float = 10.0
+    max_kick: float | None = None
 
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> MomentumState:
         """The chains at `position`, with momenta from their law."""

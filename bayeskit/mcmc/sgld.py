@@ -50,7 +50,8 @@ class SGLD(StochasticKernel):
         scale: Units s in which chains move, leaves that broadcast with the position's: the step becomes
             `q <- q + h s^2 g + s N(0, 2 h T)`, so that directions of unlike spread are explored alike.
         relative_lr: With `lr=None`, the step size times the largest curvature.
-        max_kick: Where gradients are cut off, `sqrt(lr) |g| = max_kick sqrt(T)`: never in equilibrium on a Gaussian.
+        max_kick: Where gradients are cut off, `sqrt(lr) |g| = max_kick sqrt(T)`: never in equilibrium of a Gaussian.
+            None is 10 with a measured step, nowhere with one that is given.
 
     References:
         Welling and Teh (2011), Bayesian learning via stochastic gradient Langevin dynamics, equation 4 (their step is
@@ -73,7 +74,7 @@ class SGLD(StochasticKernel):
     gradient_noise: float = 0.0
     scale: Position | None = None
     relative_lr: float = 0.25
-    max_kick: float = 10.0
+    max_kick: float | None = None
 
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> SGLDState:
         """The chains at `position`."""

@@ -38,7 +38,8 @@ class StochasticKernel(TransitionKernel, ABC):
             `sqrt(lr) |g|` is cut off there and the share of cut numbers reported as "clipped". In equilibrium on a
             Gaussian its standard deviation is `sqrt(lr l) < 2` wherever the step is stable at all, and 0.5 with the
             measured step, so 10 leaves the law alone; where the curvature grows beyond what a step can follow, such as
-            at a small noise of few rows, it keeps the chain finite. `inf` never cuts.
+            at a small noise of few rows, it keeps the chain finite. None is 10 with a measured step, and never cuts
+            with one that is given, so that too large a one is seen.
     """
 
     lr: float | None
@@ -46,7 +47,7 @@ class StochasticKernel(TransitionKernel, ABC):
     schedule: Schedule | None
     scale: Position | None
     relative_lr: float
-    max_kick: float
+    max_kick: float | None
 
     @abstractmethod
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> Any:
@@ -70,8 +71,9 @@ class StochasticKernel(TransitionKernel, ABC):
         value, slopes = value_and_gradient(log_density, self.where(state))
         size, _ = self.pace(state)
         info = {"log_density": value, "step_size": torch.full_like(value, size)}
-        if self.temperature > 0:
-            info["clipped"] = clip(slopes, self.max_kick * (self.temperature / size) ** 0.5, self.scale)
+        kick = self.max_kick if self.max_kick is not None or self.lr is not None else KICK
+        if kick is not None and self.temperature > 0:
+            info["clipped"] = clip(slopes, kick * (self.temperature / size) ** 0.5, self.scale)
         return self.update(state, slopes, generator=generator), info
 
     def where(self, state: Any) -> Position:
@@ -83,6 +85,9 @@ class StochasticKernel(TransitionKernel, ABC):
         multiplier = 1.0 if self.schedule is None else self.schedule(state.count)
         return state.lr * multiplier, self.temperature
 
+
+KICK = 10.0
+"""`max_kick` of a measured step."""
 
 Stochastic = TypeVar("Stochastic", bound=StochasticKernel)
 
@@ -101,6 +106,21 @@ def calmed(kernel: Stochastic, share: float) -> Stochastic:
     settings: Any = kernel
     friction = 1 - getattr(kernel, "momentum", 0.0)
     return replace(settings, relative_lr=kernel.relative_lr * share * friction)
+
+
+def settled(
+    kernel: Stochastic, log_density: LogDensity, position: Position, *, generator: torch.Generator
+) -> Stochastic:
+    """The kernel with the step size that it would measure at `position`, and the limit that goes with it.
+
+    >>> from bayeskit import mcmc
+    >>> g, start = torch.Generator().manual_seed(0), {"x": torch.zeros(1, 3)}
+    >>> round(settled(mcmc.SGLD(), lambda q: -2 * q["x"].square().sum(-1), start, generator=g).lr, 4)
+    0.0625
+    """
+    settings: Any = kernel
+    lr = measured_lr(kernel, log_density, position, generator=generator)
+    return replace(settings, lr=lr, max_kick=KICK if kernel.max_kick is None else kernel.max_kick)
 
 
 def measured_lr(

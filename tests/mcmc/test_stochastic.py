@@ -131,7 +131,7 @@ def funnel(position):
 @every_kernel
 def test_a_curvature_without_bound_does_not_end_a_chain(kernel):
     start = {"log_noise": torch.zeros(200, dtype=torch.float64), "x": torch.zeros(200, dtype=torch.float64)}
-    bold = replace(kernel, lr=0.25)
+    bold = replace(kernel, lr=0.25, max_kick=10.0)
     chain = run(bold, start, funnel, num_samples=1, thin=1000)
     assert 0 < chain.info["clipped"].mean() < 0.1  # and says how often it had to be held back
     assert chain.samples["log_noise"].abs().max() < 5 * 3 * 3
@@ -140,10 +140,11 @@ def test_a_curvature_without_bound_does_not_end_a_chain(kernel):
 def test_without_the_limit_it_does():
     start = {"log_noise": torch.zeros(200, dtype=torch.float64), "x": torch.zeros(200, dtype=torch.float64)}
     with pytest.raises(FloatingPointError):
-        run(mcmc.SGHMC(lr=0.25, max_kick=float("inf")), start, funnel, num_samples=1, thin=1000)
+        run(mcmc.SGHMC(lr=0.25), start, funnel, num_samples=1, thin=1000)
 
 
 @every_kernel
 def test_in_equilibrium_nothing_is_cut_off(generator, kernel):
     start = {"x": torch.randn(100, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     assert run(kernel, start, num_samples=1, thin=300).info["clipped"].max() == 0
+    assert "clipped" not in run(replace(kernel, lr=0.01), start).info  # nobody is asked to with a step that is given
