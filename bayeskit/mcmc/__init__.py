@@ -11,6 +11,8 @@ from bayeskit.mcmc.diagnostics import mcse as mcse
 from bayeskit.mcmc.diagnostics import rhat as rhat
 from bayeskit.mcmc.diagnostics import tail_ess as tail_ess
 from bayeskit.mcmc.entropy import EntropySGLD as EntropySGLD
+from bayeskit.mcmc.federated import Federated as Federated
+from bayeskit.mcmc.federated import Federation as Federation
 from bayeskit.mcmc.groups import Groups as Groups
 from bayeskit.mcmc.groups import group_labels as group_labels
 from bayeskit.mcmc.hmc import HMC as HMC
@@ -33,4 +35,7 @@ from bayeskit.mcmc.stochastic import calmed as calmed
 from bayeskit.mcmc.stochastic import measured_lr as measured_lr
 from bayeskit.mcmc.stochastic import settled as settled
 from bayeskit.mcmc.structured import Structured as Structured
+from bayeskit.mcmc.surrogates import Surrogate as Surrogate
+from bayeskit.mcmc.surrogates import fit_surrogate as fit_surrogate
+from bayeskit.mcmc.surrogates import laplace_surrogate as laplace_surrogate
 from bayeskit.mcmc.svgd import SVGD as SVGD

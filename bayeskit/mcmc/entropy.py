@@ -62,7 +62,7 @@ class EntropySGLD(StochasticKernel):
         schedule: Multiplier of `lr` as a function of the number of steps taken; None keeps it.
         scale: Units in which chains move, leaves that broadcast with the position's.
         relative_lr: With `lr=None`, the step size times the largest curvature.
-        max_kick: Where gradients are cut off, as for `SGLD`.
+        max_kick: Where gradients are cut off, as for `SGLD`: only with a measured step, unless given.
 
     References:
         Li and Zhang (2024), Entropy-MCMC: sampling from flat basins with ease, section 4; there the coupling is part of
