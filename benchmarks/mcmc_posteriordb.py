@@ -17,7 +17,8 @@ default settings and gradients of all rows.
 
 import argparse
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ class Budget:
 
 BUDGETS = {"hmc": Budget(32, 200, 400, 1), "nuts": Budget(4, 150, 300, 1)}
 STOCHASTIC = Budget(32, 500, 400, 10)
+
+CAREFUL = {("gp_pois_regr-gp_pois_regr", "hmc"): ({"target_acceptance": 0.97}, {"thin": 4})}
+"""Where the defaults report divergences: settings of the kernel, and of the budget, that do away with them."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ def density(target: Target, calls: list[int] | None = None):
     return log_density
 
 
-def judge(target: Target, sampler: str, *, seed: int = 0, **budget: Any) -> Result:
+def judge(target: Target, sampler: str, *, seed: int = 0, settings: Mapping[str, Any] = {}, **budget: Any) -> Result:
     """Run a sampler on a target and hold it against the reference."""
-    kernel, g = kernel_of(sampler), torch.Generator().manual_seed(seed)
+    kernel, g = replace(kernel_of(sampler), **settings), torch.Generator().manual_seed(seed)
     plan = Budget(**{**vars(BUDGETS.get(sampler, STOCHASTIC)), **budget})
     calls: list[int] = []
     log_density = density(target, calls)
@@ -159,13 +163,20 @@ def main():
     for name in arguments.sets.split(","):
         target = load(name)
         for sampler in arguments.samplers.split(","):
-            r = judge(target, sampler, seed=arguments.seed)
-            passes = {True: "yes", False: "no", None: ""}[r.accepted]
-            print(
-                f"| {name} | `{sampler}` | {r.bias:.3f} | {r.spread:.3f} | {r.rhat:.3f} | {r.ess:.0f} | {r.stein:.1f} "
-                f"| {r.gradients / r.ess:.1f} | {r.seconds:.1f} | {passes} |",
-                flush=True,
-            )
+            row(name, f"`{sampler}`", judge(target, sampler, seed=arguments.seed))
+            if (name, sampler) in CAREFUL:
+                settings, budget = CAREFUL[name, sampler]
+                words = ", ".join(f"{key} {value}" for key, value in {**settings, **budget}.items())
+                row(name, f"`{sampler}`, {words}", judge(target, sampler, settings=settings, **budget))
+
+
+def row(name: str, sampler: str, r: Result):
+    passes = {True: "yes", False: "no", None: ""}[r.accepted]
+    print(
+        f"| {name} | {sampler} | {r.bias:.3f} | {r.spread:.3f} | {r.rhat:.3f} | {r.ess:.0f} | {r.stein:.1f} "
+        f"| {r.gradients / r.ess:.1f} | {r.seconds:.1f} | {passes} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

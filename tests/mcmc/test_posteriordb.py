@@ -63,6 +63,16 @@ def test_hmc_passes_from_where_nothing_is_known(modules, name):
 
 @pytest.mark.slow
 @needs_data
+def test_hmc_passes_where_it_reports_divergences_once_it_is_told_to_be_careful(modules):
+    posteriordb, protocol = modules
+    name = "gp_pois_regr-gp_pois_regr"
+    settings, budget = protocol.CAREFUL[name, "hmc"]
+    found = protocol.judge(posteriordb.load(name), "hmc", settings=settings, **budget)
+    assert found.accepted and found.stein < 4.5, found
+
+
+@pytest.mark.slow
+@needs_data
 @pytest.mark.parametrize("name", [*LINEAR, *LOGISTIC])
 def test_sgld_is_biased_by_no_more_than_it_says(modules, name):
     posteriordb, protocol = modules
