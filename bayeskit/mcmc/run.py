@@ -84,7 +84,7 @@ def run(
         loop = _Loop.begin(kernel, position, stream, burn_in=burn_in, generator=generator)
     else:
         loop = _Loop.resume(saved, kernel, position, stream)
-    total = burn_in + num_samples * thin
+    total = _length(kernel, burn_in, num_samples * thin)
     every = max(1, total // 20)
     with progress.track(total, description) as bar:
         bar.update(loop.count)
@@ -143,9 +143,10 @@ class _Loop:
         """Take some steps and, if asked to, keep the last position with the average of what was reported."""
         reports = []
         state, count = self.state, self.count
-        for _ in range(num_steps):
+        while len(reports) < num_steps:
             state, info = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
-            reports.append(info)
+            if not keep or self.kernel.samples(count):  # a cyclical kernel may have to find another mode first
+                reports.append(info)
             count += 1
         self.state, self.count = state, count
         self._finite()
@@ -198,6 +199,15 @@ class _Loop:
                     f"{type(self.kernel).__name__}: `{name}` is no longer finite after step {self.count} in chain "
                     f"{int(bad.nonzero()[0])}. Lower the step size, or start nearer to a mode."
                 )
+
+
+def _length(kernel: TransitionKernel, burn_in: int, num_steps: int) -> int:
+    """The number of steps until `num_steps` of those after the burn-in have drawn from the law."""
+    count = burn_in
+    while num_steps:
+        num_steps -= kernel.samples(count)
+        count += 1
+    return count
 
 
 def _check(position: Position, *, num_samples: int, burn_in: int, thin: int) -> None:

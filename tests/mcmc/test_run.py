@@ -56,7 +56,7 @@ class KilledBatches:
         yield from left
 
 
-@pytest.mark.parametrize("kind", ["sgld", "sgld by mini-batches", "nuts"])
+@pytest.mark.parametrize("kind", ["sgld", "sgld by mini-batches", "psgld", "nuts"])
 @pytest.mark.parametrize("thin", [1, 3])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind, thin):
     def run(path, kill=False):
@@ -65,8 +65,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind, thin):
         if kind == "sgld by mini-batches":
             density = KilledBatches(Batches(g), 10) if kill else Batches(g)
         elif kill:
-            density = killed_after(35 if kind == "sgld" else 250, full)
-        kernel = mcmc.NUTS() if kind == "nuts" else mcmc.SGLD(schedule=mcmc.polynomial_decay(5.0))
+            density = killed_after({"sgld": 35, "psgld": 115}.get(kind, 250), full)
+        kernels = {"nuts": mcmc.NUTS(), "psgld": mcmc.PSGLD()}
+        kernel = kernels.get(kind, mcmc.SGLD(schedule=mcmc.polynomial_decay(5.0)))
         start = {"mean": torch.zeros(2, dtype=torch.float64)}
         chain = mcmc.run(kernel, density, start, num_samples=30, burn_in=8, thin=thin, generator=g, checkpoint=path)
         return chain, g.get_state()
