@@ -21,6 +21,9 @@ from bayeskit.core.likelihood import Likelihood
 Task = Literal["regression", "classification"]
 Family = Literal["gp", "bnn"]
 
+# one cycle of 200 steps to burn in, then four with five draws each.
+CYCLES: dict[str, Any] = {"num_samples": 20, "burn_in": 200, "thin": 10}
+
 # name -> (family, module:class, settings); a setting that is itself a class path is constructed without arguments.
 METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "exact": ("gp", "bayeskit.gp:Exact", {}),
@@ -47,6 +50,11 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "entropy_mcmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:EntropySGLD"}),
     "structured_sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:Structured"}),
     "svgd": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SVGD"}),
+    "psgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:PSGLD"}),
+    "sgnht": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGNHT"}),
+    "csgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:cyclical_sgld", **CYCLES}),
+    "csghmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:cyclical_sghmc", **CYCLES}),
+    "baoab": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:BAOAB"}),
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.

@@ -1,7 +1,12 @@
 """Markov chains on any log density: kernels, a runner and diagnostics. Nothing here knows of networks."""
 
+from bayeskit.mcmc.adaptive_sghmc import AdaptiveSGHMC as AdaptiveSGHMC
+from bayeskit.mcmc.baoab import BAOAB as BAOAB
 from bayeskit.mcmc.collect import Collector as Collector
 from bayeskit.mcmc.collect import Disk as Disk
+from bayeskit.mcmc.control_variate import ControlVariate as ControlVariate
+from bayeskit.mcmc.cyclical import cyclical_sghmc as cyclical_sghmc
+from bayeskit.mcmc.cyclical import cyclical_sgld as cyclical_sgld
 from bayeskit.mcmc.density import LogDensity as LogDensity
 from bayeskit.mcmc.density import Position as Position
 from bayeskit.mcmc.density import curvature as curvature
@@ -22,13 +27,17 @@ from bayeskit.mcmc.kernel import Info as Info
 from bayeskit.mcmc.kernel import TransitionKernel as TransitionKernel
 from bayeskit.mcmc.kernel import adapt as adapt
 from bayeskit.mcmc.nuts import NUTS as NUTS
+from bayeskit.mcmc.optimizer import Optimizer as Optimizer
+from bayeskit.mcmc.psgld import PSGLD as PSGLD
 from bayeskit.mcmc.pyro_model import PyroDensity as PyroDensity
 from bayeskit.mcmc.run import Chain as Chain
 from bayeskit.mcmc.run import run as run
 from bayeskit.mcmc.schedules import Schedule as Schedule
+from bayeskit.mcmc.schedules import cosine_cycles as cosine_cycles
 from bayeskit.mcmc.schedules import polynomial_decay as polynomial_decay
 from bayeskit.mcmc.sghmc import SGHMC as SGHMC
 from bayeskit.mcmc.sgld import SGLD as SGLD
+from bayeskit.mcmc.sgnht import SGNHT as SGNHT
 from bayeskit.mcmc.stein import ksd as ksd
 from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.stochastic import calmed as calmed

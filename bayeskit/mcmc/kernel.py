@@ -46,6 +46,10 @@ class TransitionKernel(ABC):
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One transition of every chain: the new state, and what is to be said about it."""
 
+    def samples(self, count: int) -> bool:
+        """Whether the step after `count` steps draws from the law; only cyclical kernels have some that do not."""
+        return True
+
 
 class AdaptiveKernel(TransitionKernel, ABC):
     """A kernel that tunes itself while it burns in; tuned, it is a fixed Markov kernel again."""

@@ -91,7 +91,7 @@ def run(
         loop = _Loop.begin(kernel, position, stream, collector, burn_in=burn_in, generator=generator)
     else:
         loop = _Loop.resume(saved, kernel, position, stream, collector)
-    total = burn_in + num_samples * thin
+    total = _length(kernel, burn_in, num_samples * thin)
     every = max(1, total // 20)
     monitor, shown = Monitor(), {}
     with progress.track(total, description) as bar:
@@ -168,13 +168,15 @@ class _Loop:
     def advance(self, num_steps: int, *, keep: bool) -> None:
         """Take some steps and, if asked to, keep the last position with the average of what was reported."""
         reports = []
-        state = self.state
-        for _ in range(num_steps):
+        state, count = self.state, self.count
+        while len(reports) < num_steps:
             state, info = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
-            reports.append(info)
+            if not keep or self.kernel.samples(count):  # a cyclical kernel may have to find another mode first
+                reports.append(info)
+            count += 1
         if _strays(state.position):
-            self._raise(num_steps)
-        self.state, self.count = state, self.count + num_steps
+            self._raise(count - self.count)
+        self.state, self.count = state, count
         self.level = reports[-1]["log_density"].mean().item() if "log_density" in reports[-1] else float("nan")
         if keep:
             report = {name: torch.stack([r[name] for r in reports]).mean(0) for name in reports[0]}
@@ -231,6 +233,15 @@ def _strays(position: Position) -> dict[str, int]:
         if bad.any():
             found[name] = int(bad.nonzero()[0])
     return found
+
+
+def _length(kernel: TransitionKernel, burn_in: int, num_steps: int) -> int:
+    """The number of steps until `num_steps` of those after the burn-in have drawn from the law."""
+    count = burn_in
+    while num_steps:
+        num_steps -= kernel.samples(count)
+        count += 1
+    return count
 
 
 def _check(position: Position, *, num_samples: int, burn_in: int, thin: int) -> None:

@@ -1,10 +1,13 @@
 """Step sizes that change on the way: multipliers of `lr` by the number of steps taken."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bayeskit.core import checks
+
 Schedule = Callable[[int], float]
-"""Maps the number of steps taken to a multiplier of the step size `lr`."""
+"""Maps the number of steps taken to a multiplier of the step size `lr`; `cosine_cycles` changes the temperature too."""
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,47 @@ class polynomial_decay:
     def __call__(self, step: int) -> float:
         """The multiplier after `step` steps."""
         return (1 + step / self.delay) ** -self.power
+
+
+@dataclass(frozen=True)
+class cosine_cycles:
+    """The cyclical schedule `(1 + cos(pi r)) / 2`, with r from 0 to 1 in each cycle: far at first, then near and exact.
+
+    For the first part of each cycle, `exploration`, a kernel runs at temperature 0: it searches for another mode. In
+    the rest it samples, and `mcmc.run` takes draws from there alone.
+
+    Args:
+        length: Steps in a cycle.
+        exploration: Share of a cycle at temperature 0.
+        floor: The least multiplier, so that a cycle does not end in standstill.
+
+    References:
+        Zhang, Li, Zhang, Chen and Wilson (2020), Cyclical stochastic gradient MCMC for Bayesian deep learning,
+        equation 1 and algorithm 1.
+
+    Examples:
+        >>> schedule = cosine_cycles(length=4)
+        >>> [round(schedule(step), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 1.0]
+        >>> [schedule.explores(step) for step in range(5)]
+        [True, True, True, False, True]
+    """
+
+    length: int
+    exploration: float = 0.75
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        checks.positive(self.length, name="length", integer=True)
+        for name in ("exploration", "floor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 0 and less than 1; got {getattr(self, name)!r}")
+
+    def __call__(self, step: int) -> float:
+        """The multiplier after `step` steps."""
+        return max(self.floor, (1 + math.cos(math.pi * (step % self.length) / self.length)) / 2)
+
+    def explores(self, step: int) -> bool:
+        """Whether the step that follows `step` others searches rather than samples."""
+        return step % self.length < self.exploration * self.length

@@ -14,7 +14,7 @@ import torch
 from bayeskit.core import checks, random
 from bayeskit.mcmc.density import LogDensity, Position, curvature, value_and_gradient
 from bayeskit.mcmc.kernel import Info, TransitionKernel
-from bayeskit.mcmc.schedules import Schedule
+from bayeskit.mcmc.schedules import Schedule, cosine_cycles
 
 lists: Any = torch
 """Where torch keeps its operations on lists of tensors (`_foreach_add` ...), which have no public name."""
@@ -59,22 +59,35 @@ class StochasticKernel(TransitionKernel, ABC):
 
     def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> Any:
         """The chains at `position`, with the step size measured if none is given."""
+        self.check()
+        lr = measured_lr(self, log_density, position, generator=generator) if self.lr is None else self.lr
+        return self.begin(position, lr, generator=generator)
+
+    def check(self) -> None:
+        """Refuse settings that are out of range."""
         if self.temperature < 0:
             raise ValueError(f"`temperature` must not be negative; got {self.temperature!r}")
         if self.lr is not None:
             checks.positive(self.lr, name="lr")
-            return self.begin(position, self.lr, generator=generator)
-        return self.begin(position, measured_lr(self, log_density, position, generator=generator), generator=generator)
 
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One gradient, one transition."""
+        slopes, info = self.gradient(state, log_density)
+        return self.update(state, slopes, generator=generator), info
+
+    def gradient(self, state: Any, log_density: LogDensity) -> tuple[Position, Info]:
+        """The gradient that a step goes by, leaves (c, *shape), and what there is to say about it."""
         value, slopes = value_and_gradient(log_density, self.where(state))
         size, _ = self.pace(state)
         info = {"log_density": value, "step_size": torch.full_like(value, size)}
         kick = self.max_kick if self.max_kick is not None or self.lr is not None else KICK
         if kick is not None and self.temperature > 0:
-            info["clipped"] = clip(slopes, kick * (self.temperature / size) ** 0.5, self.scale)
-        return self.update(state, slopes, generator=generator), info
+            info["clipped"] = clip(slopes, kick * (self.temperature / size) ** 0.5, self.current_scale(state))
+        return slopes, info
+
+    def current_scale(self, state: Any) -> Position | None:
+        """The units in which the chains move now."""
+        return self.scale
 
     def where(self, state: Any) -> Position:
         """Where the gradient is taken: the position, or that part of it which the density knows of."""
@@ -83,7 +96,11 @@ class StochasticKernel(TransitionKernel, ABC):
     def pace(self, state: Any) -> tuple[float, float]:
         """The step size and the temperature of the step that `state` is about to take."""
         multiplier = 1.0 if self.schedule is None else self.schedule(state.count)
-        return state.lr * multiplier, self.temperature
+        return state.lr * multiplier, self.temperature if self.samples(state.count) else 0.0
+
+    def samples(self, count: int) -> bool:
+        """Whether the step after `count` steps draws from the law; in cycles some search for a mode instead."""
+        return not (isinstance(self.schedule, cosine_cycles) and self.schedule.explores(count))
 
 
 KICK = 10.0

@@ -56,7 +56,7 @@ class KilledBatches:
         yield from left
 
 
-@pytest.mark.parametrize("kind", ["sgld", "sgld by mini-batches", "nuts", "hmc"])
+@pytest.mark.parametrize("kind", ["sgld", "sgld by mini-batches", "psgld", "nuts", "hmc"])
 @pytest.mark.parametrize("thin", [1, 3])
 @pytest.mark.parametrize("disk", [False, True])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind, thin, disk):
@@ -67,8 +67,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind, thin, disk):
         if kind == "sgld by mini-batches":
             density = KilledBatches(Batches(g), 10) if kill else Batches(g)
         elif kill:
-            density = killed_after({"sgld": 35, "nuts": 250, "hmc": 80}[kind], full)
-        kernel = {"nuts": mcmc.NUTS(), "hmc": mcmc.HMC()}.get(kind, mcmc.SGLD(schedule=mcmc.polynomial_decay(5.0)))
+            density = killed_after({"sgld": 35, "psgld": 115, "nuts": 250, "hmc": 80}[kind], full)
+        kernels = {"nuts": mcmc.NUTS(), "hmc": mcmc.HMC(), "psgld": mcmc.PSGLD()}
+        kernel = kernels.get(kind, mcmc.SGLD(schedule=mcmc.polynomial_decay(5.0)))
         start = {"mean": torch.zeros(2, dtype=torch.float64)}
         budget = {"num_samples": 30, "burn_in": 8, "thin": thin}
         chain = mcmc.run(kernel, density, start, **budget, generator=g, checkpoint=path, collector=collector)

@@ -9,7 +9,7 @@ from bayeskit import mcmc
 
 from .gaussian import PRECISIONS, log_density
 
-KERNELS = [mcmc.SGLD(), mcmc.SGHMC()]
+KERNELS = [mcmc.SGLD(), mcmc.SGHMC(), mcmc.SGNHT(), mcmc.BAOAB()]  # those that learn units become these
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
 
 
@@ -66,14 +66,13 @@ def test_units_are_a_change_of_variables(generator, kernel):
 
 
 @every_kernel
-def test_n_times_the_density_asks_for_an_nth_of_the_step(generator, kernel):
-    # The same law in the same units: what users of mean losses write as lr / N.
+def test_n_times_the_density_is_a_temperature_and_asks_for_an_nth_of_the_step(generator, kernel):
+    # The two ways to write a posterior of n rows: what users of mean losses call lr is n times the full-scale one.
     start = {"x": torch.randn(3, 8, generator=generator, dtype=torch.float64)}
     n = 1000.0
-    cold = replace(kernel, temperature=0.0)
-    mean = run(replace(cold, lr=0.02), start).samples["x"]
-    total = run(replace(cold, lr=0.02 / n), start, lambda q: n * log_density(q)).samples["x"]
-    assert torch.allclose(mean, total, rtol=1e-12, atol=1e-13)
+    mean = run(replace(kernel, lr=0.02, temperature=1 / n), start).samples["x"]
+    total = run(replace(kernel, lr=0.02 / n), start, lambda q: n * log_density(q)).samples["x"]
+    assert torch.allclose(mean, total, rtol=1e-10, atol=1e-12)
 
 
 @every_kernel
