@@ -20,22 +20,7 @@ from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.mcmc import (
-    NUTS,
-    SVGD,
-    AdaptiveKernel,
-    Chain,
-    Position,
-    StochasticKernel,
-    Structured,
-    TransitionKernel,
-    calmed,
-    curvature,
-    ess,
-    rhat,
-    run,
-    settled,
-)
+from bayeskit.mcmc import NUTS, Chain, Position, Structured, TransitionKernel, ess, rhat, run
 
 WHOLE = 2_000
 """Rows up to which a stochastic-gradient kernel takes them all at each step."""
@@ -178,23 +163,16 @@ class MCMC(Inference):
         self, kernel: TransitionKernel, model: Model, position: Position, data: Data, *, generator: torch.Generator
     ) -> tuple[TransitionKernel, LogPosterior | MiniBatches]:
         """The kernel, and what it steps on: the full density, or estimates and a step size that bears their noise."""
-        if isinstance(kernel, Structured):
-            inside, density = self._steps(kernel.kernel, model, position, data, generator=generator)
-            return replace(kernel, kernel=inside, groups=model.labels(kernel.groups)), density
+        if isinstance(kernel, Structured):  # groups are those of the network, whose weights are one leaf here
+            kernel = replace(kernel, groups=model.labels(kernel.groups))
         size = self.batch_size or (len(data) if len(data) <= WHOLE else BATCH)
         if not kernel.mini_batches or size >= len(data):
             density = first = LogPosterior(model, replace(data, x=data.x[:]))
         else:
             density = MiniBatches(model, data, size, generator)
             first = next(iter(density))
-            if isinstance(kernel, StochasticKernel):
-                kernel = calmed(kernel, size / len(data))
-        if isinstance(kernel, StochasticKernel) and kernel.lr is None and not isinstance(kernel, AdaptiveKernel):
-            kernel = settled(kernel, first, _reached(position), generator=generator)
-        if isinstance(kernel, SVGD) and kernel.lr is None and kernel.largest_curvature is None:
-            steepest = curvature(first, _reached(position), generator=generator).max().item()
-            kernel = replace(kernel, largest_curvature=steepest)
-        return kernel, density
+        share = min(1.0, size / len(data))
+        return kernel.prepared(first, _reached(position), share=share, generator=generator), density
 
 
 def _reached(position: Position) -> Position:

@@ -40,8 +40,6 @@ from bayeskit.mcmc.sgld import SGLD as SGLD
 from bayeskit.mcmc.sgnht import SGNHT as SGNHT
 from bayeskit.mcmc.stein import ksd as ksd
 from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
-from bayeskit.mcmc.stochastic import calmed as calmed
-from bayeskit.mcmc.stochastic import settled as settled
 from bayeskit.mcmc.structured import Structured as Structured
 from bayeskit.mcmc.surrogates import Surrogate as Surrogate
 from bayeskit.mcmc.surrogates import fit_surrogate as fit_surrogate

@@ -9,7 +9,7 @@ import torch
 
 from bayeskit.mcmc.density import LogDensity, Position, value_and_gradient
 from bayeskit.mcmc.kernel import AdaptiveKernel
-from bayeskit.mcmc.stochastic import KICK, StochasticKernel, measured_lr
+from bayeskit.mcmc.stochastic import KICK, StochasticKernel, calmed, measured_lr
 
 MEASUREMENTS = 4
 """How often in a burn-in the step size is measured anew, for the units change on the way."""
@@ -42,6 +42,12 @@ class ScaleLearner(StochasticKernel, AdaptiveKernel, ABC):
             return state
         there = self if self.scale is not None else replace(settings, scale=self.units(state))
         return replace(state, lr=measured_lr(there, log_density, position, generator=generator))
+
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> Self:
+        """The kernel that bears the noise of mini-batches; it measures its step size on the way."""
+        return calmed(self, share)
 
     def adapt(
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator

@@ -80,6 +80,13 @@ class ControlVariate(AdaptiveKernel):
             checks.positive(self.refresh, name="refresh", integer=True)
         return self._centered(self.kernel.init(position, log_density, generator=generator))
 
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> "ControlVariate":
+        """With the kernel inside prepared."""
+        inside = self.kernel.prepared(log_density, position, share=share, generator=generator)
+        return replace(self, kernel=inside)
+
     def adapt(
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
     ) -> tuple["ControlVariate", ControlVariateState]:

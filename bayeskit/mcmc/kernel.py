@@ -46,6 +46,19 @@ class TransitionKernel(ABC):
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One transition of every chain: the new state, and what is to be said about it."""
 
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> "TransitionKernel":
+        """The kernel with all that it can measure before it runs put in, such as a step size.
+
+        Args:
+            log_density: The log density, or an estimate of it from a mini-batch.
+            position: Where chains may come, leaves (n, *shape).
+            share: The share of the rows in a mini-batch.
+            generator: Source of all randomness.
+        """
+        return self
+
     def samples(self, count: int) -> bool:
         """Whether the step after `count` steps draws from the law; only cyclical kernels have some that do not."""
         return True

@@ -70,6 +70,13 @@ class StochasticKernel(TransitionKernel, ABC):
         if self.lr is not None:
             checks.positive(self.lr, name="lr")
 
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> "StochasticKernel":
+        """The kernel with a step size that is stable at these positions, and bears the noise of mini-batches."""
+        kernel = calmed(self, share)
+        return kernel if kernel.lr is not None else settled(kernel, log_density, position, generator=generator)
+
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One gradient, one transition."""
         slopes, info = self.gradient(state, log_density)
@@ -120,6 +127,8 @@ def calmed(kernel: Stochastic, share: float) -> Stochastic:
     >>> calmed(mcmc.SGLD(), 0.1).relative_lr
     0.025
     """
+    if share >= 1:
+        return kernel
     settings: Any = kernel
     friction = 1 - getattr(kernel, "momentum", 0.0)
     return replace(settings, relative_lr=kernel.relative_lr * share * friction)

@@ -97,6 +97,17 @@ class Structured(TransitionKernel):
         base = self.kernel.init(position, log_density, generator=generator)
         return StructuredState(base, labels, History.begin(ravel(position)))
 
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> "Structured":
+        """With the kernel inside prepared."""
+        inside = self.kernel.prepared(log_density, position, share=share, generator=generator)
+        return replace(self, kernel=inside)
+
+    def samples(self, count: int) -> bool:
+        """As the kernel inside does."""
+        return self.kernel.samples(count)
+
     def step(
         self, state: StructuredState, log_density: LogDensity, *, generator: torch.Generator
     ) -> tuple[StructuredState, Info]:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.mcmc.density import LogDensity, Position, ravel, unravel, value_and_gradient
+from bayeskit.mcmc.density import LogDensity, Position, curvature, ravel, unravel, value_and_gradient
 from bayeskit.mcmc.kernel import Info, TransitionKernel
 from bayeskit.mcmc.sgld import SGLD
 from bayeskit.mcmc.stochastic import measured_lr
@@ -128,6 +128,15 @@ class SVGD(TransitionKernel):
         if self.largest_curvature is not None:
             return SVGDState(position, self.largest_curvature)
         return SVGDState(position, 1 / measured_lr(SGLD(relative_lr=1.0), log_density, position, generator=generator))
+
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> "SVGD":
+        """With the largest curvature measured, if it decides about the steps."""
+        if self.lr is not None or self.largest_curvature is not None:
+            return self
+        steepest = curvature(log_density, position, generator=generator).max().item()
+        return replace(self, largest_curvature=steepest)
 
     def step(self, state: SVGDState, log_density: LogDensity, *, generator: torch.Generator) -> tuple[SVGDState, Info]:
         """One step of all particles together."""
