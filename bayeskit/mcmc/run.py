@@ -260,8 +260,9 @@ def _identity(
     kernel: TransitionKernel, position: Position, burn_in: int, thin: int, generator: torch.Generator
 ) -> dict[str, Any]:
     """What a run must share with the one whose file it takes up; `num_samples` may have grown."""
-    settings = {name: value for name, value in _pack(kernel).items() if isinstance(value, bool | int | float | str)}
-    tensors = [value for value in _pack(kernel).values() if isinstance(value, Tensor)]
+    values = _flat(_pack(kernel))
+    settings = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+    tensors = [value for value in values.values() if isinstance(value, Tensor)]
     return {
         "the kernel": f"{type(kernel).__name__} {settings} {digest(*tensors)}",
         "the starting position": digest(*position.values()),
@@ -269,6 +270,14 @@ def _identity(
         "burn_in": burn_in,
         "thin": thin,
     }
+
+
+def _flat(nest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What is in a nest of dicts, by path: units of several leaves, and kernels within kernels, count too."""
+    found: dict[str, Any] = {}
+    for name, value in nest.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _pack(record: Any) -> dict[str, Any]:

@@ -124,6 +124,17 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     assert torch.equal(run(tmp_path / "run").samples["w"], run(None).samples["w"])
 
 
+def test_the_checkpoint_of_another_kernel_inside_is_refused(tmp_path):
+    def run(lr):
+        kernel = mcmc.ControlVariate(mcmc.SGLD(lr=lr), mean(ALL))
+        start, g = {"m": torch.zeros(2, dtype=torch.float64)}, torch.Generator()
+        mcmc.run(kernel, mean(ALL), start, num_samples=2, burn_in=1, generator=g, checkpoint=tmp_path / "run")
+
+    run(0.1)
+    with pytest.raises(ValueError, match="differs in the kernel"):
+        run(0.2)
+
+
 def test_settings_are_checked(generator):
     kernel = mcmc.ControlVariate(mcmc.SGLD(lr=0.1), mean(ALL))
     with pytest.raises(ValueError, match="`refresh`"):
