@@ -1,0 +1,135 @@
+"""Objects into a tree and tensors."""
+
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import gpytorch
+import numpy as np
+import torch
+from linear_operator import LinearOperator
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.persistence.trust import ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, path_of
+
+_BUILDER = re.compile(r"estimator(\.estimator_?)*\.network")  # that of the estimator, or of one inside it
+
+
+class Writer:
+    """Turns objects into a JSON tree and a dictionary of tensors."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._written: dict[int, tuple[Any, Any]] = {}  # what was written under which name, by identity
+        self._arguments: list[int] | None = None
+
+    def encode(self, value: Any, where: str) -> Any:  # noqa: PLR0911 (a line a kind of value)
+        """The node that `value` is rebuilt from; `where` is its place, for messages."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, torch.dtype | torch.device):
+            return {"torch": str(value).removeprefix("torch."), "kind": type(value).__name__}
+        if isinstance(value, list | tuple):  # torch.Size is a tuple
+            items = [self.encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
+            return {"tuple" if isinstance(value, tuple) else "list": items, "size": isinstance(value, torch.Size)}
+        if isinstance(value, dict):
+            pairs = [[self.encode(k, where), self.encode(v, f"{where}.{k}")] for k, v in value.items()]
+            return {"dict": pairs}
+        if isinstance(value, set):
+            return {"set": [self.encode(v, where) for v in value]}
+        return self._object(value, where)
+
+    def _tensor(self, value: Tensor) -> dict[str, Any]:
+        if id(value) in self._written:  # weights shared by two modules stay shared
+            return self._written[id(value)][1]
+        if value.numel() > 1 and not any(value.stride()):  # one number repeated, as for weights that nothing is kept of
+            return {**self._tensor(value.detach().flatten()[0].clone()), "shape": list(value.shape)} | (
+                {"parameter": value.requires_grad} if isinstance(value, nn.Parameter) else {}
+            )
+        # The axes keep their order in memory (Cholesky factors are column-major), so that products repeat to the bit.
+        axes = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
+        key = f"t{len(self.tensors)}"
+        self.tensors[key] = value.detach().cpu().permute(axes).clone(memory_format=torch.contiguous_format)
+        node: dict[str, Any] = {"tensor": key, "device": value.device.type}
+        if axes != list(range(value.ndim)):
+            node["axes"] = axes
+        if isinstance(value, nn.Parameter):
+            node["parameter"] = value.requires_grad
+        self._written[id(value)] = (value, node)
+        return node
+
+    def _array(self, value: np.ndarray) -> dict[str, Any]:
+        if value.dtype.kind in "biuf":
+            return {"array": self._tensor(torch.tensor(value)), "dtype": value.dtype.str}
+        return {"array": value.tolist(), "dtype": "object" if value.dtype.kind == "O" else value.dtype.str}
+
+    def _object(self, value: Any, where: str) -> dict[str, Any]:
+        cls, path = type(value), path_of(value)
+        if isinstance(value, LinearOperator) and cls.__module__.startswith(OPERATORS):
+            return {
+                "operator": path,
+                "args": self.encode(value._args, where),
+                "kwargs": self.encode(value._kwargs, where),
+            }
+        if isinstance(value, nn.Module):
+            return self._module(value, path, where)
+        if isinstance(value, BaseEstimator) and not is_dataclass(value) and path.startswith(ESTIMATORS):
+            return self._estimator(value, path, where)
+        if is_dataclass(value) and path.startswith("bayeskit."):
+            state = {f.name: getattr(value, f.name) for f in fields(value)}
+            return {"dataclass": path, "fields": self.encode(state, where)}
+        for name, function in FUNCTIONS.items():
+            if value is function:
+                return {"function": name}
+        if callable(value) and _BUILDER.fullmatch(where):  # the builder itself: the caller of `load` has it
+            return {"user": "network"}
+        raise TypeError(f"{where} of type {cls.__name__} cannot be saved: use plain values, arrays or torch modules")
+
+    def _module(self, value: nn.Module, path: str, where: str) -> dict[str, Any]:
+        known = path.startswith(TRUSTED)
+        if known and not isinstance(value, gpytorch.Module | Likelihood):
+            # A network that holds a class of the user's own anywhere is rebuilt as a whole by the user's factory.
+            # So is one whose weights are computed by parametrizations, which torch rebuilds from their state alone.
+            known = all(path_of(inner).startswith(TRUSTED) for inner in value.modules())
+        if not known:
+            role = "kernel" if isinstance(value, gpytorch.kernels.Kernel) else "network"
+            role = "likelihood" if isinstance(value, Likelihood) else role
+            state = {name: tensor for name, tensor in value.state_dict().items()}
+            return {"user": role, "class": path, "weights": self.encode(state, where), "arguments": self._arguments}
+        if id(value) in self._written:  # a module used twice is one module
+            return {"same": self._written[id(value)][1]}
+        self._written[id(value)] = (value, len(self._written))
+        empty = set(vars(blank(type(value))))
+        skip = {"_priors"} | {key for key in empty if "hook" in key}
+        state = {key: item for key, item in vars(value).items() if key not in skip}
+        # Priors over hyperparameters matter while they are learnt, which is over.
+        inner = value._modules.items()
+        state["_modules"] = {name: module for name, module in inner if not isinstance(module, gpytorch.priors.Prior)}
+        label = self._written[id(value)][1]
+        return {"module": path, "state": self.encode(state, f"{where}.{type(value).__name__}"), "label": label}
+
+    def _estimator(self, value: BaseEstimator, path: str, where: str) -> dict[str, Any]:
+        if id(value) in self._written:  # a frozen estimator is the argument and the fitted one
+            return {"same": self._written[id(value)][1]}
+        label = len(self._written)
+        self._written[id(value)] = (value, label)
+        return {"estimator": path, "state": self.encode(self._state(value), where), "label": label}
+
+    def _state(self, estimator: BaseEstimator) -> dict[str, Any]:
+        state = dict(vars(estimator))
+        if not isinstance(state.get("random_state"), int | None):
+            state["random_state"] = None  # the seed used is kept in seed_
+        fitted: Any = estimator
+        while "posterior_" not in vars(fitted) and {"estimator_", "estimator"} & vars(fitted).keys():
+            fitted = vars(fitted).get("estimator_", fitted.estimator)  # what was fitted inside knows its shape
+        if "posterior_" in vars(fitted):
+            self._arguments = [int(fitted.n_features_in_), int(fitted.num_outputs_)]
+        return state
