@@ -42,7 +42,7 @@ class Budget:
 BUDGETS = {"hmc": Budget(32, 200, 400, 1), "nuts": Budget(4, 150, 300, 1)}
 STOCHASTIC = Budget(32, 500, 400, 10)
 
-CAREFUL = {("gp_pois_regr-gp_pois_regr", "hmc"): ({"target_acceptance": 0.97}, {"thin": 4})}
+CAREFUL = {("gp_pois_regr-gp_pois_regr", "hmc"): ({"target_acceptance": 0.97}, {"thin": 2})}
 """Where the defaults report divergences: settings of the kernel, and of the budget, that do away with them."""
 
 

@@ -1,4 +1,4 @@
-"""The code blocks of README.md and the guide, and the four blocks of the usage contract, run as they stand."""
+"""The code blocks of README.md and the guide, and the blocks of the usage contract, run as they stand."""
 
 import re
 import runpy
