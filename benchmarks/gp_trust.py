@@ -184,7 +184,7 @@ def unsound(posterior, x, evidence, history, diagnostics, density) -> list[str]:
         "functions": posterior.sample_functions(2, generator=g)(x),
         "log density": torch.as_tensor(density),
         "evidence": torch.tensor(0.0 if evidence is None else float(evidence)),
-        "history": torch.tensor([number for curve in history.values() for number in curve]),
+        "history": torch.tensor([number for curve in history.values() for number in curve], dtype=torch.float64),
     }
     found = [f"{what} is not finite" for what, number in numbers.items() if not torch.isfinite(number).all()]
     if float(values.variance.min()) < 0 or float(dense.diagonal().min()) < 0:

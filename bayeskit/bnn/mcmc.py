@@ -92,6 +92,7 @@ class MCMC(Inference):
     Examples:
         >>> from bayeskit.bnn import gaussian_prior
         >>> from bayeskit.core.likelihood import Gaussian
+        >>> from bayeskit.mcmc import SGLD
         >>> x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
         >>> method = MCMC(SGLD(), num_samples=10, burn_in=20, thin=1)
         >>> prior = gaussian_prior(nn.Linear(1, 1, dtype=torch.float64))

@@ -104,7 +104,9 @@ def test_estimators_fit_go_on_and_survive_a_file(settings, generator, tmp_path):
         assert (model.partial_fit(x, x[:, 0]).latent(x).variance < narrowed).all()
 
 
-NETWORKS = [name for name in registry.names("regression", family="bnn") if name not in ("nuts", "sgld")]
+# Of the Markov chains one, for the law of the draws is the same.
+CHAINS = [name for name in registry.names("regression", family="bnn") if registry.inference_class(name) is bnn.MCMC]
+NETWORKS = [name for name in registry.names("regression", family="bnn") if name not in CHAINS or name == "sgld"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -113,7 +115,8 @@ def test_every_method_has_a_joint_law_of_few_rows_of_a_network_of_many_weights(n
     x = torch.randn(10, 3, generator=generator)
     prior = bnn.gaussian_prior(seeded(lambda: bnn.MLP(3, 2, hidden=(200, 200))))
     settings = {"subset": "all", "structure": "diagonal"} if name == "laplace" else {}
-    inference = registry.get(name, training=Training(lr=1e-3, max_epochs=1), **settings)()
+    short = {"training": Training(lr=1e-3, max_epochs=1), **settings}
+    inference = registry.quick(name) if name in CHAINS else registry.get(name, **short)()
     values = inference.infer(prior, Gaussian(), Data(x, x[:, :2]), generator=generator).posterior(x)
     assert isinstance(values.covariance, LinearOperator)
     assert values.covariance.shape == (20, 20)

@@ -52,7 +52,8 @@ def sound(fit, x):
     values = fit.posterior(x)
     dense = values.covariance.to_dense()
     draws = fit.posterior.sample_functions(2, generator=generator())(x)
-    numbers = [values.mean, values.variance, dense, draws, *map(torch.tensor, fit.history.values())]
+    curves = [torch.tensor(curve, dtype=torch.float64) for curve in fit.history.values()]
+    numbers = [values.mean, values.variance, dense, draws, *curves]
     assert all(torch.isfinite(one).all() for one in numbers)
     assert (values.variance >= 0).all() and (dense.diagonal() >= 0).all()
     assert fit.log_evidence is None or math.isfinite(float(fit.log_evidence))
