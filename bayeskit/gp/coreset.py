@@ -141,13 +141,20 @@ class CoresetGP(ProcessInference):
         def loss(batch: Data) -> Tensor:
             return -(bound(model, present(), batch) + model.log_prior())
 
+        before, start = _value(model, found, rows), [value.detach().clone() for value in learnt]
         parameters = [*learnt, log_weights, whitened]
         history = minimize(loss, parameters, rows, training, generator=generator, description="CoresetGP")
         with torch.no_grad():
             trained = PseudoObservations(present().z.clone(), log_weights.exp(), whitened.detach())
         best = _over_all_rows(model, trained.z, trained.weights, rows)
-        with torch.no_grad():  # exactly the best for a Gaussian likelihood; nearly so, hence the comparison, for others
-            return max(best, trained, key=lambda one: float(bound(model, one, rows))), history
+        # `best` is exactly that for a Gaussian likelihood; nearly so, hence the comparison, for others.
+        value, winner = max(((_value(model, one, rows), one) for one in (best, trained)), key=lambda pair: pair[0])
+        if value >= before:
+            return winner, history
+        with torch.no_grad():  # steps too long for where the search had been
+            for parameter, known in zip(learnt, start, strict=True):
+                parameter.copy_(known)
+        return found, history
 
     def _subset(self, rows: Data, generator: torch.Generator) -> Data:
         """The rows of the first phase."""
@@ -156,6 +163,12 @@ class CoresetGP(ProcessInference):
         operators.note("rows of the first phase", self.subset)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)[: self.subset]
         return rows.rows(order.to(rows.y.device))
+
+
+@torch.no_grad()
+def _value(model: Model, found: PseudoObservations, rows: Data) -> float:
+    """What training maximizes, for all the rows."""
+    return float(bound(model, found, rows) + model.log_prior())
 
 
 def _cluster_sizes(model: Model, z: Tensor, rows: Data) -> Tensor:
