@@ -102,8 +102,8 @@ class IVON(Inference):
     priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
     kind: ClassVar[Kind] = "weights"
     quick: ClassVar[Mapping[str, Any]] = {
-        "lr": 0.5,  # with a step of 1, or a smaller curvature at the start, some seeds run off
-        "hess_init": 300.0,
+        "lr": 0.3,  # longer steps, or a smaller curvature at the start, make some seeds run off
+        "hess_init": 1000.0,
         "kl_weight": 0.1,
         "training": replace(QUICK_TRAINING, max_epochs=120),
     }
