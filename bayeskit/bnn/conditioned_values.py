@@ -1,18 +1,17 @@
 """The covariance of the functions of weights that were conditioned on rows, in the space of those functions."""
 
 import torch
-from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.conditioned import ConditionedWeights
 from bayeskit.bnn.network import NetworkFunction
 from bayeskit.bnn.tangent import Sides, blocks, gram, known_sides, shared_variances
+from bayeskit.bnn.values_by_weights import ValuesByWeights
 from bayeskit.core import operators
-from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product
 from bayeskit.core.types import Params
 
 
-class ConditionedValues(LinearOperator):
+class ConditionedValues(ValuesByWeights):
     """`J S J'` for `S = (S0^-1 + A'A)^-1`, as the covariance of a Gaussian process after data.
 
     With k = J S0 J' of the inputs x, C that between them and the rows, and `R' K R = U diag(v) U'`,
@@ -27,24 +26,6 @@ class ConditionedValues(LinearOperator):
     References:
         Rasmussen & Williams. Gaussian Processes for Machine Learning. 2006, equation 2.26.
     """
-
-    semidefinite = True
-
-    def __init__(self, values: operators.Linearized):
-        super().__init__(values)
-        self.values = values
-
-    def _size(self) -> torch.Size:
-        return self.values.shape
-
-    def _matmul(self, rhs: Tensor) -> Tensor:
-        return product(self.values, rhs)
-
-    def _transpose_nonbatch(self) -> "ConditionedValues":
-        return self
-
-    def _diagonal(self) -> Tensor:
-        return self.blocks().diagonal(dim1=-2, dim2=-1).flatten()
 
     def blocks(self) -> Tensor:
         """The covariance of the outputs at each input, (n, k, k)."""
@@ -97,18 +78,3 @@ def floored(before: Tensor, explained: Tensor) -> Tensor:
         relative = float((shift / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max())
         operators.note("variances floored at rounding, largest shift relative to the prior variance", relative)
     return value + torch.diag_embed(shift)
-
-
-@block_rule.register
-def _(op: ConditionedValues, k: int) -> Tensor:
-    return op.blocks() if k == op.values.num_outputs else block_rule.dispatch(LinearOperator)(op, k)
-
-
-@half_rule.register
-def _(op: ConditionedValues, rhs: Tensor) -> Tensor:
-    return half_rule(op.values, rhs)
-
-
-@draw_rule.register
-def _(op: ConditionedValues, num_samples: int, generator: torch.Generator) -> Tensor:
-    return draw_rule(op.values, num_samples, generator)

@@ -18,12 +18,12 @@ from bayeskit.bnn.blocks import LayerBlocks
 from bayeskit.bnn.curvature import kronecker_order, with_one
 from bayeskit.bnn.network import NetworkFunction
 from bayeskit.bnn.tangent import known_sides
+from bayeskit.bnn.values_by_weights import ValuesByWeights
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch
-from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product
 
 
-class KroneckerValues(LinearOperator):
+class KroneckerValues(ValuesByWeights):
     """`J S J'` for a network of linear layers whose weights are independent, those of each with Kronecker factors.
 
         cov(f_c(x), f_d(x2)) = sum_l sum_oi u_co u2_do V_oi v_i v2_i,      u = Q_g' s,  v = Q_a' D a,
@@ -34,24 +34,6 @@ class KroneckerValues(LinearOperator):
     Args:
         values: The same covariance by way of the weights.
     """
-
-    semidefinite = True
-
-    def __init__(self, values: operators.Linearized):
-        super().__init__(values)
-        self.values = values
-
-    def _size(self) -> torch.Size:
-        return self.values.shape
-
-    def _matmul(self, rhs: Tensor) -> Tensor:
-        return product(self.values, rhs)
-
-    def _transpose_nonbatch(self) -> "KroneckerValues":
-        return self
-
-    def _diagonal(self) -> Tensor:
-        return self.blocks().diagonal(dim1=-2, dim2=-1).flatten()
 
     def blocks(self) -> Tensor:
         """The covariance of the outputs at each input, (n, k, k)."""
@@ -101,18 +83,3 @@ def has_factors(covariance: LinearOperator) -> bool:
 def _layer_blocks(values: operators.Linearized) -> list[tuple[operators.KroneckerInverse, Tensor, Tensor]]:
     assert isinstance(values.weight_covariance, LayerBlocks)
     return values.weight_covariance.blocks  # type: ignore[return-value]
-
-
-@block_rule.register
-def _(op: KroneckerValues, k: int) -> Tensor:
-    return op.blocks() if k == op.values.num_outputs else block_rule.dispatch(LinearOperator)(op, k)
-
-
-@half_rule.register
-def _(op: KroneckerValues, rhs: Tensor) -> Tensor:
-    return half_rule(op.values, rhs)
-
-
-@draw_rule.register
-def _(op: KroneckerValues, num_samples: int, generator: torch.Generator) -> Tensor:
-    return draw_rule(op.values, num_samples, generator)

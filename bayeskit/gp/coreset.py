@@ -151,7 +151,8 @@ class CoresetGP(ProcessInference):
         value, winner = max(((_value(model, one, rows), one) for one in (best, trained)), key=lambda pair: pair[0])
         if value >= before:
             return winner, history
-        with torch.no_grad():  # steps too long for where the search had been
+        operators.note("bound lost by training, which was therefore taken back", before - value)
+        with torch.no_grad():  # its steps were too long for where the search had been
             for parameter, known in zip(learnt, start, strict=True):
                 parameter.copy_(known)
         return found, history

@@ -37,14 +37,14 @@ class DualAveraging:
 
     def __init__(self, step_size: Tensor, target: float):
         self.target, self.count = target, 0
-        self.centre = self.log_step = self.log_average = step_size.log()
+        self.center = self.log_step = self.log_average = step_size.log()
         self.shortfall = torch.zeros_like(step_size)
 
     def update(self, acceptance: Tensor) -> None:
         """Learn from the acceptance probabilities that the current steps led to, shaped like them."""
         self.count += 1
         self.shortfall = self.shortfall + (self.target - acceptance - self.shortfall) / (self.count + 10)
-        self.log_step = self.centre - self.count**0.5 / 0.05 * self.shortfall
+        self.log_step = self.center - self.count**0.5 / 0.05 * self.shortfall
         self.log_average = self.log_average + self.count**-0.75 * (self.log_step - self.log_average)
 
     @property

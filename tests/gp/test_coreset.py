@@ -311,3 +311,12 @@ def test_partial_fit_joins_the_coresets():
     model = GPRegressor(inference=registry.quick("coreset").set_params(num_points=6), random_state=0)
     model.partial_fit(X[:20], y[:20].ravel()).partial_fit(X[20:], y[20:].ravel())
     assert len(model.coreset()) == 12
+
+
+def test_training_never_ends_below_where_it_began():
+    """Steps a hundred times too long for data without noise, whose best bound the first phase has found."""
+    x = torch.linspace(0, 6, 40, dtype=torch.float64).unsqueeze(-1)
+    data, long = Data(x, x.sin()), Training(lr=1.0, max_epochs=5, batch_size=20)
+    alone, trained = (fit(data, default_prior(x), Gaussian(), CoresetGP(10, training=t)) for t in (None, long))
+    assert float(trained.log_evidence) >= float(alone.log_evidence) - 1e-6 * abs(float(alone.log_evidence))
+    assert trained.diagnostics["bound lost by training, which was therefore taken back"] > 0
