@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayeskit import bnn as bnn
+    from bayeskit import continual as continual
     from bayeskit import gp as gp
     from bayeskit import mcmc as mcmc
     from bayeskit import metrics as metrics
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("bnn", "gp", "mcmc", "metrics", "plots", "registry")
+_MODULES = ("bnn", "continual", "gp", "mcmc", "metrics", "plots", "registry")
 _HOMES = {
     "BNNClassifier": "estimators",
     "BNNRegressor": "estimators",
@@ -39,7 +40,7 @@ _HOMES = {
 }
 
 __all__ = ["BNNClassifier", "BNNRegressor", "Calibrated", "Conformal", "GPClassifier", "GPRegressor", "bnn", "compare"]
-__all__ += ["gp", "load", "mcmc", "metrics", "plots", "registry", "save"]
+__all__ += ["continual", "gp", "load", "mcmc", "metrics", "plots", "registry", "save"]
 
 
 def __getattr__(name: str) -> Any:

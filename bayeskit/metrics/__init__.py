@@ -11,6 +11,9 @@ from bayeskit.metrics.calibration import coverage as coverage
 from bayeskit.metrics.calibration import expected_calibration_error as expected_calibration_error
 from bayeskit.metrics.calibration import pit as pit
 from bayeskit.metrics.calibration import reliability as reliability
+from bayeskit.metrics.continual import average_accuracy as average_accuracy
+from bayeskit.metrics.continual import backward_transfer as backward_transfer
+from bayeskit.metrics.continual import forgetting as forgetting
 from bayeskit.metrics.distances import total_variation as total_variation
 from bayeskit.metrics.distances import wasserstein2 as wasserstein2
 from bayeskit.metrics.ood import ood_aupr as ood_aupr

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeskit.plots.style import new_axes
+from bayeskit.plots.style import new_axes, write_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,15 +29,9 @@ def distance_map(distances: Any, names: Sequence[str], *, ax: "Axes | None" = No
         raise ValueError(f"`distances` must have shape ({len(names)}, {len(names)}) like `names`; got {matrix.shape}")
     order = leaf_order(matrix)
     matrix, labels = matrix[np.ix_(order, order)], [names[i] for i in order]
-    ax.imshow(matrix, cmap="cividis", vmin=0)
-    middle = matrix.max() / 2
-    for i, j in np.ndindex(*matrix.shape):
-        color = "black" if matrix[i, j] > middle else "white"
-        ax.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=color, fontsize="small")
+    write_cells(ax, matrix)
     ax.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
     return ax
 
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -29,3 +31,14 @@ def new_axes(ax: "Axes | None") -> "Axes":
         assert ax is not None
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def write_cells(ax: "Axes", matrix: np.ndarray) -> None:
+    """A heat map from zero on, each number written in its cell, on axes without ticks or spines."""
+    ax.imshow(matrix, cmap="cividis", vmin=min(0.0, matrix.min()))
+    low, high = ax.images[-1].get_clim()
+    for i, j in np.ndindex(*matrix.shape):
+        color = "black" if matrix[i, j] > (low + high) / 2 else "white"
+        ax.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=color, fontsize="small")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)

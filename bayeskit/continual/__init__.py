@@ -1,0 +1,20 @@
+"""Learning task after task: the posterior of one task is the prior of the next.
+
+    tasks = split_tasks(X, y, X_test, y_test, num_tasks=5)
+    for stage in run(estimator, tasks):     # a fold: q_t = infer(q_{t-1}, task t), each row seen once
+        stage.scores                        # on the test rows of every task, those to come included
+
+`scores(stages)` is the matrix that the field's summaries are read from: `metrics.average_accuracy`,
+`metrics.backward_transfer`, `metrics.forgetting`, and the picture `plots.score_matrix`.
+"""
+
+from bayeskit.continual.coreset import Coreset as Coreset
+from bayeskit.continual.fold import Fold as Fold
+from bayeskit.continual.run import Stage as Stage
+from bayeskit.continual.run import run as run
+from bayeskit.continual.run import scores as scores
+from bayeskit.continual.scoring import score as score
+from bayeskit.continual.tasks import Task as Task
+from bayeskit.continual.tasks import domain_tasks as domain_tasks
+from bayeskit.continual.tasks import permuted_tasks as permuted_tasks
+from bayeskit.continual.tasks import split_tasks as split_tasks

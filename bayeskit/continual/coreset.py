@@ -1,0 +1,69 @@
+"""A few rows of each task that are kept out of the fold and learnt last, every time a prediction is asked for."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bayeskit.continual.tasks import take
+from bayeskit.core import checks
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """How many rows of each task are remembered, and which.
+
+    The rows C_t of task t are held out of the fold, and the law that predicts has learnt them after it:
+
+        q_t = infer(q_{t-1}, D_t without C_t),    p_t = infer(q_t, C_1, ..., C_t),
+
+    so that every row counts once, and those remembered are the freshest.
+
+    Args:
+        size: Rows a task.
+        choice: "random", or "k_center": each row the farthest from those chosen before it (Gonzalez, 1985).
+
+    References:
+        Nguyen et al. (2018), Variational continual learning, algorithm 1.
+
+    Examples:
+        >>> x = np.array([[0.0], [0.1], [5.0], [9.0]])
+        >>> rows = Coreset(2, choice="k_center").rows(x, np.random.default_rng(0))
+        >>> bool((np.abs(x[rows[0]] - x[rows[1]]) > 4).all())
+        True
+    """
+
+    size: int
+    choice: Literal["random", "k_center"] = "random"
+
+    def __post_init__(self) -> None:
+        checks.positive(self.size, name="size", integer=True)
+        checks.choice(self.choice, name="choice", options=("random", "k_center"))
+
+    def rows(self, x: Any, random: np.random.Generator) -> np.ndarray:
+        """Numbers of the rows of a task that are remembered, sorted; at least one row is left to the fold.
+
+        Args:
+            x: Inputs (n, *input_shape).
+            random: Source of chance.
+        """
+        size = min(self.size, len(x) - 1)
+        if self.choice == "random":
+            return np.sort(random.choice(len(x), size, replace=False))
+        return np.sort(_farthest_first(np.asarray(x, dtype=float).reshape(len(x), -1), size, random))
+
+    def divide(self, x: Any, y: Any, random: np.random.Generator) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """A task's rows without the remembered ones, and the remembered ones."""
+        kept = self.rows(x, random)
+        rest = np.setdiff1d(np.arange(len(x)), kept)
+        return (take(x, rest), take(y, rest)), (take(x, kept), take(y, kept))
+
+
+def _farthest_first(x: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """Greedy k-center: the row whose nearest chosen row is the farthest, from a random first row on; O(n size d)."""
+    chosen = np.empty(size, dtype=int)
+    distance = np.full(len(x), np.inf)
+    for i in range(size):
+        chosen[i] = random.integers(len(x)) if i == 0 else distance.argmax()
+        distance = np.minimum(distance, np.square(x - x[chosen[i]]).sum(1))
+    return chosen

@@ -1,0 +1,44 @@
+"""Learning one task after another, as a picture."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeskit.plots.style import new_axes, write_cells
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def score_matrix(
+    R: Any, names: Sequence[str] | None = None, *, score: str = "accuracy", ax: "Axes | None" = None
+) -> "Axes":
+    """Heat map of a score on every task (columns) after every stage (rows), each number written in its cell.
+
+    What stands right of the steps is of tasks that had not come yet.
+
+    Args:
+        R: Scores (stages, tasks); see `continual.scores`.
+        names: Of the tasks.
+        score: What the numbers are.
+        ax: Where to draw.
+
+    >>> ax = score_matrix([[0.9, 0.1], [0.5, 0.9]], ["0, 1", "2, 3"])
+    >>> ax.get_ylabel()
+    'after learning'
+    >>> import matplotlib.pyplot as plt; plt.close("all")
+    """
+    ax, matrix = new_axes(ax), np.asarray(R, dtype=float)
+    if matrix.ndim != 2:
+        raise ValueError(f"`R` must have shape (stages, tasks); got {matrix.shape}")
+    names = [str(j + 1) for j in range(matrix.shape[1])] if names is None else list(names)
+    if len(names) != matrix.shape[1]:
+        raise ValueError(f"`names` must have one for each of {matrix.shape[1]} tasks; got {len(names)}")
+    write_cells(ax, matrix)
+    for i in range(min(matrix.shape) - 1):  # the steps between tasks met and tasks to come
+        ax.plot([i + 0.5, i + 0.5, i + 1.5], [i - 0.5, i + 0.5, i + 0.5], color="white", linewidth=2.5)
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(matrix)), names[: len(matrix)])
+    ax.set(xlabel="task", ylabel="after learning", title=score)
+    return ax
