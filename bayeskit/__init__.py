@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayeskit import active as active
     from bayeskit import bnn as bnn
     from bayeskit import continual as continual
     from bayeskit import gp as gp
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("bnn", "continual", "gp", "mcmc", "metrics", "plots", "registry")
+_MODULES = ("active", "bnn", "continual", "gp", "mcmc", "metrics", "plots", "registry")
 _HOMES = {
     "BNNClassifier": "estimators",
     "BNNRegressor": "estimators",
@@ -39,8 +40,8 @@ _HOMES = {
     "save": "persistence",
 }
 
-__all__ = ["BNNClassifier", "BNNRegressor", "Calibrated", "Conformal", "GPClassifier", "GPRegressor", "bnn", "compare"]
-__all__ += ["continual", "gp", "load", "mcmc", "metrics", "plots", "registry", "save"]
+__all__ = ["BNNClassifier", "BNNRegressor", "Calibrated", "Conformal", "GPClassifier", "GPRegressor"]
+__all__ += ["active", "bnn", "compare", "continual", "gp", "load", "mcmc", "metrics", "plots", "registry", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bayeskit.continual.tasks import take
 from bayeskit.core import checks
+from bayeskit.core.inputs import take
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bayeskit import metrics
-from bayeskit.continual.tasks import take
+from bayeskit.core.inputs import take
 from bayeskit.core.predictive import CategoricalPredictive, Predictive
 
 ROWS = 2_000

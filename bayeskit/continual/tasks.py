@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from bayeskit.core import checks
+from bayeskit.core.inputs import take
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +48,11 @@ class Task:
 
     def train(self) -> tuple[Any, Any]:
         """Inputs and targets to learn from."""
-        return self._ordered(take(self.X, self.rows)), take(self.y, self.rows)
+        return self._ordered(_take(self.X, self.rows)), _take(self.y, self.rows)
 
     def test(self) -> tuple[Any, Any]:
         """Inputs and targets to be scored on."""
-        return self._ordered(take(self.X_test, self.test_rows)), take(self.y_test, self.test_rows)
+        return self._ordered(_take(self.X_test, self.test_rows)), _take(self.y_test, self.test_rows)
 
     def _ordered(self, x: Any) -> Any:
         if self.columns is None:
@@ -167,11 +168,8 @@ def domain_tasks(X: Any, y: Any, domain: Any, *, test_size: float = 0.2, random_
     return tasks
 
 
-def take(table: Any, rows: np.ndarray | None) -> Any:
-    """These rows of an array, a tensor or a DataFrame."""
-    if rows is None:
-        return table
-    return table.iloc[rows] if hasattr(table, "iloc") else table[rows]
+def _take(table: Any, rows: np.ndarray | None) -> Any:
+    return table if rows is None else take(table, rows)
 
 
 def _where(y: Any, group: Sequence) -> np.ndarray:

@@ -196,6 +196,26 @@ def as_inputs(value: Any, *, name: str = "x") -> Any:
     return NamedInputs(leaves)
 
 
+def take(X: Any, rows: Any) -> Any:
+    """Some rows of what a user handed over: an array, a table, a tensor, a list, or `Rows` still unread.
+
+    Args:
+        X: n rows of anything.
+        rows: Their positions (m,).
+
+    Examples:
+        >>> take([10, 20, 30], [2, 0])
+        [30, 10]
+    """
+    if isinstance(X, Rows):
+        return X.take(torch.as_tensor(rows))
+    if isinstance(X, Tensor):
+        return X[torch.as_tensor(rows)]
+    from sklearn.utils import _safe_indexing
+
+    return _safe_indexing(X, rows)
+
+
 def one_tensor(x: Any) -> Tensor:
     """Inputs in memory as one tensor, for a function that takes no other.
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import _safe_indexing, check_random_state, column_or_1d, get_tags, indexable
+from sklearn.utils import check_random_state, column_or_1d, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 from torch import Tensor
 
 from bayeskit.core import checks
+from bayeskit.core.inputs import take
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
-from bayeskit.core.types import Rows
 from bayeskit.estimators import reading
 from bayeskit.estimators.base import PREDICT_ROWS
 from bayeskit.estimators.laws import law
@@ -183,13 +183,6 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
         tags.regressor_tags, tags.target_tags = inside.regressor_tags, inside.target_tags
         tags.input_tags = inside.input_tags
         return tags
-
-
-def take(X: Any, rows: np.ndarray) -> Any:
-    """Some rows of an array, a table, a tensor, a list, or of `Rows` still unread."""
-    if isinstance(X, Rows):
-        return X.take(torch.as_tensor(rows))
-    return X[torch.as_tensor(rows)] if isinstance(X, Tensor) else _safe_indexing(X, rows)
 
 
 def _fitted(estimator: Any, X: Any, y: np.ndarray, weights: np.ndarray | None, rows: np.ndarray) -> Any:

@@ -201,12 +201,23 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         Returns:
             `FunctionValues` with mean (n, k) and covariance operator (n*k, n*k); for classes, the latents are logits.
         """
-        check_is_fitted(self)
-        values = self._values(self._read_again(X))
+        values = self.standardized(X)
         if self.likelihood_.target != "continuous":
             return values
         shift, scale = self._latent_units()
         return values.affine(shift.to(self.device_), scale.to(self.device_))
+
+    def standardized(self, X: Any) -> FunctionValues:
+        """The joint law of the function in the units in which `likelihood_` reads it: standardized ones.
+
+        Args:
+            X: (n, d) inputs, or whatever was given to `fit`.
+
+        Returns:
+            `FunctionValues` with mean (n, k); with `likelihood_`, what acquisition functions take.
+        """
+        check_is_fitted(self)
+        return self._values(self._read_again(X))
 
     def predictive(self, X: Any) -> Law:
         """The law of an observation at each row of `X`, in the target's units; a single output is squeezed.

@@ -10,6 +10,7 @@ from bayeskit.plots.calibration import pit_histogram as pit_histogram
 from bayeskit.plots.calibration import reliability_diagram as reliability_diagram
 from bayeskit.plots.continual import score_matrix as score_matrix
 from bayeskit.plots.distances import distance_map as distance_map
+from bayeskit.plots.learning import learning_curve as learning_curve
 from bayeskit.plots.ranking import ood_histogram as ood_histogram
 from bayeskit.plots.ranking import risk_coverage_curve as risk_coverage_curve
 from bayeskit.plots.regression import regression_band as regression_band

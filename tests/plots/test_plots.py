@@ -36,6 +36,7 @@ CALLS = {
     ),
     "ood_histogram": lambda ax: plots.ood_histogram(RNG.uniform(size=30), RNG.uniform(size=20) + 0.5, ax=ax),
     "score_matrix": lambda ax: plots.score_matrix(RNG.uniform(size=(3, 3)), ax=ax),
+    "learning_curve": lambda ax: plots.learning_curve({"a": ([1, 2], RNG.uniform(size=(3, 2)))}, ax=ax),
     "distance_map": lambda ax: plots.distance_map(1 - np.eye(3), ["a", "b", "c"], ax=ax),
     "regression_band": lambda ax: plots.regression_band(np.arange(5.0), normal(5), ax=ax),
 }
@@ -71,6 +72,22 @@ def test_coverage_curve_is_the_metric():
     x, share = ax.lines[1].get_data()
     for index in (30, 50, 90):
         assert share[index] == pytest.approx(metrics.coverage(normal(300), y, float(x[index])), abs=1e-12)
+
+
+@pytest.mark.parametrize(("band", "half"), [("std", 1.0), ("error", 2 / 3**0.5)])
+def test_learning_curve_is_the_mean_over_seeds_within_its_band(band, half):
+    scores = np.array([[0.1, 0.5], [0.3, 0.6], [0.2, 0.9]])
+    ax = plots.learning_curve({"a": ([10, 20], scores)}, band=band, score="accuracy")
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([[10, 20], scores.mean(0)], 1))
+    low, high = ax.collections[0].get_datalim(ax.transData).intervaly
+    spread = half * scores.std(0, ddof=1)
+    assert (low, high) == pytest.approx(((scores.mean(0) - spread).min(), (scores.mean(0) + spread).max()))
+
+
+def test_learning_curve_of_one_seed_has_no_band():
+    assert not plots.learning_curve({"a": ([10, 20], [0.1, 0.2])}).collections
+    with pytest.raises(ValueError, match=r"'a' must have scores \(seeds, 2\)"):
+        plots.learning_curve({"a": ([10, 20], [[0.1, 0.2, 0.3]])})
 
 
 def test_neighbors_are_side_by_side():

@@ -52,26 +52,26 @@ class Drawn(Likelihood):
 
     def predictive(self, values: FunctionValues) -> Predictive:
         """The mixture of the members' predictives, each of its own component of a mixture of functions."""
-        parts, weights = self._paired(values)
+        parts, weights = self.paired(values)
         return pool([member.predictive(part) for member, part in zip(self._each, parts, strict=True)], weights)
 
     def sample(self, values: FunctionValues, num_samples: int, *, generator: torch.Generator) -> Tensor:
         """Joint draws of the observations: a member and its function for each draw, then y, (s, n, t)."""
-        parts, weights = self._paired(values)
+        parts, weights = self.paired(values)
         return by_component(
             random.categorical(weights, num_samples, generator=generator),
             lambda s, count: self._each[s].sample(parts[s], count, generator=generator),
         )
 
-    @property
-    def _each(self) -> list[Likelihood]:
-        return list(self.members)  # type: ignore[arg-type]
-
-    def _paired(self, values: FunctionValues) -> tuple[tuple[FunctionValues, ...], Tensor]:
-        """The law of the function for each member, and their weights."""
+    def paired(self, values: FunctionValues) -> tuple[tuple[FunctionValues, ...], Tensor]:
+        """The law of the function for each member, and their weights (s,)."""
         if isinstance(values, MixtureValues) and len(values.components) == len(self.members):
             return values.components, values.weights
         return (values,) * len(self.members), self.weights
+
+    @property
+    def _each(self) -> list[Likelihood]:
+        return list(self.members)  # type: ignore[arg-type]
 
 
 class _Pooled(td.Distribution):

@@ -1,0 +1,18 @@
+"""Active learning: which labels to ask for, and the loop that asks.
+
+An acquisition is a plain function of what is believed of the function and of y given it, `bald(values, likelihood)`.
+`query` applies one to a pool, `run` is the loop over rounds.
+"""
+
+from bayeskit.active.batch import Batch as Batch
+from bayeskit.active.batch import batch_bald as batch_bald
+from bayeskit.active.epig import epig as epig
+from bayeskit.active.pool import ACQUISITIONS as ACQUISITIONS
+from bayeskit.active.pool import query as query
+from bayeskit.active.rounds import Round as Round
+from bayeskit.active.rounds import run as run
+from bayeskit.active.scores import bald as bald
+from bayeskit.active.scores import entropy as entropy
+from bayeskit.active.scores import margin as margin
+from bayeskit.active.scores import uniform as uniform
+from bayeskit.active.scores import variance as variance

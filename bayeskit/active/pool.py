@@ -1,0 +1,193 @@
+"""Which rows of a pool to ask for, given a fitted estimator."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _num_samples
+from torch import Tensor
+
+from bayeskit.active import scores
+from bayeskit.active.batch import Batch, batch_bald
+from bayeskit.active.epig import epig
+from bayeskit.core import checks, progress
+from bayeskit.core.inputs import take
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.posterior import FunctionValues
+
+Score = Callable[[FunctionValues, Likelihood], Tensor]
+"""Acquisition function: law of f at n inputs and law of y given it, to n numbers, the largest to be asked first."""
+
+SCORES: dict[str, Callable[..., Tensor]] = {
+    "variance": scores.variance,
+    "entropy": scores.entropy,
+    "margin": scores.margin,
+    "bald": scores.bald,
+    "epig": epig,
+    "random": scores.uniform,
+}
+ACQUISITIONS = (*SCORES, "batch_bald")
+"""The names that `query` and `run` know."""
+
+NEED_DRAWS = ("variance", "bald", "epig", "batch_bald")
+"""Those that are zero everywhere if there is only one function."""
+
+ROWS = 1_024
+"""Rows of the pool that are looked at together."""
+
+JOINT_ROWS = 2_048
+"""Rows that "batch_bald" looks at together: of a larger pool, those that say most by themselves."""
+
+TARGETS = 64
+"""Rows drawn as the targets of "epig" where none are given."""
+
+
+def query(
+    estimator: Any,
+    X: Any,
+    *,
+    batch_size: int = 1,
+    acquisition: str | Score = "bald",
+    exclude: Any = (),
+    candidates: int | None = None,
+    targets: Any = None,
+    random_state: Any = None,
+    verbose: bool = False,
+) -> Batch:
+    """The rows of a pool whose labels an estimator would learn most from.
+
+    The pool is read some thousand rows at a time. Rows that score the same are chosen among at random.
+
+    Args:
+        estimator: A fitted GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, or a pipeline that ends in one.
+        X: The pool, n rows: array, DataFrame, tensor, or anything that can be indexed by row.
+        batch_size: b; all that are left if fewer are.
+        acquisition: "variance", "entropy", "margin", "bald", "batch_bald", "epig", "random", or a function of
+            (values, likelihood) that returns a score for each input. All but "batch_bald" take the b best, each for
+            itself.
+        exclude: Positions in the pool that are not to be chosen.
+        candidates: Score only so many rows, drawn at random; None for all.
+        targets: For "epig": inputs (m, d) whose labels matter in the end; None for 64 rows of the pool.
+        random_state: Seed of ties, candidates and draws.
+        verbose: Show a progress bar where there is a terminal.
+
+    Returns:
+        Positions in the pool (b,), best first and none twice, and their scores (b,), in nats or, of "variance", in
+        standardized units.
+
+    Raises:
+        ValueError: The acquisition is not known, cannot be had from this method, or no rows are left.
+
+    Examples:
+        >>> from bayeskit import GPRegressor
+        >>> x = np.linspace(0, 1, 101)[:, None]
+        >>> model = GPRegressor(random_state=0).fit(x[:50], np.sin(6 * x[:50, 0]))
+        >>> int(query(model, x).indices[0])  # the farthest from all that was seen
+        100
+    """
+    from sklearn.utils import check_random_state
+
+    check_acquisition(acquisition)
+    checks.positive(batch_size, name="batch_size", integer=True)
+    estimator, X, targets = _unwrapped(estimator, X, targets)
+    _refuse_points(estimator, acquisition)
+    targets = targets if acquisition == "epig" else None
+    rng = check_random_state(random_state)
+    left = rng.permutation(np.setdiff1d(np.arange(_num_samples(X)), np.asarray(exclude, dtype=int)))
+    if not len(left):
+        raise ValueError("`X` must have rows that are not in `exclude`; all have been asked for")
+    if candidates is not None:
+        checks.positive(candidates, name="candidates", integer=True)
+        left = left[:candidates]
+    generator = torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
+    with torch.no_grad(), progress.shown(verbose):
+        if acquisition == "batch_bald":
+            return _together(estimator, X, left, min(batch_size, len(left)), generator)
+        if acquisition == "epig" and targets is None:
+            targets = take(X, rng.choice(_num_samples(X), min(TARGETS, _num_samples(X)), replace=False))
+        found = _scored(estimator, X, left, _score(acquisition, targets, generator), targets)
+    best = _best(found, batch_size)
+    return Batch(torch.as_tensor(left)[best], found[best])
+
+
+def check_acquisition(acquisition: Any) -> None:
+    """Refuse what is neither a name that is known nor a function."""
+    if not callable(acquisition):
+        checks.choice(acquisition, name="acquisition", options=ACQUISITIONS)
+
+
+def _unwrapped(estimator: Any, X: Any, targets: Any) -> tuple[Any, Any, Any]:
+    """The estimator at the end of a pipeline, and inputs as it gets them."""
+    if hasattr(estimator, "steps"):
+        if len(estimator.steps) > 1:
+            before = estimator[:-1]
+            X, targets = before.transform(X), None if targets is None else before.transform(targets)
+        estimator = estimator[-1]
+    if not hasattr(estimator, "standardized"):
+        raise TypeError(
+            "`estimator` must be a GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, which have a joint law of "
+            f"the function, or a pipeline that ends in one; got {type(estimator).__name__}"
+        )
+    return estimator, X, targets
+
+
+def _refuse_points(estimator: Any, acquisition: Any) -> None:
+    if acquisition in NEED_DRAWS and estimator.inference_.kind == "point":
+        raise ValueError(
+            f"`acquisition` {acquisition!r} needs a law of the function, and {type(estimator.inference_).__name__} has "
+            "a single one: use 'entropy', 'margin' or 'random', or another method"
+        )
+
+
+def _score(acquisition: str | Score, targets: Any, generator: torch.Generator) -> Score:
+    """The acquisition as a function of values and likelihood alone."""
+    if not isinstance(acquisition, str):
+        return acquisition
+    if acquisition == "epig":
+        return partial(epig, num_targets=_num_samples(targets), generator=generator)
+    return partial(SCORES[acquisition], generator=generator) if acquisition == "random" else SCORES[acquisition]
+
+
+def _together(estimator: Any, X: Any, rows: np.ndarray, batch_size: int, generator: torch.Generator) -> Batch:
+    """A batch by what its labels say together."""
+    if len(rows) > JOINT_ROWS:  # a label never says more after others than by itself
+        rows = rows[_best(_scored(estimator, X, rows, scores.bald, None), max(JOINT_ROWS, batch_size)).numpy()]
+    values = estimator.standardized(take(X, rows))
+    chosen, found = batch_bald(values, estimator.likelihood_, batch_size, generator=generator)
+    return Batch(torch.as_tensor(rows)[chosen], found)
+
+
+def _scored(estimator: Any, X: Any, rows: np.ndarray, score: Score, targets: Any) -> Tensor:
+    """Scores of some rows of the pool, in float64 on the CPU, (n,); `targets` stand behind the rows of each part."""
+    parts = []
+    with progress.track(len(rows), "scoring the pool") as bar:
+        for start in range(0, len(rows), ROWS):
+            x = take(X, rows[start : start + ROWS])
+            values = estimator.standardized(x if targets is None else _stacked(x, targets))
+            parts.append(score(values, estimator.likelihood_).detach().double().cpu())
+            bar.update(len(parts[-1]))
+    found = torch.cat(parts)
+    if found.shape != (len(rows),) or bool(found.isnan().any()):
+        raise ValueError(
+            f"`acquisition` must give one number for each input, none of them NaN; got shape {tuple(found.shape)} for "
+            f"{len(rows)} inputs, with {int(found.isnan().sum())} NaN"
+        )
+    return found
+
+
+def _best(found: Tensor, count: int) -> Tensor:
+    """Positions of the largest, best first; of equal ones the first."""
+    return found.argsort(descending=True, stable=True)[:count]
+
+
+def _stacked(first: Any, second: Any) -> Any:
+    """Rows of the same kind one after the other."""
+    if isinstance(first, Tensor):
+        return torch.cat([first, torch.as_tensor(second).to(first)])
+    if hasattr(first, "iloc"):
+        import pandas as pd
+
+        return pd.concat([first, pd.DataFrame(second, columns=first.columns)], ignore_index=True)
+    return np.concatenate([np.asarray(first), np.asarray(second)])

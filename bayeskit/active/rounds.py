@@ -1,0 +1,150 @@
+"""The loop: fit, ask, fit again, as a generator that the caller holds."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _num_samples
+
+from bayeskit.active.pool import Score, check_acquisition, query
+from bayeskit.core import checks, progress
+from bayeskit.core.inputs import take
+
+Labels = Callable[[np.ndarray], Any]
+"""Who labels: from positions in the pool (b,) to labels (b,) or (b, k)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round: some labels were asked for, and the estimator was fitted to all there are.
+
+    Args:
+        number: 0 for the labels at the start.
+        estimator: Fitted to the rows `labelled`; its own object in every round.
+        labelled: Positions in the pool of all rows with a label, in the order asked.
+        queried: Those asked for in this round, best first; in round 0 all of them.
+        scores: What they scored when they were chosen; NaN in round 0.
+        seconds: Time of choosing and fitting, without that of labelling.
+    """
+
+    number: int
+    estimator: Any
+    labelled: np.ndarray
+    queried: np.ndarray
+    scores: np.ndarray
+    seconds: float
+
+    @property
+    def num_labels(self) -> int:
+        """How many rows have a label."""
+        return len(self.labelled)
+
+
+def run(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    acquisition: str | Score = "bald",
+    initial: Any = 10,
+    batch_size: int = 1,
+    rounds: int | None = None,
+    candidates: int | None = None,
+    targets: Any = None,
+    random_state: Any = None,
+    verbose: bool = False,
+) -> Iterator[Round]:
+    """Learn from the rows of a pool whose labels matter, round by round.
+
+    Nothing happens before a round is asked for: the labels of the next batch are chosen, asked for and learnt from when
+    the caller goes on. A round holds all that the next needs, so a loop can stop anywhere and be taken up later, by
+    `run(..., initial=round.labelled)` with the same integer `random_state`: it repeats that fit and goes on as the
+    first loop would have.
+
+    Args:
+        estimator: A GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, or a pipeline that ends in one; cloned
+            and fitted anew to all labels in every round.
+        X: The pool, n rows: array, DataFrame or tensor.
+        y: Labels of all its rows, (n,) or (n, k), or a function from positions (b,) to their labels, which is asked
+            for those alone.
+        acquisition: As for `query`.
+        initial: How many rows, drawn at random, have their labels at the start; or their positions.
+        batch_size: Labels asked for in a round; fewer in the last if the pool ends.
+        rounds: How many rounds, that at the start included; None until the pool is empty.
+        candidates: As for `query`.
+        targets: As for `query`.
+        random_state: Seed of the rows at the start and of all choices.
+        verbose: Show progress bars where there is a terminal.
+
+    Yields:
+        A `Round` for each.
+
+    Raises:
+        ValueError: An argument is out of range; before the first round.
+
+    Examples:
+        >>> from bayeskit import GPRegressor
+        >>> x = np.linspace(0, 1, 50)[:, None]
+        >>> loop = run(GPRegressor(random_state=0), x, np.sin(6 * x[:, 0]), initial=5, rounds=3, random_state=0)
+        >>> [r.num_labels for r in loop]
+        [5, 6, 7]
+    """
+    check_acquisition(acquisition)
+    checks.positive(batch_size, name="batch_size", integer=True)
+    if rounds is not None:
+        checks.positive(rounds, name="rounds", integer=True)
+    n = _num_samples(X)
+    if not callable(y):
+        checks.same_length(np.arange(n), y, names=("X", "y"))
+    seed = int(check_random_state(random_state).randint(2**31 - 1))
+    start = _start(initial, n, seed)
+    options = {"acquisition": acquisition, "candidates": candidates, "targets": targets, "batch_size": batch_size}
+    return _rounds(estimator, X, y, start, rounds=rounds, seed=seed, verbose=verbose, options=options)
+
+
+def _rounds(
+    estimator: Any, X: Any, y: Any, start: np.ndarray, *, rounds: int | None, seed: int, verbose: bool, options: dict
+) -> Iterator[Round]:
+    labelled, labels = start, _ask(y, start)
+    queried, scores, spent, number = start, np.full(len(start), np.nan), 0.0, 0
+    while True:
+        began = time.perf_counter()
+        with progress.shown(verbose):
+            fresh: Any = clone(estimator)
+            fitted = fresh.fit(take(X, labelled), labels)
+        yield Round(number, fitted, labelled, queried, scores, spent + time.perf_counter() - began)
+        number += 1
+        if number == rounds or len(labelled) == _num_samples(X):
+            return
+        began = time.perf_counter()
+        # A choice depends on the seed and on what is labelled, not on how the loop came here.
+        choice = np.random.RandomState(np.random.SeedSequence([seed, len(labelled)]).generate_state(4))
+        batch = query(fitted, X, exclude=labelled, random_state=choice, verbose=verbose, **options)
+        spent = time.perf_counter() - began
+        queried, scores = batch.indices.numpy(), batch.scores.numpy()
+        labelled, labels = np.concatenate([labelled, queried]), np.concatenate([labels, _ask(y, queried)])
+
+
+def _start(initial: Any, n: int, seed: int) -> np.ndarray:
+    """Positions labelled at the start."""
+    if np.ndim(initial) == 0:
+        checks.positive(initial, name="initial", integer=True)
+        if initial > n:
+            raise ValueError(f"`initial` must be at most the number of rows of the pool, {n}; got {initial}")
+        return np.random.default_rng(seed).choice(n, initial, replace=False)
+    rows = np.asarray(initial)
+    if not len(rows) or len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= n:
+        raise ValueError(f"`initial` must be a number, or positions between 0 and {n - 1}, at least one and none twice")
+    return rows
+
+
+def _ask(y: Any, rows: np.ndarray) -> np.ndarray:
+    """The labels of some rows."""
+    labels = np.asarray(y(rows) if callable(y) else take(y, rows))
+    if len(labels) != len(rows):
+        raise ValueError(f"`y` must return a label for each position; got {len(labels)} for {len(rows)} positions")
+    return labels
