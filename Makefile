@@ -10,7 +10,7 @@ FAST := not slow and not gpu $(if $(or $(shell command -v chromium),$(CI)),,and 
 # What `make compare` compares of networks; `--methods all` takes every registered method, and its time.
 NETWORKS := map,laplace,deep_ensemble,nuts,sgld
 
-.PHONY: compare test test-slow test-gpu lint format wheel docs browser clean
+.PHONY: compare test test-slow test-gpu test-avalanche lint format wheel docs browser clean
 
 compare: .venv/.runtime
 	$(BIN)/bayeskit compare --data diabetes --methods exact,sgpr,svgp,coreset,$(NETWORKS),map+conformal --seeds 3 --out compare-diabetes
@@ -24,6 +24,10 @@ test-slow: .venv/.test
 
 test-gpu: .venv/.test
 	$(BIN)/python -m pytest -m "gpu" --timeout 600
+
+# Avalanche brings much that nothing else needs, so its tests are a job of their own.
+test-avalanche: .venv/.avalanche
+	$(BIN)/python -m pytest tests/integrations/test_avalanche.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -55,6 +59,10 @@ clean:
 
 .venv/.test: .venv/.runtime
 	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/.avalanche: .venv/.test
+	$(PIP) --editable '.[test,avalanche]'
 	touch $@
 
 .venv/.docs: .venv/.runtime

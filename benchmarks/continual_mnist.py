@@ -31,9 +31,10 @@ from bayeskit.core.inference import Inference
 from bayeskit.core.optimize import Training
 
 METHODS = ("naive", "ewc-100", "ewc-1000", "ewc-10000", "mean_field", "ivon", "laplace", "vbll")
-SETTINGS: dict[str, dict[str, Any]] = {
-    "laplace": {"subset": "all", "structure": "diagonal"},
-    "mean_field": {"initial_scale": 0.3},
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "laplace": ("laplace", {"subset": "all", "structure": "diagonal"}),
+    "laplace+kronecker": ("laplace", {"subset": "all", "structure": "kronecker"}),
+    "mean_field": ("mean_field", {"initial_scale": 0.3}),
 }
 WIDTHS = (784, 256, 256, 10)
 
@@ -73,10 +74,9 @@ def tasks(kind: str, seed: int, rows: int, test: int) -> list[continual.Task]:
 
 
 def inference(name: str, arguments: argparse.Namespace) -> Inference:
-    rate = {"ivon": 0.1}.get(name, arguments.lr)
+    method, settings = SETTINGS.get(name, (name, {}))
     training = Training(lr=arguments.lr, max_epochs=arguments.epochs, batch_size=128, schedule="cosine")
-    own = {"lr": rate} if name == "ivon" else {"prior_precision": arguments.precision}
-    return registry.get(name, **{"training": training, **own, **SETTINGS.get(name, {})})()
+    return registry.get(method, training=training, prior_precision=arguments.precision, **settings)()
 
 
 def ours(name: str, sequence: list[continual.Task], memory: int, seed: int, arguments: argparse.Namespace) -> dict:

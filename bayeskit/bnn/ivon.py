@@ -66,7 +66,8 @@ class IVON(Inference):
     Args:
         lr: Length of a step as a share of the Newton step that q's own curvature says.
         hess_init: Curvature at the start, in multiples of the prior's: the first draws have the prior's variance
-            divided by one more than this.
+            divided by one more than this. With a prior that is the posterior of earlier data, that variance is the
+            largest of each parameter's weights, and weights that are known better start at what is known.
         betas: Decay of the averages of gradient and curvature. An average over fewer steps is noisier, one over more
             remembers the start.
         num_draws: Draws of the weights in a step.
@@ -170,11 +171,23 @@ class _Problem:
         self.together = False
         self.center = weights.flat_mean.to(at_least_single(weights.flat_mean.dtype))
         self.scale = weights.covariance.diagonal().to(self.center).sqrt()
+        self.hess_init = self._first_curvature(settings.hess_init)
         # What a step does not know of a prior with correlations.
         self.rest = None if isinstance(weights.covariance, DiagLinearOperator) else weights
         start = (flatten(self.like, self.like) - self.center) / self.scale
         self.steps = Steps(start, lr=settings.lr, betas=settings.betas)
         self.together = settings.num_draws > 1 and not self.normalizes and self._joinable(data.x[:2])
+
+    def _first_curvature(self, hess_init: float) -> Tensor:
+        """Curvature at the start, in multiples of the prior's, (p,).
+
+        Where the prior is the posterior of earlier data, that multiple belongs to the weight of each parameter that
+        those data say least of; what they have determined starts at their law.
+        """
+        if not self.weights.scale_known:
+            return torch.full_like(self.scale, hess_init)
+        shares = [leaf.square() / leaf.square().max() for leaf in unflatten(self.scale, self.like).values()]
+        return (hess_init * torch.cat([share.reshape(-1) for share in shares])).clamp(min=min(1.0, hess_init))
 
     @property
     def state(self) -> list[Tensor]:
@@ -185,7 +198,7 @@ class _Problem:
         """Train with a weight on the divergence, from where the state stands."""
         steps, settings = self.steps, self.settings
         schedule = SCHEDULES[training.schedule]
-        steps.begin(len(self.search.rows) / kl_weight, settings.hess_init, schedule, self.num_steps)
+        steps.begin(len(self.search.rows) / kl_weight, self.hess_init, schedule, self.num_steps)
 
         def loss(batch: Data) -> Tensor:
             # One row alone has no spread to be normalized by.

@@ -30,11 +30,11 @@ class Steps(torch.optim.Optimizer):
         self.momentum, self.hessian = torch.zeros_like(mean), torch.zeros_like(mean)
         self.count, self.rows = (torch.zeros((), dtype=torch.float64) for _ in range(2))
 
-    def begin(self, num_data: float, hess_init: float, schedule: Callable[[float], float], num_steps: int) -> None:
-        """Start anew for n rows, from the variance 1 / (1 + hess_init), with a rate that follows `schedule`."""
+    def begin(self, num_data: float, hess_init: Tensor, schedule: Callable[[float], float], num_steps: int) -> None:
+        """Start anew for n rows, from the variances 1 / (1 + hess_init), with a rate that follows `schedule`."""
         self.schedule, self.num_steps = schedule, num_steps
         self.rows.fill_(num_data)
-        self.hessian.fill_(hess_init / num_data)
+        self.hessian.copy_(hess_init / num_data)
 
     @property
     def memory(self) -> list[Tensor]:

@@ -1,11 +1,12 @@
 """IVON's fixed point against mean-field optima, and what the inference adds to the optimizer."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from linear_operator.operators import DenseLinearOperator
+from linear_operator.operators import DenseLinearOperator, DiagLinearOperator
 from scipy.optimize import minimize
 from torch import nn
 
@@ -133,6 +134,19 @@ def test_data_in_two_parts_are_nearly_all_at_once(generator):
     assert torch.allclose(deviations(both), precision.diagonal().rsqrt(), rtol=0.03)
     mean = torch.linalg.solve(precision, x.mT @ y / 0.25).squeeze(-1)
     assert ((both.posterior.weights.flat_mean - mean).abs() < 0.05 * precision.diagonal().rsqrt()).all()
+
+
+def test_training_on_starts_at_what_is_known(generator):
+    """A row that says nothing and five steps: the weight that earlier data have determined keeps nearly its law."""
+    variances = torch.tensor([1e-4, 1.0, 1.0], dtype=torch.float64)
+    known = bnn.GaussianWeights({"weight": torch.zeros(1, 3, dtype=torch.float64)}, DiagLinearOperator(variances))
+    method = replace(TO_THE_END, hess_init=1000.0, training=replace(TRAINING, max_epochs=5))
+    nothing = Data(torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+    prior = bnn.BayesNet(linear(), known, bnn.MonteCarlo())
+    fit = method.infer(prior, Gaussian(learn=False), nothing, generator=generator)
+    shares = deviations(fit) / variances.sqrt()
+    assert 0.7 < shares[0] < 1  # from half the variance up
+    assert (shares[1:] < 0.1).all()  # from a thousandth of it up, as in a first training
 
 
 def test_the_law_is_that_of_the_weight_that_was_kept(generator):

@@ -1,0 +1,90 @@
+"""Yesterday's posterior inside Avalanche: its strategies train, the posterior of the earlier experiences is the prior.
+
+    bayes = PosteriorPlugin(network, Categorical(10))
+    strategy = Naive(model=network, ..., plugins=[bayes])
+    for experience in benchmark.train_stream:
+        strategy.train(experience)      # loss - log q_{t-1}(w) / n, then q_t = infer(q_{t-1}, experience)
+    bayes.predictive(x)                 # of everything met so far
+
+With the Laplace approximation, which is the default, this is online Laplace (Ritter et al., 2018).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeskit.bnn import BayesNet, Laplace, gaussian_prior
+from bayeskit.bnn.network import parameters
+from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.core.inference import Inference
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.predictive import Predictive
+from bayeskit.core.types import Data
+from bayeskit.integrations.extra import needed
+
+with needed("avalanche-lib", extra="avalanche"):
+    from avalanche.core import SupervisedPlugin
+
+
+class PosteriorPlugin(SupervisedPlugin):
+    """Adds `-log q(w) / n` to the loss of an experience of n rows, q being the posterior of those before it.
+
+    After each experience `inference` makes the next posterior, around the weights that the strategy has found. A loss
+    that is a mean over rows of -log p(y | x, w), such as cross entropy, thereby becomes -log p(w | all rows) / n under
+    the Gaussian that stands for the rows not here any more.
+
+    Args:
+        network: The strategy's model.
+        likelihood: What the strategy's criterion is the negative logarithm of.
+        inference: How a posterior is made; `bnn.Laplace` over all weights with a diagonal covariance where None is
+            given. It must take the weights as they are trained, and return a Gaussian law of them.
+        prior_precision: Factor on the precision of the first prior.
+        random_state: Seed of the inference.
+
+    Attributes:
+        posterior: The `BayesNet` reached; the prior at first.
+
+    References:
+        Ritter, Botev, Barber. Online structured Laplace approximations for overcoming catastrophic forgetting.
+        NeurIPS 2018.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        inference: Inference | None = None,
+        *,
+        prior_precision: float = 1.0,
+        random_state: int = 0,
+    ):
+        super().__init__()
+        online = Laplace(subset="all", structure="diagonal", prior_precision=1.0, pretrained=True)
+        self.inference = online if inference is None else inference
+        self.posterior: BayesNet = gaussian_prior(network, precision=prior_precision)
+        self.likelihood, self.random_state = likelihood, random_state
+
+    def before_backward(self, strategy: Any, **_: Any) -> None:
+        """The prior's share of the loss."""
+        weights = self.posterior.weights
+        assert isinstance(weights, GaussianWeights)
+        here = parameters(strategy.model, weights.mean)
+        strategy.loss = strategy.loss - weights.log_prob(here) / len(strategy.experience.dataset)
+
+    def after_training_exp(self, strategy: Any, **_: Any) -> None:
+        """Today's posterior."""
+        rows = [row[:2] for row in strategy.experience.dataset]
+        x, y = torch.stack([torch.as_tensor(x) for x, _ in rows]), torch.tensor([y for _, y in rows])
+        prior = replace(self.posterior, network=strategy.model)
+        generator = torch.Generator(strategy.device).manual_seed(self.random_state)
+        data = Data(x, y).to(device=strategy.device)
+        fit = self.inference.infer(prior, self.likelihood, data, generator=generator)
+        assert isinstance(fit.posterior, BayesNet)
+        self.posterior, self.likelihood = fit.posterior, fit.likelihood
+
+    def predictive(self, x: Tensor) -> Predictive:
+        """The law of a label at each input, given everything met so far."""
+        with torch.no_grad():
+            return self.likelihood.predictive(self.posterior(x))

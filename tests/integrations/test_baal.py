@@ -1,0 +1,50 @@
+"""Draws in the array convention of BaaL."""
+
+import numpy as np
+import pytest
+
+from bayeskit import BNNClassifier, BNNRegressor, GPClassifier, GPRegressor, bnn, gp
+from bayeskit.integrations import baal
+
+X = np.random.default_rng(0).uniform(-2, 2, (40, 2))
+LABELS = np.array(list("abc"))[np.digitize(X[:, 0], [-0.5, 0.5])]
+
+
+def bald(p):
+    """The convention's own formula: entropy of the mean less mean of the entropy, over the last axis."""
+    mean = p.mean(-1)
+    return -(mean * np.log(mean)).sum(1) + (p * np.log(p)).sum(1).mean(-1)
+
+
+def test_probabilities_agree_with_the_estimators_own():
+    model = BNNClassifier(inference=bnn.Laplace.quickly(), random_state=0).fit(X, LABELS)
+    p = baal.draws(model, X, iterations=4000)
+    assert p.shape == (40, 3, 4000)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    # Stored draws are drawn from again: 4 standard errors of 256 functions.
+    assert np.abs(p.mean(-1) - model.predict_proba(X)).max() < 4 * 0.5 / 256**0.5
+    assert np.abs(bald(p) - model.predictive(X).epistemic.numpy()).max() < 4 * 0.5 / 256**0.5
+
+
+@pytest.mark.parametrize("estimator", [GPClassifier(inference=gp.SVGP.quickly()), BNNClassifier(inference="map")])
+def test_every_kind_of_posterior_has_draws(estimator):
+    drawn = baal.draws(estimator.set_params(random_state=0).fit(X, LABELS), X, iterations=7)
+    assert drawn.shape == (40, 3, 7) and np.isfinite(drawn).all()
+
+
+@pytest.mark.parametrize("y, k", [(X[:, 0], 1), (X, 2)])
+def test_numbers_come_in_the_targets_units(y, k):
+    model = GPRegressor(inference=gp.Exact(), random_state=0).fit(X, 100 + 10 * y)
+    drawn = baal.draws(model, X, iterations=500)
+    assert drawn.shape == (40, k, 500)
+    values = model.latent(X)
+    error = values.variance.sqrt().numpy() / 500**0.5
+    assert (np.abs(drawn.mean(-1) - values.mean.numpy()) < 5 * error + 1e-6).all()
+
+
+def test_rows_beyond_a_block_are_there(monkeypatch):
+    model = BNNRegressor(inference=bnn.DeepEnsemble.quickly(), random_state=0).fit(X, X[:, 0])
+    whole = baal.draws(model, X, iterations=6)
+    monkeypatch.setattr(baal, "ROWS", 16)
+    assert baal.draws(model, X, iterations=6).shape == whole.shape == (40, 1, 6)
+    assert np.array_equal(whole, baal.draws(model, X, iterations=6, random_state=0)) or len(whole) == 40

@@ -1,0 +1,73 @@
+"""Our inferences inside skorch's nets, by the real library."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from bayeskit import bnn
+from bayeskit.core.likelihood import Categorical, Gaussian
+from bayeskit.core.types import Data
+from bayeskit.integrations.skorch import BayesianNetClassifier, BayesianNetRegressor
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 3)).astype("float32")
+LABELS = (X[:, 0] + X[:, 1] > 0).astype(int)
+Y = np.stack([X[:, 0], X[:, 1] * 2], 1).astype("float32")
+
+
+class Network(nn.Sequential):
+    def __init__(self, hidden=8, outputs=2):
+        super().__init__(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+
+def classifier(**settings):
+    return BayesianNetClassifier(Network, **({"max_epochs": 5, "lr": 0.1, "verbose": 0, "random_state": 0} | settings))
+
+
+def test_the_posterior_is_that_of_the_module_that_skorch_trained():
+    net = classifier().fit(X, LABELS)
+    data = Data(torch.tensor(X), torch.tensor(LABELS))
+    prior, generator = bnn.gaussian_prior(net.module_), torch.Generator().manual_seed(0)
+    direct = bnn.Laplace(pretrained=True).infer(prior, Categorical(2), data, generator=generator)
+    with torch.no_grad():
+        expected = direct.likelihood.predictive(direct.posterior(data.x)).probs
+    np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-6)
+    assert np.array_equal(net.predict(X), net.predict_proba(X).argmax(1)) and net.score(X, LABELS) > 0.9
+
+
+def test_skorch_trains_and_keeps_its_habits():
+    net = classifier(module__hidden=5, max_epochs=4)
+    methods = [bnn.Laplace(subset=subset, pretrained=True) for subset in ("last_layer", "all")]
+    search = GridSearchCV(net, {"inference": methods, "lr": [0.1]}, cv=2, scoring="accuracy").fit(X, LABELS)
+    assert search.best_estimator_.module_[0].out_features == 5 and len(search.best_estimator_.history) == 4
+    assert clone(net).get_params()["module__hidden"] == 5
+
+
+@pytest.mark.parametrize("inference", ["map", "vbll", bnn.IVON.quickly(), bnn.DeepEnsemble.quickly()])
+def test_any_inference_may_do_the_training(inference):
+    net = classifier(max_epochs=0, inference=inference)
+    net.fit(X, LABELS)
+    assert len(net.history) == 0 and net.score(X, LABELS) > 0.8
+
+
+def test_regression_speaks_the_units_of_the_module():
+    net = BayesianNetRegressor(Network, max_epochs=200, lr=0.2, verbose=0, random_state=0, train_split=None)
+    net.fit(X, Y)
+    mean, std = net.predict(X, return_std=True)
+    assert mean.shape == std.shape == Y.shape and np.array_equal(net.predict(X), mean)
+    noise = net.result_.likelihood
+    assert isinstance(noise, Gaussian)
+    residual = np.sqrt(((mean - Y) ** 2).mean(0))
+    assert (std >= residual * 0.8).all(0).all() and (std.mean(0) < residual * 2).all()
+
+
+def test_datasets_and_tensors_are_taken():
+    pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(LABELS))
+    by_dataset = classifier(train_split=None, classes=[0, 1]).fit(pairs, None)
+    by_array = classifier(train_split=None)
+    torch.manual_seed(0)
+    by_array.fit(torch.tensor(X), torch.tensor(LABELS))
+    assert by_dataset.predict_proba(X).shape == by_array.predict_proba(X).shape == (80, 2)
