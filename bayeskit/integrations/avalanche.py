@@ -25,7 +25,7 @@ from bayeskit.core.types import Data
 from bayeskit.integrations.extra import needed
 
 with needed("avalanche-lib", extra="avalanche"):
-    from avalanche.core import SupervisedPlugin
+    from avalanche.core import SupervisedPlugin  # pyright: ignore[reportMissingImports]
 
 
 class PosteriorPlugin(SupervisedPlugin):

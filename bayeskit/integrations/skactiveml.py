@@ -66,8 +66,9 @@ class BayesianClassifier(SklearnClassifier):
         """
         seed = self.random_state if random_state is None else random_state
         drawn = baal.draws(self.estimator_, np.asarray(X), iterations=n_samples, random_state=seed or 0)
-        known = np.searchsorted(self.classes_, self.estimator_.classes_)
-        out = np.zeros((n_samples, len(drawn), len(self.classes_)))
+        classes = np.asarray(self.classes_)
+        known = np.searchsorted(classes, self.estimator_.classes_)
+        out = np.zeros((n_samples, len(drawn), len(classes)))
         out[:, :, known] = drawn.transpose(2, 0, 1)
         return out
 

@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class _Bayesian:
 
     result_: Fit | None = None  # None while skorch trains: its callbacks then score the module itself
 
-    def partial_fit(self: Any, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Self:
+    def partial_fit(self: Any, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Any:
         """Train on, then infer; the posterior is that of the rows of this call.
 
         Args:
@@ -49,7 +49,8 @@ class _Bayesian:
         self.result_ = None
         super().partial_fit(X, y, classes=classes, **fit_params)  # type: ignore[misc]
         inputs, targets = data_from_dataset(self.get_dataset(X, y))
-        data = Data(to_tensor(inputs, self.device), self._targets(torch.as_tensor(targets)).to(self.device))
+        x: Any = to_tensor(inputs, self.device)
+        data = Data(x, self._targets(torch.as_tensor(targets)).to(self.device))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         generator = torch.Generator(self.device).manual_seed(seed)
         module = self.module_.eval()
@@ -59,8 +60,9 @@ class _Bayesian:
 
     def predictive(self: Any, X: Any) -> Predictive:
         """The law of an observation at each row of `X`."""
+        x: Any = to_tensor(X, self.device)
         with torch.no_grad():
-            return self.result_.likelihood.predictive(self.result_.posterior(as_inputs(to_tensor(X, self.device))))
+            return self.result_.likelihood.predictive(self.result_.posterior(as_inputs(x)))
 
     def _inference(self: Any) -> Inference:
         if self.inference is None:
