@@ -22,8 +22,8 @@ TOLERANCES = {
     "csgld": 0.1,
     "entropy_mcmc": 0.1,
     "federated_sgld": 0.1,
-    "sgld, control variates": 0.1,
-    "sgld, SVRG": 0.1,
+    "sgld_cv": 0.1,
+    "sgld_svrg": 0.1,
 }
 """Of the bias in standard deviations; samplers that are not here are reported without a verdict."""
 
@@ -62,8 +62,8 @@ def variants(density: "Moved") -> dict[str, mcmc.TransitionKernel]:
     """Kernels without a name of their own in the registry."""
     return {
         "adaptive_sghmc": mcmc.AdaptiveSGHMC(),
-        "sgld, control variates": mcmc.ControlVariate(mcmc.SGLD(), density),
-        "sgld, SVRG": mcmc.ControlVariate(mcmc.SGLD(), density, refresh=100),
+        "sgld_cv": mcmc.ControlVariate(mcmc.SGLD(), density),
+        "sgld_svrg": mcmc.ControlVariate(mcmc.SGLD(), density, refresh=100),
     }
 
 
@@ -75,7 +75,7 @@ def samplers(batch: float | None) -> list[str]:
     return [*(name for name in names if registered(name).mini_batches), *VARIANTS]
 
 
-VARIANTS = ("adaptive_sghmc", "sgld, control variates", "sgld, SVRG")
+VARIANTS = ("adaptive_sghmc", "sgld_cv", "sgld_svrg")
 
 
 def registered(name: str) -> mcmc.TransitionKernel:
@@ -215,7 +215,7 @@ def judge(
     kernel = replace(kernel, **SETTINGS.get(sampler, {}), **settings)
     uniform = 4 * torch.rand(plan.num_chains, d, generator=g, dtype=torch.float64) - 2
     start = uniform if alone else torch.randn(plan.num_chains, d, generator=g, dtype=torch.float64)
-    if sampler == "sgld, control variates":
+    if sampler == "sgld_cv":
         start = torch.zeros_like(start)  # the center ought to be near the mode
     size = target.model.num_rows if batch is None else round(batch * target.model.num_rows)
     source: Any = density if batch is None else Batches(density, size, g)

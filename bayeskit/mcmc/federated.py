@@ -14,6 +14,7 @@ from bayeskit.mcmc.density import LogDensity, Position, ravel
 from bayeskit.mcmc.federation import Federation
 from bayeskit.mcmc.kernel import Info, TransitionKernel
 from bayeskit.mcmc.sgld import SGLD
+from bayeskit.mcmc.stochastic import StochasticKernel
 from bayeskit.mcmc.surrogates import Surrogate, chain_surrogate
 
 
@@ -25,11 +26,13 @@ class FederatedState:
         base: State of the kernel inside.
         clients: The client of each row, (n,); None where the log density is a `Federation`.
         surrogates: Of the clients and for each chain, "linear" and "precision" (c, s, p); empty if there are none.
+        count: Rounds since these were made.
     """
 
     base: Any
     clients: Tensor | None = None
     surrogates: Position = field(default_factory=dict)
+    count: int = 0
 
     @property
     def position(self) -> Position:
@@ -51,8 +54,9 @@ class Federated(TransitionKernel):
     with its own shards and a generator in the same state, and they end with the same chains, the simulation's.
 
     Another log density that knows its rows (`Divisible`), as that of a network through `bnn.MCMC`, is dealt out to
-    clients here, to try out what federation would cost. With `conducive`, every client then makes a Gaussian for each
-    chain: the second-order expansion of its likelihood where that chain starts, with a diagonal precision.
+    clients here, to try out what federation would cost. With `conducive`, every client then makes a surrogate for each
+    chain, the expansion of its likelihood where that chain is, and makes it anew as the chains travel: networks are not
+    Gaussian enough for one that is made once.
 
     Args:
         kernel: What a client runs: one that bears a noisy gradient, `SGLD(lr=...)`. A step size is measured only
@@ -61,6 +65,8 @@ class Federated(TransitionKernel):
         clients: How many to deal rows to (no more than there are rows), or the client of each row, (n,).
         skew: How unlike these are: 0 deals rows at random, 1 in the order of their targets.
         conducive: Whether these make surrogates. A `Federation` has them, or not.
+        refresh: Rounds after which these make them anew; None for never.
+        num_probes: Gradients that these spend on the curvature of a surrogate; 0 for a slope alone.
 
     References:
         El Mekkaoui, Mesquita, Blomstedt and Kaski (2021), Federated stochastic gradient Langevin dynamics, sections 3
@@ -85,26 +91,24 @@ class Federated(TransitionKernel):
     clients: int | Tensor = 4
     skew: float = 0.0
     conducive: bool = True
+    refresh: int | None = 1
+    num_probes: int = 0
 
     mini_batches: ClassVar[bool] = False
 
     def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> FederatedState:
         """The state of the kernel inside, and the clients with their surrogates if rows are to be dealt out."""
         checks.positive(self.local_steps, name="local_steps", integer=True)
+        if self.refresh is not None:
+            checks.positive(self.refresh, name="refresh", integer=True)
         if not self.kernel.mini_batches:
             raise ValueError(f"`kernel` must bear a noisy gradient, as SGLD does; got {type(self.kernel).__name__}")
         clients = self._dealt(log_density, generator)
         federation = _federation(log_density, clients, {})
         federation.check()
         base = self.kernel.init(position, log_density, generator=generator)
-        if clients is None or not self.conducive:
-            return FederatedState(base, clients)
-        made = [
-            chain_surrogate(_first(federation, number), position, generator=generator)
-            for number in range(len(federation.sizes))
-        ]
-        stacked = {name: torch.stack([getattr(one, name) for one in made], 1) for name in ("linear", "precision")}
-        return FederatedState(base, clients, stacked)
+        state = FederatedState(base, clients)
+        return state if clients is None or not self.conducive else self._renewed(state, log_density, generator)
 
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
@@ -127,6 +131,8 @@ class Federated(TransitionKernel):
         self, state: FederatedState, log_density: LogDensity, *, generator: torch.Generator
     ) -> tuple[FederatedState, Info]:
         """One round: every chain visits a shard, and comes back."""
+        if state.surrogates and self.refresh is not None and state.count == self.refresh:
+            state = self._renewed(state, log_density, generator)
         federation = _federation(log_density, state.clients, state.surrogates)
         chains = len(next(iter(state.position.values())))
         sizes = torch.tensor(federation.sizes, dtype=torch.float64, device=generator.device)
@@ -140,10 +146,21 @@ class Federated(TransitionKernel):
             reports.append(info)
         info = {name: torch.stack([report[name] for report in reports]).mean(0) for name in reports[0]}
         if federation.whole:
-            return replace(state, base=base), info
+            return replace(state, base=base, count=state.count + 1), info
         mine = torch.isin(goes, torch.tensor(sorted(federation.shards)))
         _one_owner(mine)
         return replace(state, base=_exchanged(base, mine)), _exchanged(info, mine)
+
+    def _renewed(self, state: FederatedState, log_density: Any, generator: torch.Generator) -> FederatedState:
+        """With surrogates about where the chains are now."""
+        federation = _federation(log_density, state.clients, {})
+        where = self.kernel.where(state.base) if isinstance(self.kernel, StochasticKernel) else state.position
+        made = [
+            chain_surrogate(_first(federation, number), where, num_probes=self.num_probes, generator=generator)
+            for number in range(len(federation.sizes))
+        ]
+        stacked = {name: torch.stack([getattr(one, name) for one in made], 1) for name in ("linear", "precision")}
+        return replace(state, surrogates=stacked, count=0)
 
     def _dealt(self, log_density: Any, generator: torch.Generator) -> Tensor | None:
         """The client of each row, (n,); None for a `Federation`."""

@@ -71,15 +71,15 @@ def laplace_surrogate(log_likelihood: LogDensity, at: Position, *, dense: bool =
 def chain_surrogate(
     log_likelihood: LogDensity, position: Position, *, num_probes: int = 32, generator: torch.Generator
 ) -> Surrogate:
-    """The second-order expansion of a log likelihood about each chain's position, with the Hessian's diagonal alone.
+    """The expansion of a log likelihood about each chain's position, of second order with the Hessian's diagonal alone.
 
     Its gradient is right at those positions, whatever the curvature; the diagonal is an estimate, exact for a diagonal
-    Hessian. For chains about unlike modes, as those of networks are.
+    Hessian, and zero without probes. For chains about unlike modes, as those of networks are.
 
     Args:
         log_likelihood: Maps leaves (c, *shape) to (c,).
         position: Leaves (c, *shape).
-        num_probes: Gradients to spend on the diagonal.
+        num_probes: Gradients to spend on the diagonal; 0 for none of it.
         generator: Source of all randomness.
 
     Examples:
@@ -89,6 +89,8 @@ def chain_surrogate(
                 [12.]], dtype=torch.float64)
     """
     slopes = value_and_gradient(log_likelihood, position)[1]
+    if num_probes == 0:
+        return Surrogate(ravel(slopes), torch.zeros_like(ravel(slopes)))
     bends = hessian_diagonal(log_likelihood, position, num_probes=num_probes, generator=generator)
     precision = ravel(bends).neg().clamp(min=0)
     return Surrogate(ravel(slopes) + precision * ravel(position), precision)

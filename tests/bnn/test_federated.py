@@ -1,5 +1,7 @@
 """Networks whose rows are dealt to clients: `bnn.MCMC(mcmc.Federated(...))`."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -45,7 +47,8 @@ def test_exact_surrogates_make_it_the_kernel_on_all_rows(generator, skew):
     def end(kernel, steps):
         return mcmc.run(kernel, density, start, num_samples=1, burn_in=steps, generator=generator).samples["weights"]
 
-    alone, federated = end(inside, 59), end(mcmc.Federated(inside, 10, clients=3, skew=skew), 5)
+    exact = mcmc.Federated(inside, 10, clients=3, skew=skew, refresh=None, num_probes=8)
+    alone, federated = end(inside, 59), end(exact, 5)
     # The diagonal of the Hessian is a difference of gradients, right to 1e-8.
     assert torch.allclose(federated, alone, atol=1e-6)
     if skew == 1:
@@ -61,7 +64,7 @@ def test_clients_that_make_surrogates_sample_the_posterior_and_others_do_not(gen
     sd = precision.diagonal().rsqrt()
 
     def draws(conducive):
-        kernel = mcmc.Federated(local_steps=20, clients=3, skew=1.0, conducive=conducive)
+        kernel = mcmc.Federated(local_steps=20, clients=3, skew=1.0, conducive=conducive, num_probes=8)
         method = bnn.MCMC(kernel, num_chains=4, num_samples=100, burn_in=10)
         fit = method.infer(prior, Gaussian(NOISE, learn=False), data, generator=generator)
         return fit.posterior.weights.draws["weight"][:, 0].reshape(4, 100, 3)
@@ -72,6 +75,28 @@ def test_clients_that_make_surrogates_sample_the_posterior_and_others_do_not(gen
     spread = mcmc.ess((x - mean) ** 2).clamp(max=400)
     assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
     assert (draws(False).flatten(0, 1).std(0) / sd).max() > 1.5
+
+
+@pytest.mark.parametrize("inside", [mcmc.SGHMC(), mcmc.EntropySGLD(), mcmc.PSGLD()], ids=lambda k: type(k).__name__)
+def test_other_kernels_travel_too(generator, inside):
+    data = rows(generator)
+    prior, _ = model(data)
+    method = bnn.MCMC(mcmc.Federated(inside, clients=3), num_chains=2, num_samples=4, burn_in=3)
+    fit = method.infer(prior, Gaussian(), data, generator=generator)
+    assert torch.isfinite(fit.posterior(data.x).mean).all()
+
+
+def test_surrogates_are_renewed_where_the_chains_are(generator):
+    data = rows(generator)
+    density = LogPosterior(model(data)[1], data)
+    start = {"weights": torch.randn(2, 3, generator=generator, dtype=torch.float64)}
+    kernel = mcmc.Federated(mcmc.SGLD(lr=0.02), 2, clients=3, refresh=2)
+    state, seen = kernel.init(start, density, generator=generator), []
+    for _ in range(5):
+        state, _ = kernel.step(state, density, generator=generator)
+        seen.append(state.surrogates["linear"])
+    assert [torch.equal(*pair) for pair in itertools.pairwise(seen)] == [True, False, True, False]
+    assert state.surrogates["linear"].shape == (2, 3, 3) and not state.surrogates["precision"].any()
 
 
 def test_a_killed_run_resumes(tmp_path, generator):

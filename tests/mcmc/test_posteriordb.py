@@ -258,7 +258,7 @@ def test_the_others_are_biased_by_no_more_than_they_say(modules, name, sampler):
 
 @pytest.mark.slow
 @needs_data
-@pytest.mark.parametrize("sampler", ["sgld", "sghmc", "baoab", "sgld, control variates", "sgld, SVRG"])
+@pytest.mark.parametrize("sampler", ["sgld", "sghmc", "baoab", "sgld_cv", "sgld_svrg"])
 @pytest.mark.parametrize("name", [*LINEAR, *LOGISTIC])
 def test_mini_batches_add_no_more_than_they_say(modules, name, sampler):
     found = modules.runs.judge(modules.sets.load(name), sampler, batch=0.2)
