@@ -22,7 +22,7 @@ Task = Literal["regression", "classification"]
 Family = Literal["gp", "bnn"]
 
 # one cycle of 200 steps to burn in, then four with five draws each.
-CYCLES: dict[str, Any] = {"num_samples": 20, "burn_in": 200, "thin": 10}
+CYCLES: dict[str, Any] = {"num_samples": 20, "burn_in": 200, "thin": 20}
 
 # name -> (family, module:class, settings); a setting that is itself a class path is constructed without arguments.
 METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
@@ -54,6 +54,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "sgnht": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:SGNHT"}),
     "csgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:cyclical_sgld", **CYCLES}),
     "csghmc": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:cyclical_sghmc", **CYCLES}),
+    "federated_sgld": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:Federated"}),
     "baoab": ("bnn", "bayeskit.bnn:MCMC", {"kernel": "bayeskit.mcmc:BAOAB"}),
 }
 

@@ -1,6 +1,7 @@
 """Bias and cost of every sampler on posteriors that are known: posteriordb's reference draws, or exact moments.
 
-    BAYESKIT_POSTERIORDB=folder python benchmarks/mcmc_posteriordb.py --samplers hmc,nuts,sgld
+    BAYESKIT_POSTERIORDB=folder python benchmarks/mcmc_posteriordb.py --samplers hmc,nuts,sgld --out runs.jsonl
+    python benchmarks/mcmc_posteriordb.py --table runs.jsonl
 
 The protocol, for each parameter with reference mean m and standard deviation s, and a tolerance b that the sampler's
 own theory asks for (0 for those that are exact):
@@ -12,171 +13,115 @@ and rank-normalized R-hat below 1.01; for exact samplers also Stein's identities
 
 HMC starts uniformly in (-2, 2) in the unconstrained coordinates of the model and finds units for itself. The others run
 in units of the covariance that such a burn-in found (as `bnn.MCMC` gives them units from the curvature), with their
-default settings and gradients of all rows.
+default settings, and with gradients of all rows or, by `--batch 0.2`, of mini-batches of a fifth of them.
+
+Any set of posteriordb whose model is in `posteriordb_models.py` is taken by its name (`--sets`), and by `--own FILE.py`
+a file of one's own with `log_density`, from positions (c, d) to (c,), and `draws`, (s, d) of reference.
 """
 
 import argparse
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from posteriordb import MODELS, Target, load, stein
-from torch import Tensor
+from mcmc_posteriordb_runs import Result, judge, samplers, takes_batches
+from posteriordb import SHIPPED, Target, load, own
 
-from bayeskit import mcmc, registry
-
-TOLERANCES = {"hmc": 0.0, "nuts": 0.0, "sghmc": 0.05, "baoab": 0.0, "baoa": 0.05, "sgld": 0.1}
-"""Of the bias in standard deviations; samplers that are not here are reported without a verdict."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    num_chains: int
-    burn_in: int
-    num_samples: int
-    thin: int
-
-
-BUDGETS = {"hmc": Budget(32, 200, 400, 1), "nuts": Budget(4, 150, 300, 1)}
-STOCHASTIC = Budget(32, 500, 400, 10)
-
-CAREFUL = {("gp_pois_regr-gp_pois_regr", "hmc"): ({"target_acceptance": 0.97}, {"thin": 2})}
-"""Where the defaults report divergences: settings of the kernel, and of the budget, that do away with them."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How far off a sampler is on a target, and what that cost.
-
-    Args:
-        bias: Largest error of a mean, in standard deviations.
-        spread: The ratio of standard deviations that is farthest from 1.
-        worst: Largest error of a mean or standard deviation as a share of what is allowed; NaN without a tolerance.
-        rhat: Largest R-hat.
-        ess: Smallest effective sample size, of a mean or a variance.
-        stein: Largest |z|.
-        gradients: Evaluations, those of chains side by side counted each, burn-in included.
-        seconds: Of the processor.
-    """
-
-    bias: float
-    spread: float
-    worst: float
-    rhat: float
-    ess: float
-    stein: float
-    gradients: int
-    seconds: float
-
-    @property
-    def accepted(self) -> bool | None:
-        """Whether the protocol is passed; None where there is no tolerance."""
-        return None if self.worst != self.worst else self.worst <= 1 and self.rhat < 1.01
-
-
-def kernel_of(sampler: str) -> mcmc.TransitionKernel:
-    return registry.get(sampler)().kernel or mcmc.NUTS()
-
-
-def samplers() -> list[str]:
-    """The registered Markov kernels."""
-    return [name for name in registry.METHODS if registry.METHODS[name][1].endswith(":MCMC")]
-
-
-def units(target: Target, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and a root (d, d) of the covariance as a burn-in of HMC finds them."""
-    g = torch.Generator().manual_seed(1000 + seed)
-    start = {"q": 4 * torch.rand(100, target.dimension, generator=g, dtype=torch.float64) - 2}
-    tuned, state = mcmc.adapt(mcmc.HMC(dense_mass=True), start, density(target), num_steps=200, generator=g)
-    return state.position["q"].mean(0), torch.linalg.cholesky(tuned.inverse_mass)
-
-
-def density(target: Target, calls: list[int] | None = None):
-    def log_density(position):
-        if calls is not None:
-            calls.append(len(position["q"]))
-        return target.log_density(position["q"])
-
-    return log_density
-
-
-def judge(target: Target, sampler: str, *, seed: int = 0, settings: Mapping[str, Any] = {}, **budget: Any) -> Result:
-    """Run a sampler on a target and hold it against the reference."""
-    kernel, g = replace(kernel_of(sampler), **settings), torch.Generator().manual_seed(seed)
-    plan = Budget(**{**vars(BUDGETS.get(sampler, STOCHASTIC)), **budget})
-    calls: list[int] = []
-    log_density = density(target, calls)
-    if sampler == "hmc":
-        start = 4 * torch.rand(plan.num_chains, target.dimension, generator=g, dtype=torch.float64) - 2
-        back = lambda q: q  # noqa: E731
-        moved = log_density
-    else:
-        mean, root = units(target, seed)
-        start = torch.randn(plan.num_chains, target.dimension, generator=g, dtype=torch.float64)
-        back = lambda q: mean + q @ root.mT  # noqa: E731
-        moved = lambda position: log_density({"q": back(position["q"])})  # noqa: E731
-    begin = time.process_time()
-    chain = mcmc.run(
-        kernel,
-        moved,
-        {"q": start},
-        num_samples=plan.num_samples,
-        burn_in=plan.burn_in,
-        thin=plan.thin,
-        generator=g,
-    )
-    seconds = time.process_time() - begin
-    return compare(target, back(chain.samples["q"]), TOLERANCES.get(sampler), sum(calls), seconds)
-
-
-def compare(target: Target, q: Tensor, tolerance: float | None, gradients: int, seconds: float) -> Result:
-    """The protocol, on draws (c, n, d)."""
-    x = target.parameters(q.flatten(0, 1)).unflatten(0, q.shape[:2])
-    total = x.shape[0] * x.shape[1]
-    of_mean, of_square = mcmc.ess(x).clamp(max=total), mcmc.ess((x - x.mean((0, 1))).square()).clamp(max=total)
-    bias = (x.mean((0, 1)) - target.mean).abs() / target.sd
-    ratio = x.flatten(0, 1).std(0) / target.sd
-    b = float("nan") if tolerance is None else tolerance
-    allowed = 4 * (1 / of_mean + target.error).sqrt() + b
-    allowed_ratio = 4 * (0.5 / of_square + 0.5 * target.error).sqrt() + b
-    worst = torch.maximum(bias / allowed, (ratio - 1).abs() / allowed_ratio).max().item()
-    ess = min(of_mean.min(), of_square.min()).item()
-    z = stein(target, q.flatten(0, 1), per_draw=ess / total)
-    spread = ratio[(ratio - 1).abs().argmax()].item()
-    return Result(bias.max().item(), spread, worst, mcmc.rhat(x).max().item(), ess, z, gradients, seconds)
+COLUMNS = ("mean off by (sd)", "sd ratio", "of the allowance", "R-hat", "ESS", "Stein z", "gradients", "s", "passes")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samplers", default=",".join(samplers()), help="registered names, separated by commas")
-    parser.add_argument("--sets", default=",".join(MODELS), help="names of posteriors, separated by commas")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--samplers", help="registered names and those of VARIANTS, separated by commas; all if left out"
+    )
+    parser.add_argument("--sets", default=",".join(SHIPPED), help="names of posteriors, separated by commas")
+    parser.add_argument("--own", type=Path, help="a file with `log_density` and `draws`, instead of the sets")
+    parser.add_argument("--batch", type=float, help="the share of the rows in a mini-batch; all of them if left out")
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--out", type=Path, help="file to add a line to for each run; runs that it has are not repeated"
+    )
+    parser.add_argument("--table", type=Path, help="print the table of such a file, and run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(
-        "| posterior | sampler | mean off by (sd) | sd ratio | R-hat | ESS | Stein z | gradients per ESS | s | passes |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in arguments.sets.split(","):
-        target = load(name)
-        for sampler in arguments.samplers.split(","):
-            row(name, f"`{sampler}`", judge(target, sampler, seed=arguments.seed))
-            if (name, sampler) in CAREFUL:
-                settings, budget = CAREFUL[name, sampler]
-                words = ", ".join(f"{key} {value}" for key, value in {**settings, **budget}.items())
-                row(name, f"`{sampler}`, {words}", judge(target, sampler, settings=settings, **budget))
+    if arguments.table:
+        table(arguments.table)
+        return
+    print("\n".join(head(("posterior", "sampler", "rows", "seed", *COLUMNS))))
+    chosen = arguments.samplers.split(",") if arguments.samplers else samplers(arguments.batch)
+    for name, find in targets(arguments).items():
+        target = find()
+        for sampler in chosen:
+            for seed in map(int, arguments.seeds.split(",")):
+                if takes_batches(sampler, target, arguments.batch):
+                    once(arguments.out, name, target, sampler, arguments.batch, seed)
 
 
-def row(name: str, sampler: str, r: Result):
-    passes = {True: "yes", False: "no", None: ""}[r.accepted]
-    print(
-        f"| {name} | {sampler} | {r.bias:.3f} | {r.spread:.3f} | {r.rhat:.3f} | {r.ess:.0f} | {r.stein:.1f} "
-        f"| {r.gradients / r.ess:.1f} | {r.seconds:.1f} | {passes} |",
-        flush=True,
-    )
+def targets(arguments) -> dict[str, Callable[[], Target]]:
+    """The posteriors that are asked for, not loaded yet."""
+    if arguments.own is None:
+        return {name: lambda name=name: load(name) for name in arguments.sets.split(",")}
+    given = runpy.run_path(str(arguments.own))
+    return {arguments.own.stem: lambda: own(given["log_density"], torch.as_tensor(given["draws"]), given.get("names"))}
+
+
+def once(out: Path | None, name: str, target: Target, sampler: str, batch: float | None, seed: int):
+    """Run, print and write down, unless that has been done."""
+    key = {"posterior": name, "sampler": sampler, "batch": batch, "seed": seed}
+    if out is not None and out.exists() and any(key.items() <= entry.items() for entry in lines(out)):
+        return
+    found = judge(target, sampler, seed=seed, batch=batch)
+    rows = "all" if batch is None else f"{batch:.0%}"
+    print("| " + " | ".join([name, f"`{sampler}`", rows, str(seed), *cells(found)]) + " |", flush=True)
+    if out is not None:
+        with out.open("a") as file:
+            file.write(json.dumps(key | vars(found)) + "\n")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def head(columns: tuple[str, ...]) -> tuple[str, str]:
+    return "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)
+
+
+def cells(r: Result) -> list[str]:
+    verdict = {True: "yes", False: "no", None: ""}[r.accepted]
+    share = "" if r.worst != r.worst else f"{r.worst:.2f}"
+    diagnosed = ["", ""] if r.interacting else [f"{r.rhat:.3f}", f"{r.ess:.0f}"]
+    cost = [f"{r.gradients / 1000:.0f}k", f"{r.seconds:.1f}"]
+    return [f"{r.bias:.3f}", f"{r.spread:.3f}", share, *diagnosed, f"{r.stein:.1f}", *cost, verdict]
+
+
+def table(path: Path):
+    """A line for each posterior and sampler: what all rows gave and, on the right, mini-batches; worst of seeds."""
+    found: dict[tuple[str, str], dict[bool, list[Result]]] = {}
+    fields = Result.__dataclass_fields__
+    for entry in lines(path):
+        sides = found.setdefault((entry["posterior"], entry["sampler"]), {False: [], True: []})
+        sides[entry["batch"] is not None].append(Result(**{key: entry[key] for key in fields}))
+    short = ("mean off", "sd ratio", "allowed", "R-hat", "gradients", "s", "passes")
+    print("\n".join(head(("posterior", "sampler", *short, *(f"batches: {word}" for word in short)))))
+    for (name, sampler), sides in found.items():
+        print("| " + " | ".join([name, f"`{sampler}`", *half(sides[False]), *half(sides[True])]) + " |")
+
+
+def half(runs: list[Result]) -> list[str]:
+    """The worst of the seeds, and how many passed."""
+    if not runs:
+        return [""] * 7
+    bias, spread = max(r.bias for r in runs), max((r.spread for r in runs), key=lambda ratio: abs(ratio - 1))
+    judged = [r.accepted for r in runs if r.accepted is not None]
+    passes = f"{sum(judged)} of {len(judged)}" if judged else ""
+    share = "" if not judged else f"{max(r.worst for r in runs):.2f}"
+    rhat = "" if runs[0].interacting else f"{max(r.rhat for r in runs):.3f}"
+    cost = [f"{runs[0].gradients / 1000:.0f}k", f"{sum(r.seconds for r in runs) / len(runs):.1f}"]
+    return [f"{bias:.3f}", f"{spread:.3f}", share, rhat, *cost, passes]
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def logistic():
         for kernel, number, burn_in, draws in ((mcmc.HMC(), 200, 150, 200), (mcmc.NUTS(), 2, 200, 400)):
             g = torch.Generator().manual_seed(0)
             spot = target.mean + target.sd * torch.randn(number, 2, generator=g, dtype=torch.float64)
-            density = lambda q, target=target: target.log_density(q["q"])  # noqa: E731
+            density = lambda q, target=target: target.model.log_density(q["q"])  # noqa: E731
             begin = time.process_time()
             tuned, state = mcmc.adapt(kernel, {"q": spot}, density, num_steps=burn_in, generator=g)
             tuning = time.process_time() - begin

@@ -15,7 +15,7 @@ from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data, Params
-from bayeskit.mcmc import Groups, Position, group_labels, hessian_diagonal
+from bayeskit.mcmc import Groups, LogDensity, Position, group_labels, hessian_diagonal
 
 NOISE_SPREAD = 2.0
 """Standard deviation of the prior on a likelihood's own parameters, about the values they are given. They are logs, so
@@ -67,6 +67,17 @@ class Model:
 
     def log_density(self, position: Position, data: Data) -> Tensor:
         """Log joint density of c positions and the data, up to a constant, (c,)."""
+        return self.log_prior(position) + self.log_likelihood(position, data)
+
+    def log_prior(self, position: Position) -> Tensor:
+        """Log density of c positions before the data, up to a constant, (c,)."""
+        prior = self.prior.log_density(self.mean + self.scale * position["weights"])
+        if self.own_scale is not None:
+            prior = prior - 0.5 * (position["likelihood"] * self.own_scale / NOISE_SPREAD).square().sum(-1)
+        return prior
+
+    def log_likelihood(self, position: Position, data: Data) -> Tensor:
+        """Log density of the data at c positions, (c,)."""
         x = data.x[:]
 
         def one(weights: Tensor, own: Tensor | None = None) -> Tensor:
@@ -75,15 +86,12 @@ class Model:
             return data.total(substituted(self._joint, values, x, data.y))
 
         leaves = tuple(position.values())
-        prior = self.prior.log_density(self.mean + self.scale * position["weights"])
-        if self.own_scale is not None:
-            prior = prior - 0.5 * (position["likelihood"] * self.own_scale / NOISE_SPREAD).square().sum(-1)
         if len(leaves[0]) == 1:
-            return prior + one(*(leaf[0] for leaf in leaves))
+            return one(*(leaf[0] for leaf in leaves)).reshape(1)
         try:
-            return prior + vmap(one)(*leaves)
+            return vmap(one)(*leaves)
         except RuntimeError:  # control flow that depends on values: one chain at a time
-            return prior + torch.stack([one(*chain) for chain in zip(*leaves, strict=True)])
+            return torch.stack([one(*chain) for chain in zip(*leaves, strict=True)])
 
     def _own_params(self, own: Tensor | None) -> Params:
         if own is None or self.own_mean is None or self.own_scale is None:
@@ -151,6 +159,20 @@ class LogPosterior:
     def __call__(self, position: Position) -> Tensor:
         """Log densities of c positions, (c,)."""
         return self.model.log_density(position, self.data)
+
+    @property
+    def order(self) -> Tensor:
+        """Each row's target, the first of several, (n,)."""
+        return self.data.y.reshape(len(self.data), -1)[:, 0]
+
+    def log_prior(self, position: Position) -> Tensor:
+        """Log density of c positions before the data, (c,)."""
+        return self.model.log_prior(position)
+
+    def of_rows(self, rows: Tensor) -> LogDensity:
+        """The log likelihood of some rows alone."""
+        part = self.data.rows(rows.to(self.data.y.device))
+        return lambda position: self.model.log_likelihood(position, part)
 
 
 @dataclass(frozen=True, eq=False)

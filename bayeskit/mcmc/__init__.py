@@ -2,6 +2,9 @@
 
 from bayeskit.mcmc.adaptive_sghmc import AdaptiveSGHMC as AdaptiveSGHMC
 from bayeskit.mcmc.baoab import BAOAB as BAOAB
+from bayeskit.mcmc.calibration import calibration_ranks as calibration_ranks
+from bayeskit.mcmc.calibration import calibration_test as calibration_test
+from bayeskit.mcmc.clients import Divisible as Divisible
 from bayeskit.mcmc.collect import Collector as Collector
 from bayeskit.mcmc.collect import Disk as Disk
 from bayeskit.mcmc.control_variate import ControlVariate as ControlVariate
@@ -17,7 +20,7 @@ from bayeskit.mcmc.diagnostics import rhat as rhat
 from bayeskit.mcmc.diagnostics import tail_ess as tail_ess
 from bayeskit.mcmc.entropy import EntropySGLD as EntropySGLD
 from bayeskit.mcmc.federated import Federated as Federated
-from bayeskit.mcmc.federated import Federation as Federation
+from bayeskit.mcmc.federation import Federation as Federation
 from bayeskit.mcmc.groups import Groups as Groups
 from bayeskit.mcmc.groups import group_labels as group_labels
 from bayeskit.mcmc.hmc import HMC as HMC
@@ -42,6 +45,7 @@ from bayeskit.mcmc.stein import ksd as ksd
 from bayeskit.mcmc.stochastic import StochasticKernel as StochasticKernel
 from bayeskit.mcmc.structured import Structured as Structured
 from bayeskit.mcmc.surrogates import Surrogate as Surrogate
+from bayeskit.mcmc.surrogates import chain_surrogate as chain_surrogate
 from bayeskit.mcmc.surrogates import fit_surrogate as fit_surrogate
 from bayeskit.mcmc.surrogates import laplace_surrogate as laplace_surrogate
 from bayeskit.mcmc.svgd import SVGD as SVGD

@@ -1,8 +1,7 @@
 """Federated sampling: chains that travel between clients, each of which keeps its data to itself."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,86 +9,35 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bayeskit.core import checks, random
+from bayeskit.mcmc.clients import Divisible, deal
 from bayeskit.mcmc.density import LogDensity, Position, ravel
+from bayeskit.mcmc.federation import Federation
 from bayeskit.mcmc.kernel import Info, TransitionKernel
-from bayeskit.mcmc.surrogates import Surrogate
+from bayeskit.mcmc.sgld import SGLD
+from bayeskit.mcmc.stochastic import StochasticKernel
+from bayeskit.mcmc.surrogates import Surrogate, chain_surrogate
 
 
 @dataclass(frozen=True, eq=False)
-class Federation:
-    """A prior, and the likelihoods of shards of the data that stay where they are.
-
-    Called, it is the log density of all the data, for whoever holds all shards.
+class FederatedState:
+    """Where the chains are, and who has which rows if they were dealt out here.
 
     Args:
-        log_prior: Maps leaves (c, *shape) to (c,).
-        shards: By number, the log likelihood of the rows of that shard (the sum over them), or an iterable of
-            estimates of it from mini-batches, gone through from its start at each visit. All of them to simulate, or
-            those that this rank of `torch.distributed` holds. Mini-batches shuffle by generators of their own.
-        sizes: Rows of every shard, held here or not. A chain visits shards in proportion to them.
-        surrogates: A Gaussian stand-in for every shard's likelihood, for conducive gradients; None for none.
-
-    Examples:
-        >>> shards = {s: lambda q, s=s: -0.5 * (q["x"] - s) ** 2 for s in range(2)}
-        >>> Federation(lambda q: -0.5 * q["x"] ** 2, shards, sizes=[1, 1])({"x": torch.ones(1)})
-        tensor([-1.])
+        base: State of the kernel inside.
+        clients: The client of each row, (n,); None where the log density is a `Federation`.
+        surrogates: Of the clients and for each chain, "linear" and "precision" (c, s, p); empty if there are none.
+        count: Rounds since these were made.
     """
 
-    log_prior: LogDensity
-    shards: Mapping[int, LogDensity | Iterable[LogDensity]]
-    sizes: Sequence[float]
-    surrogates: Sequence[Surrogate] | None = None
-
-    def __call__(self, position: Position) -> Tensor:
-        """Log density of c positions given all the data, (c,)."""
-        total = self.log_prior(position)
-        for number in range(len(self.sizes)):
-            shard = self.shards.get(number)
-            if not callable(shard):
-                raise ValueError(
-                    "a step size is measured on the whole log density, which needs every shard here, as a function; "
-                    f"shard {number} is not. Give the kernel its `lr`."
-                )
-            total = total + shard(position)
-        return total
+    base: Any
+    clients: Tensor | None = None
+    surrogates: Position = field(default_factory=dict)
+    count: int = 0
 
     @property
-    def whole(self) -> bool:
-        """Whether all shards are held here."""
-        return len(self.shards) == len(self.sizes)
-
-    def local(self, number: int, likelihood: LogDensity, position: Position) -> Tensor:
-        """What a chain at one shard takes for its log density, (c,): unbiased over shards.
-
-        `log p(q) + log p(y_s | q) / f_s`, and with surrogates `sum_r log q_r(q) - log q_s(q) / f_s`, whose mean over
-        shards is zero, and which holds the chain where all the data want it while it is at one of them.
-        """
-        share = self.sizes[number] / sum(self.sizes)
-        value = self.log_prior(position) + likelihood(position) / share
-        if self.surrogates is None:
-            return value
-        return value + self._everyone(position) - self.surrogates[number](position) / share
-
-    @cached_property
-    def _everyone(self) -> Surrogate:
-        """The surrogates' product."""
-        assert self.surrogates is not None
-        dense = any(one.precision.ndim == 2 for one in self.surrogates)
-        parts = [
-            one.precision.diag() if dense and one.precision.ndim == 1 else one.precision for one in self.surrogates
-        ]
-        return Surrogate(torch.stack([one.linear for one in self.surrogates]).sum(0), torch.stack(parts).sum(0))
-
-    def check(self) -> None:
-        """Raise unless numbers, sizes and surrogates fit together."""
-        if not self.sizes or min(self.sizes) <= 0:
-            raise ValueError(f"`sizes` must be positive, one for every shard; got {list(self.sizes)}")
-        if not set(self.shards) <= set(range(len(self.sizes))):
-            raise ValueError(f"`shards` must be numbered 0 to {len(self.sizes) - 1}; got {sorted(self.shards)}")
-        if self.surrogates is not None and len(self.surrogates) != len(self.sizes):
-            raise ValueError(
-                f"`surrogates` must have one for each of {len(self.sizes)} shards; got {len(self.surrogates)}"
-            )
+    def position(self) -> Position:
+        """Leaves (c, *shape)."""
+        return self.base.position
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +53,20 @@ class Federated(TransitionKernel):
     With all shards in one process the clients are simulated. With `torch.distributed`, every rank runs the same call
     with its own shards and a generator in the same state, and they end with the same chains, the simulation's.
 
+    Another log density that knows its rows (`Divisible`), as that of a network through `bnn.MCMC`, is dealt out to
+    clients here, to try out what federation would cost. With `conducive`, every client then makes a surrogate for each
+    chain, the expansion of its likelihood where that chain is, and makes it anew as the chains travel: networks are not
+    Gaussian enough for one that is made once.
+
     Args:
         kernel: What a client runs: one that bears a noisy gradient, `SGLD(lr=...)`. A step size is measured only
             where all shards are held.
         local_steps: Steps of a visit.
+        clients: How many to deal rows to (no more than there are rows), or the client of each row, (n,).
+        skew: How unlike these are: 0 deals rows at random, 1 in the order of their targets.
+        conducive: Whether these make surrogates. A `Federation` has them, or not.
+        refresh: Rounds after which these make them anew; None for never.
+        num_probes: Gradients that these spend on the curvature of a surrogate; 0 for a slope alone.
 
     References:
         El Mekkaoui, Mesquita, Blomstedt and Kaski (2021), Federated stochastic gradient Langevin dynamics, sections 3
@@ -128,39 +86,92 @@ class Federated(TransitionKernel):
         True
     """
 
-    kernel: TransitionKernel
+    kernel: TransitionKernel = field(default_factory=SGLD)
     local_steps: int = 10
+    clients: int | Tensor = 4
+    skew: float = 0.0
+    conducive: bool = True
+    refresh: int | None = 1
+    num_probes: int = 0
 
     mini_batches: ClassVar[bool] = False
 
-    def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> Any:
-        """The state of the kernel inside."""
+    def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> FederatedState:
+        """The state of the kernel inside, and the clients with their surrogates if rows are to be dealt out."""
         checks.positive(self.local_steps, name="local_steps", integer=True)
-        federation = _federation(log_density)
-        federation.check()
+        if self.refresh is not None:
+            checks.positive(self.refresh, name="refresh", integer=True)
         if not self.kernel.mini_batches:
             raise ValueError(f"`kernel` must bear a noisy gradient, as SGLD does; got {type(self.kernel).__name__}")
-        return self.kernel.init(position, federation, generator=generator)
+        clients = self._dealt(log_density, generator)
+        federation = _federation(log_density, clients, {})
+        federation.check()
+        base = self.kernel.init(position, log_density, generator=generator)
+        state = FederatedState(base, clients)
+        return state if clients is None or not self.conducive else self._renewed(state, log_density, generator)
 
-    def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
+    def prepared(
+        self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
+    ) -> "Federated":
+        """With rows dealt out, and the kernel inside prepared for what chains will see at any of the shards."""
+        clients = self._dealt(log_density, generator)
+        federation = _federation(log_density, clients, {})
+        number, chains = len(federation.sizes), len(next(iter(position.values())))
+        everywhere = {name: leaf.repeat(number, *[1] * (leaf.ndim - 1)) for name, leaf in position.items()}
+        visit = _Visit(
+            federation,
+            {one: _first(federation, one) for one in range(number)},
+            torch.arange(number).repeat_interleave(chains),
+        )
+        share = share if self.conducive else share / number
+        inside = self.kernel.prepared(visit, everywhere, share=share, generator=generator)
+        return replace(self, kernel=inside, clients=self.clients if clients is None else clients)
+
+    def step(
+        self, state: FederatedState, log_density: LogDensity, *, generator: torch.Generator
+    ) -> tuple[FederatedState, Info]:
         """One round: every chain visits a shard, and comes back."""
-        federation = _federation(log_density)
+        if state.surrogates and self.refresh is not None and state.count == self.refresh:
+            state = self._renewed(state, log_density, generator)
+        federation = _federation(log_density, state.clients, state.surrogates)
         chains = len(next(iter(state.position.values())))
         sizes = torch.tensor(federation.sizes, dtype=torch.float64, device=generator.device)
         goes = random.categorical(sizes, chains, generator=generator).cpu()  # (c,)
         visited = [number for number in sorted(federation.shards) if (goes == number).any()]
         batches = {number: _endless(federation.shards[number]) for number in visited}
-        reports = []
+        base, reports = state.base, []
         for _ in range(self.local_steps):
             visit = _Visit(federation, {number: next(source) for number, source in batches.items()}, goes)
-            state, info = self.kernel.step(state, visit, generator=generator)
+            base, info = self.kernel.step(base, visit, generator=generator)
             reports.append(info)
         info = {name: torch.stack([report[name] for report in reports]).mean(0) for name in reports[0]}
         if federation.whole:
-            return state, info
+            return replace(state, base=base, count=state.count + 1), info
         mine = torch.isin(goes, torch.tensor(sorted(federation.shards)))
         _one_owner(mine)
-        return _exchanged(state, mine), _exchanged(info, mine)
+        return replace(state, base=_exchanged(base, mine)), _exchanged(info, mine)
+
+    def _renewed(self, state: FederatedState, log_density: Any, generator: torch.Generator) -> FederatedState:
+        """With surrogates about where the chains are now."""
+        federation = _federation(log_density, state.clients, {})
+        where = self.kernel.where(state.base) if isinstance(self.kernel, StochasticKernel) else state.position
+        made = [
+            chain_surrogate(_first(federation, number), where, num_probes=self.num_probes, generator=generator)
+            for number in range(len(federation.sizes))
+        ]
+        stacked = {name: torch.stack([getattr(one, name) for one in made], 1) for name in ("linear", "precision")}
+        return replace(state, surrogates=stacked, count=0)
+
+    def _dealt(self, log_density: Any, generator: torch.Generator) -> Tensor | None:
+        """The client of each row, (n,); None for a `Federation`."""
+        if isinstance(log_density, Federation):
+            return None
+        if not isinstance(log_density, Divisible):
+            raise ValueError(
+                "Federated needs a `Federation` as its log density, or one that knows its rows (`mcmc.Divisible`); "
+                f"got {type(log_density).__name__}"
+            )
+        return deal(log_density.order, self.clients, skew=self.skew, generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,15 +193,28 @@ class _Visit:
         goes = self.goes.repeat(len(total) // len(self.goes))  # a kernel may ask for several positions of each chain
         for number, likelihood in self.likelihoods.items():
             rows = (goes == number).nonzero()[:, 0].to(total.device)
-            value = self.federation.local(number, likelihood, {name: leaf[rows] for name, leaf in position.items()})
+            here = {name: leaf[rows] for name, leaf in position.items()}
+            value = self.federation.local(number, likelihood, here, rows % len(self.goes))
             total = total.index_add(0, rows, value)
         return total
 
 
-def _federation(log_density: Any) -> Federation:
-    if not isinstance(log_density, Federation):
-        raise ValueError(f"Federated needs a `Federation` as its log density; got {type(log_density).__name__}")
-    return log_density
+def _federation(log_density: Any, clients: Tensor | None, surrogates: Position) -> Federation:
+    """The log density as a federation: itself, or its rows with the clients that have them."""
+    if clients is None:
+        return log_density
+    rows = [(clients == number).nonzero()[:, 0] for number in range(int(clients.max()) + 1)]
+    shards = {number: log_density.of_rows(some) for number, some in enumerate(rows)}
+    made = None
+    if surrogates:
+        pairs = zip(surrogates["linear"].unbind(1), surrogates["precision"].unbind(1), strict=True)
+        made = [Surrogate(linear, precision) for linear, precision in pairs]
+    return Federation(log_density.log_prior, shards, [len(some) for some in rows], made)
+
+
+def _first(federation: Federation, number: int) -> LogDensity:
+    """A shard's log likelihood, or its first estimate of it."""
+    return next(_endless(federation.shards[number]))
 
 
 def _endless(shard: LogDensity | Iterable[LogDensity]) -> Iterator[LogDensity]:

@@ -3,21 +3,30 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bayeskit.core import checks, progress, random
-from bayeskit.mcmc.density import LogDensity, Position, ravel, unravel, value_and_gradient
+from bayeskit.mcmc.density import LogDensity, Position, ravel, unravel
 from bayeskit.mcmc.kernel import AdaptiveKernel, Info
-from bayeskit.mcmc.tuning import DualAveraging, Window, windows
+from bayeskit.mcmc.leapfrog import Path, leapfrog, slope_at, velocity
+from bayeskit.mcmc.tuning import LONG, DualAveraging, Window, windows
 
 DIVERGENT = 1000.0
 """An error of the energy beyond which a trajectory is called divergent."""
 
 EARLY_STEPS = 32
 """Leapfrog steps at most while nothing is known of the mass."""
+
+FAILED, PENALTY = 0.1, 9.0
+"""An acceptance below the first is that of a trajectory which failed, and takes the second off the mean acceptance that
+the last step size is tuned by: where one trajectory in a hundred fails, chains stick in a neck, and the step is to be
+shorter. At the target acceptance on a Gaussian none does."""
+
+SLOW = 0.5
+"""An autocorrelation of draws beyond which a quarter of a period is too short, and trajectories last half of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +53,10 @@ class HMC(AdaptiveKernel):
     `min(1, exp(-change of energy))`. The law is exact.
 
     `mcmc.run` tunes it in the burn-in, with all chains learning together: step sizes by dual averaging, the mass from
-    the draws of windows that double, the time from the spread of the most stretched direction in units of that mass, a
-    quarter of its period. The more chains, the shorter a burn-in will do: a hundred steps for a hundred chains.
+    the draws of windows that double, the time from the spread of the most stretched direction in units of that mass: a
+    quarter of its period, or half of it where draws are found to depend on those before. Where trajectories fail now
+    and then, steps are shorter than the target acceptance asks for. The more chains, the shorter a burn-in will do: a
+    hundred steps for a hundred chains.
 
     Args:
         step_size: Leapfrog step, one number, or (c,) for one of each chain; None before tuning.
@@ -95,7 +106,7 @@ class HMC(AdaptiveKernel):
             raise ValueError(f"`jitter` must be at least 0 and below 1; got {self.jitter!r}")
         if self.trajectory is not None:
             checks.positive(self.trajectory, name="trajectory")
-        value, slope = _slope(log_density, ravel(position), position)
+        value, slope = slope_at(log_density, ravel(position), position)
         bad = ~torch.isfinite(value)
         if bad.any():
             raise ValueError(
@@ -167,75 +178,14 @@ class HMC(AdaptiveKernel):
         return kinetic - path.value.double()
 
 
-class Path(NamedTuple):
-    """A point of each chain's trajectory.
+def cautious(acceptance: Tensor) -> Tensor:
+    """The mean acceptance of the chains (c,), less `PENALTY` for each that failed, at least 0.
 
-    Args:
-        point: (c, p).
-        momentum: (c, p).
-        value: Log density there, (c,).
-        slope: Its gradient, (c, p).
+    >>> cautious(torch.tensor([1.0] * 99 + [0.0]))
+    tensor(0.9000)
     """
-
-    point: Tensor
-    momentum: Tensor
-    value: Tensor
-    slope: Tensor
-
-
-def velocity(momentum: Tensor, inverse_mass: Tensor | None) -> Tensor:
-    """`M^-1 p` for momenta (c, p) and an inverse mass None (ones), (p,) or (p, p)."""
-    if inverse_mass is None:
-        return momentum
-    return momentum * inverse_mass if inverse_mass.ndim == 1 else momentum @ inverse_mass
-
-
-def leapfrog(
-    log_density: LogDensity,
-    path: Path,
-    step_size: Tensor | float,
-    *,
-    num_steps: int,
-    inverse_mass: Tensor | None,
-    like: Position,
-) -> Path:
-    """The trajectories after some leapfrog steps: half a kick, drift and kick in turn, half a kick.
-
-    Reversible (turn the momentum round and come back), volume-preserving, and off by the square of the step in energy.
-
-    Args:
-        log_density: Maps leaves (c, *shape) to (c,).
-        path: Where the chains are.
-        step_size: (c, 1) or one number.
-        num_steps: Number of steps, one gradient each.
-        inverse_mass: None, (p,) or (p, p).
-        like: Leaves (c, *shape) whose names and shapes the log density knows.
-
-    References:
-        Neal (2011), MCMC using Hamiltonian dynamics, equations 18 to 20.
-
-    Examples:
-        >>> like = {"x": torch.ones(1, 1)}
-        >>> start = Path(torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([-0.5]), torch.tensor([[-1.0]]))
-        >>> end = leapfrog(
-        ...     lambda q: -0.5 * q["x"][:, 0] ** 2, start, 0.01, num_steps=314, inverse_mass=None, like=like
-        ... )
-        >>> round(end.point.item(), 3)  # half a turn
-        -1.0
-    """
-    point, momentum, value, slope = path
-    momentum = momentum + 0.5 * step_size * slope
-    for i in range(num_steps):
-        point = point + step_size * velocity(momentum, inverse_mass)
-        value, slope = _slope(log_density, point, like)
-        momentum = momentum + (step_size if i < num_steps - 1 else 0.5 * step_size) * slope
-    return Path(point, momentum, value, slope)
-
-
-def _slope(log_density: LogDensity, point: Tensor, like: Position) -> tuple[Tensor, Tensor]:
-    """Log densities (c,) and gradients (c, p) at points (c, p)."""
-    value, slopes = value_and_gradient(lambda q: log_density(unravel(q["point"], like)), {"point": point})
-    return value, slopes["point"]
+    failed = (acceptance < FAILED).to(acceptance.dtype)
+    return (acceptance - PENALTY * failed).mean().clamp(min=0)
 
 
 class _Tuning:
@@ -265,7 +215,7 @@ class _Tuning:
             self.kernel = replace(self.kernel, step_size=self.tuner.current)
             self.state, info = self.kernel.step(self.state, self.log_density, generator=self.generator)
             acceptance = info["acceptance"]
-            self.tuner.update(acceptance if self.tuner.current.ndim else acceptance.mean())
+            self.tuner.update(acceptance if self.tuner.current.ndim else cautious(acceptance))
             if window is not None:
                 window.add(ravel(self.state.position))
             self.bar.update(1, log_density=info["log_density"].mean().item(), acceptance=acceptance.mean().item())
@@ -275,7 +225,8 @@ class _Tuning:
         window = Window(len(self.state.slope), self.state.slope.shape[1], num_steps)
         self.run(num_steps, window)
         shape = window.geometry(self.kernel.inverse_mass, dense=self.settings.dense_mass)
-        time = self.settings.trajectory or math.pi / 2 * shape.stretch
+        slow = num_steps >= LONG and window.autocorrelation() > SLOW
+        time = self.settings.trajectory or (math.pi if slow else math.pi / 2) * shape.stretch
         self.kernel = replace(
             self.settings, step_size=self.tuner.average, inverse_mass=shape.inverse_mass, trajectory=time
         )

@@ -56,11 +56,11 @@ class cosine_cycles:
         >>> [round(schedule(step), 2) for step in range(5)]
         [1.0, 0.85, 0.5, 0.15, 1.0]
         >>> [schedule.explores(step) for step in range(5)]
-        [True, True, True, False, True]
+        [True, True, False, False, True]
     """
 
     length: int
-    exploration: float = 0.75
+    exploration: float = 0.5
     floor: float = 0.0
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.mcmc.density import LogDensity, Position, ravel, unravel
+from bayeskit.mcmc.density import LogDensity, Position, hessian_diagonal, ravel, unravel, value_and_gradient
 from bayeskit.mcmc.kernel import TransitionKernel
 from bayeskit.mcmc.run import run
 
@@ -18,8 +18,8 @@ class Surrogate:
     Natural parameters, so a shard that leaves a direction open has a precision of zero there, not an infinite variance.
 
     Args:
-        linear: Precision times mean, (p,).
-        precision: (p, p), or its diagonal (p,).
+        linear: Precision times mean, (p,); or one of each chain, (c, p).
+        precision: (p, p), or its diagonal (p,); or a diagonal of each chain, (c, p).
 
     Examples:
         >>> likelihood = Surrogate(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))  # N(2, 1), and nothing
@@ -33,8 +33,13 @@ class Surrogate:
     def __call__(self, position: Position) -> Tensor:
         """The log likelihood of c positions, (c,)."""
         q = ravel(position)
-        pulled = q * self.precision if self.precision.ndim == 1 else q @ self.precision
-        return q @ self.linear - 0.5 * (q * pulled).sum(-1)
+        dense = self.precision.ndim > self.linear.ndim
+        pulled = q @ self.precision if dense else q * self.precision
+        return (q * self.linear).sum(-1) - 0.5 * (q * pulled).sum(-1)
+
+    def of(self, chains: Tensor) -> "Surrogate":
+        """That of these chains alone, if each has its own."""
+        return self if self.linear.ndim == 1 else Surrogate(self.linear[chains], self.precision[chains])
 
 
 def laplace_surrogate(log_likelihood: LogDensity, at: Position, *, dense: bool = True) -> Surrogate:
@@ -61,6 +66,34 @@ def laplace_surrogate(log_likelihood: LogDensity, at: Position, *, dense: bool =
     assert isinstance(slope, Tensor) and isinstance(bend, Tensor)
     precision = _nonnegative(-(bend + bend.mT) / 2 if dense else -bend.diagonal())
     return Surrogate(slope + (precision @ point if dense else precision * point), precision)
+
+
+def chain_surrogate(
+    log_likelihood: LogDensity, position: Position, *, num_probes: int = 32, generator: torch.Generator
+) -> Surrogate:
+    """The expansion of a log likelihood about each chain's position, of second order with the Hessian's diagonal alone.
+
+    Its gradient is right at those positions, whatever the curvature; the diagonal is an estimate, exact for a diagonal
+    Hessian, and zero without probes. For chains about unlike modes, as those of networks are.
+
+    Args:
+        log_likelihood: Maps leaves (c, *shape) to (c,).
+        position: Leaves (c, *shape).
+        num_probes: Gradients to spend on the diagonal; 0 for none of it.
+        generator: Source of all randomness.
+
+    Examples:
+        >>> g, start = torch.Generator().manual_seed(0), {"x": torch.zeros(2, 1, dtype=torch.float64)}
+        >>> chain_surrogate(lambda q: -2 * (q["x"][:, 0] - 3) ** 2, start, generator=g).linear
+        tensor([[12.],
+                [12.]], dtype=torch.float64)
+    """
+    slopes = value_and_gradient(log_likelihood, position)[1]
+    if num_probes == 0:
+        return Surrogate(ravel(slopes), torch.zeros_like(ravel(slopes)))
+    bends = hessian_diagonal(log_likelihood, position, num_probes=num_probes, generator=generator)
+    precision = ravel(bends).neg().clamp(min=0)
+    return Surrogate(ravel(slopes) + precision * ravel(position), precision)
 
 
 def fit_surrogate(

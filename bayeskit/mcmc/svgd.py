@@ -132,11 +132,14 @@ class SVGD(TransitionKernel):
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> "SVGD":
-        """With the largest curvature measured, if it decides about the steps."""
+        """With the largest curvature measured, if it decides about the steps; mini-batches shorten them.
+
+        All particles see the same mini-batch, so its noise moves them together, and no push holds against that.
+        """
         if self.lr is not None or self.largest_curvature is not None:
             return self
         steepest = curvature(log_density, position, generator=generator).max().item()
-        return replace(self, largest_curvature=steepest)
+        return replace(self, largest_curvature=steepest / share)
 
     def step(self, state: SVGDState, log_density: LogDensity, *, generator: torch.Generator) -> tuple[SVGDState, Info]:
         """One step of all particles together."""

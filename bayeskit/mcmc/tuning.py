@@ -58,6 +58,9 @@ class DualAveraging:
         return self.log_average.exp()
 
 
+LONG = 20
+"""Steps of a window from which it may tell how much a draw depends on the one before."""
+
 MANY_CHAINS = 10
 """Chains from which a window of ten steps teaches enough to be worth a new mass."""
 
@@ -108,10 +111,35 @@ class Window:
         self.count += 1
         if self.count % self.stride == 0:
             self.draws.append(point)
+        if self.count == 1:
+            self._first, self._before = point, torch.zeros_like(point)
+            self._sums = torch.zeros(3, *point.shape, dtype=point.dtype, device=point.device)
+        here = point - self._first
+        self._sums += torch.stack([here, here.square(), here * self._before])
+        self._before = here
 
     def geometry(self, inverse_mass: Tensor | None, *, dense: bool | None) -> "Geometry":
         """What the draws say about the shape of the law."""
         return Geometry.of(torch.stack(self.draws, dim=1), inverse_mass, dense=dense)
+
+    def autocorrelation(self) -> float:
+        """The largest correlation of any number with itself one step before, within chains; 0 for a constant.
+
+        On a Gaussian whose trajectories last a quarter of a period there is none but for rejections.
+
+        Examples:
+            >>> g, slow = torch.Generator().manual_seed(0), Window(50, 1, 100)
+            >>> point = torch.zeros(50, 1)
+            >>> for _ in range(100):
+            ...     point = 0.8 * point + torch.randn(50, 1, generator=g)
+            ...     slow.add(point)
+            >>> 0.7 < slow.autocorrelation() < 0.85
+            True
+        """
+        mean, square, lagged = (total / self.count for total in self._sums)
+        together = (lagged * self.count / max(1, self.count - 1) - mean.square()).mean(0)
+        spread = (square - mean.square()).mean(0)
+        return torch.where(spread > 0, together / spread, 0.0).max().item()
 
 
 MAX_DENSE = 100

@@ -143,6 +143,22 @@ def test_groups_are_those_of_the_networks_parameters(generator):
             assert fit.posterior(data.x).draws.shape == (12, 40, 1)
 
 
+@pytest.mark.parametrize("num_passes", [None, 3], ids=["positions", "dropout"])
+@pytest.mark.parametrize("groups", ["leaf", "layer", "neuron", "parameter", "own"])
+@pytest.mark.parametrize("likelihood, kind, outputs", [CASES[0], CASES[4]], ids=["regression", "classes"])
+def test_every_scheme_of_groups(generator, groups, num_passes, likelihood, kind, outputs):
+    data, prior = rows(kind, generator), bnn.gaussian_prior(network(2, outputs))
+    names = prior.weights.mean
+    labels = {name: torch.tensor(i % 2) for i, name in enumerate(names)} if groups == "own" else groups
+    kernel = mcmc.Structured(groups=labels, num_passes=num_passes)
+    fit = MCMC(kernel, **SHORT).infer(prior, likelihood, data, generator=generator)
+    draws = fit.posterior.weights.draws
+    assert fit.posterior(data.x).draws.shape == (12, 40, outputs)
+    for name in names:  # every weight of both chains moves
+        first, last = draws[name].unflatten(0, (2, 6))[:, 0], draws[name].unflatten(0, (2, 6))[:, -1]
+        assert torch.isfinite(last).all() and (first != last).all()
+
+
 def test_particles_are_the_draws_and_have_no_rhat(generator):
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))

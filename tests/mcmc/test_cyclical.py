@@ -10,7 +10,7 @@ from .gaussian import log_density
 
 
 def test_a_cycle_falls_from_one_to_nearly_nothing_and_starts_again():
-    schedule = mcmc.cosine_cycles(length=50)
+    schedule = mcmc.cosine_cycles(length=50, exploration=0.75)
     values = [schedule(step) for step in range(100)]
     assert values[0] == 1 and values[:50] == values[50:] and values[49] < 0.001
     assert all(a > b for a, b in itertools.pairwise(values[:50]))
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_in_its_cycle(tmp_path):
         return mcmc.run(kernel, density, start, num_samples=20, burn_in=7, thin=2, generator=g, checkpoint=path)
 
     with pytest.raises(Killed):
-        run(tmp_path / "run", 120)
+        run(tmp_path / "run", 60)
     assert torch.equal(run(tmp_path / "run").samples["x"], run(None).samples["x"])
 
 

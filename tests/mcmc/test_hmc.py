@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from bayeskit import mcmc
-from bayeskit.mcmc.hmc import Path, leapfrog, velocity
+from bayeskit.mcmc.leapfrog import Path, leapfrog, velocity
 
 PRECISIONS = torch.logspace(-1, 1, 6, dtype=torch.float64)
 LIKE = {"x": torch.zeros(1, 6, dtype=torch.float64)}
@@ -247,3 +247,38 @@ def test_an_untuned_kernel_says_what_to_do(generator):
 def test_settings_are_checked(setting, generator):
     with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
         mcmc.HMC(**setting).init(exact(generator), gaussian, generator=generator)
+
+
+def neck(position):
+    """v ~ N(0, 1.5^2), and five numbers ~ N(0, exp(v)) given it."""
+    v, x = position["x"][:, 0], position["x"][:, 1:]
+    return -0.5 * (v / 1.5).square() - 0.5 * x.square().sum(-1) * (-v).exp() - 2.5 * v
+
+
+def test_a_burn_in_that_meets_a_neck_takes_care_and_time(generator, monkeypatch):
+    def tuned():
+        start = {"x": torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+        g = torch.Generator().manual_seed(2)
+        chain = mcmc.run(mcmc.HMC(), neck, start, num_samples=50, burn_in=200, generator=g)
+        return chain.kernel, (chain.info["acceptance"] < 0.1).double().mean().item()
+
+    kernel, failed = tuned()
+    monkeypatch.setattr(mcmc.hmc, "PENALTY", 0.0)
+    monkeypatch.setattr(mcmc.hmc, "SLOW", math.inf)
+    before, failed_before = tuned()
+    assert kernel.trajectory == 2 * before.trajectory and kernel.step_size < before.step_size
+    assert failed < 0.01 < failed_before
+
+
+def test_a_gaussian_is_followed_for_a_quarter_of_a_period(generator, monkeypatch):
+    start = {"x": torch.randn(40, 6, generator=generator, dtype=torch.float64)}
+    state = generator.get_state()
+
+    def tuned():
+        generator.set_state(state)
+        return mcmc.adapt(mcmc.HMC(), start, gaussian, num_steps=150, generator=generator)[0]
+
+    kernel = tuned()
+    monkeypatch.setattr(mcmc.hmc, "PENALTY", 0.0)
+    assert kernel.trajectory == math.pi / 2
+    assert kernel.step_size > 0.85 * tuned().step_size  # steps that are too long while it is tuned do fail

@@ -110,6 +110,15 @@ def test_particles_in_one_place_stay_finite():
     assert torch.isfinite(moved(mcmc.SVGD(), x, steps=5)).all()
 
 
+def test_steps_bear_the_noise_of_mini_batches(generator):
+    x = {"x": particles(generator)}
+    top = mcmc.SVGD().prepared(gaussian, x, generator=torch.Generator().manual_seed(0)).largest_curvature
+    fifth = mcmc.SVGD().prepared(gaussian, x, share=0.2, generator=torch.Generator().manual_seed(0))
+    assert fifth.largest_curvature == pytest.approx(5 * top)
+    given = mcmc.SVGD(lr=0.1)
+    assert given.prepared(gaussian, x, share=0.2, generator=generator) is given
+
+
 @pytest.mark.parametrize("settings", [{"lr": 0.0}, {"temperature": -1.0}])
 def test_settings_are_checked(settings, generator):
     with pytest.raises(ValueError, match=f"`{next(iter(settings))}`"):
