@@ -6,12 +6,16 @@
 - `logistic`: effective draws a second of batched HMC beside pyro's NUTS on the logistic posteriors of posteriordb,
   whose folder is named by `BAYESKIT_POSTERIORDB`.
 - `memory`: the memory of a run of 100,000 kept draws on disk beside one of 1,000.
-- `step`: a step of SGLD beside one of plain SGD, batch 128; and beside `posteriors` where it is installed.
+- `step`: a step of SGLD and of SGHMC, as a kernel and as an optimizer, beside one of plain SGD, batch 128; and the
+  kernels beside `posteriors` where it is installed.
 
 Processor time, medians of interleaved runs.
 """
 
 import argparse
+import contextlib
+import copy
+import ctypes
 import resource
 import statistics
 import subprocess
@@ -24,6 +28,8 @@ from torch import nn
 from torch.func import functional_call
 
 from bayeskit import mcmc
+
+ROWS = 50_000
 
 
 def seconds(call):
@@ -142,59 +148,95 @@ def networks():
 
 
 def step():
-    """One chain, gradients of a batch of 128 of 50,000 rows."""
-    print("| network | beside | SGLD ms | the other ms | ratio | range |\n|---|---|---|---|---|---|")
+    """One chain, gradients of a batch of 128 of `ROWS` rows."""
+    keep_memory()
+    print("| network | step of | beside | ms | the other ms | ratio | range |\n|---|---|---|---|---|---|---|")
     for name, network, x in networks():
         y = torch.randint(10, (128,))
         params = {key: value.detach().clone() for key, value in network.named_parameters()}
 
         def log_posterior(leaves, network=network, x=x, y=y):
             loss = nn.functional.cross_entropy(functional_call(network, leaves, (x,)), y)
-            return -50_000 * loss - 0.5 * sum(value.square().sum() for value in leaves.values())
+            return -ROWS * loss - 0.5 * sum(value.square().sum() for value in leaves.values())
 
-        def density(position, log_posterior=log_posterior):
-            return log_posterior({key: leaf[0] for key, leaf in position.items()}).unsqueeze(0)
-
-        g, kernel = torch.Generator().manual_seed(0), mcmc.SGLD(lr=1e-8)
-        holder = [kernel.init({key: value.unsqueeze(0) for key, value in params.items()}, density, generator=g)]
-
-        def ours(holder=holder, kernel=kernel, density=density, g=g):
-            for _ in range(20):
-                holder[0], _ = kernel.step(holder[0], density, generator=g)
-
-        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-
-        def plain(network=network, optimizer=optimizer, x=x, y=y):
-            for _ in range(20):
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(network(x), y)
-                loss.backward()
-                optimizer.step()
-
-        peers = [("SGD", plain), *theirs(params, log_posterior)]
-        for peer, call in peers:
-            ratio, low, high, a, b = interleaved(ours, call, rounds=9)
-            print(
-                f"| {name} | {peer} | {50 * a:.2f} | {50 * b:.2f} | {ratio:.2f} | {low:.2f} to {high:.2f} |", flush=True
-            )
+        plain = descent(network, x, y)
+        for kernel in (mcmc.SGLD(lr=1e-8), mcmc.SGHMC(lr=1e-8)):
+            label = type(kernel).__name__
+            shell = optimizer_loop(copy.deepcopy(network), kernel, x, y)
+            pairs = [(f"`{label}`", "SGD", chain_loop(kernel, params, log_posterior), plain)]
+            pairs += [(f"`Optimizer({label})`", "SGD", shell, plain)]
+            pairs += [
+                (f"`{label}`", "`posteriors`", chain_loop(kernel, params, log_posterior), peer)
+                for peer in theirs(label, params, log_posterior)
+            ]
+            for ours, other, first, second in pairs:
+                ratio, low, high, a, b = interleaved(first, second, rounds=15)
+                times = f"{50 * a:.2f} | {50 * b:.2f} | {ratio:.2f} | {low:.2f} to {high:.2f}"
+                print(f"| {name} | {ours} | {other} | {times} |", flush=True)
     print()
 
 
-def theirs(params, log_posterior):
+def keep_memory():
+    """Let the C library keep what it has been given back.
+
+    Otherwise the activations of a convolution go back to the system and come again page by page, 0 to 1,200 faults a
+    step for one loop or the other as the layout of the heap has it, which is up to a fifth of the time.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        adjust = ctypes.CDLL(None).mallopt
+        for what in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            adjust(what, 2**30)
+
+
+def chain_loop(kernel, params, log_posterior):
+    """Twenty steps of a chain."""
+
+    def density(position):
+        return log_posterior({key: leaf.squeeze(0) for key, leaf in position.items()}).unsqueeze(0)
+
+    g = torch.Generator().manual_seed(0)
+    holder = [kernel.init({key: value.unsqueeze(0) for key, value in params.items()}, density, generator=g)]
+
+    def call():
+        for _ in range(20):
+            holder[0], _ = kernel.step(holder[0], density, generator=g)
+
+    return call
+
+
+def optimizer_loop(network, kernel, x, y):
+    """Twenty steps of a sampler in a loop of one's own."""
+    return descent(network, x, y, mcmc.Optimizer(network.parameters(), kernel, num_data=ROWS))
+
+
+def descent(network, x, y, optimizer=None):
+    """Twenty steps of an optimizer, plain SGD if none is given."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3) if optimizer is None else optimizer
+
+    def call():
+        for _ in range(20):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+
+    return call
+
+
+def theirs(kernel, params, log_posterior):
+    """Twenty steps of the same sampler in `posteriors`, if that is installed."""
     try:
         import posteriors
     except ImportError:
         return
-    transform = posteriors.sgmcmc.sgld.build(
-        lambda leaves, _: (log_posterior(leaves) / 50_000, torch.tensor([])), lr=1e-3, temperature=1 / 50_000
-    )
+    build = {"SGLD": posteriors.sgmcmc.sgld.build, "SGHMC": posteriors.sgmcmc.sghmc.build}[kernel]
+    transform = build(lambda leaves, _: (log_posterior(leaves) / ROWS, torch.tensor([])), lr=1e-3, temperature=1 / ROWS)
     holder = [transform.init({key: value.clone() for key, value in params.items()})]
 
     def call():
         for _ in range(20):
             holder[0], _ = transform.update(holder[0], None, inplace=True)
 
-    yield "`posteriors`", call
+    yield call
 
 
 PARTS = {"chains": chains, "logistic": logistic, "memory": memory, "step": step}

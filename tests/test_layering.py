@@ -7,7 +7,7 @@ import bayeskit
 
 ROOT = Path(bayeskit.__file__).parent
 
-CORE_ORDER = ["checks", "inputs", "modules", "types", "random"]
+CORE_ORDER = ["checks", "inputs", "modules", "types", "compiled", "normals", "random"]
 CORE_ORDER += ["operators", "posterior", "deferred", "predictive", "likelihood", "inference"]
 CORE_APART = ["progress", "checkpoint", "optimize"]
 

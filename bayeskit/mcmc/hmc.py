@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,23 +10,13 @@ from torch import Tensor
 
 from bayeskit.core import checks, progress, random
 from bayeskit.mcmc.density import LogDensity, Position, ravel, unravel
+from bayeskit.mcmc.hmc_burn_in import HMCBurnIn
 from bayeskit.mcmc.kernel import AdaptiveKernel, Info
 from bayeskit.mcmc.leapfrog import Path, leapfrog, slope_at, velocity
-from bayeskit.mcmc.tuning import LONG, DualAveraging, Window, windows
+from bayeskit.mcmc.tuning import windows
 
 DIVERGENT = 1000.0
 """An error of the energy beyond which a trajectory is called divergent."""
-
-EARLY_STEPS = 32
-"""Leapfrog steps at most while nothing is known of the mass."""
-
-FAILED, PENALTY = 0.1, 9.0
-"""An acceptance below the first is that of a trajectory which failed, and takes the second off the mean acceptance that
-the last step size is tuned by: where one trajectory in a hundred fails, chains stick in a neck, and the step is to be
-shorter. At the target acceptance on a Gaussian none does."""
-
-SLOW = 0.5
-"""An autocorrelation of draws beyond which a quarter of a period is too short, and trajectories last half of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +114,11 @@ class HMC(AdaptiveKernel):
         spread = 1 + self.jitter * (2 * torch.rand((), generator=generator, device=generator.device).item() - 1)
         length = (math.pi / 2 if self.trajectory is None else self.trajectory) * spread
         num_steps = min(self.max_steps, max(1, round(length / size.log().mean().exp().item())))
-        path = Path(start, self._momentum(start, generator), state.log_density, state.slope)
+        path = Path(start, self.draw_momentum(start, generator), state.log_density, state.slope)
         end = leapfrog(
             log_density, path, size[:, None], num_steps=num_steps, inverse_mass=self.inverse_mass, like=state.position
         )
-        error = self._energy(end) - self._energy(path)  # (c,), float64
+        error = self.energy(end) - self.energy(path)  # (c,), float64
         acceptance = error.neg().exp().clamp(max=1).nan_to_num(nan=0.0)
         coin = torch.rand(len(start), generator=generator, device=generator.device, dtype=torch.float64)
         accepted = coin.to(start.device) < acceptance
@@ -149,20 +139,24 @@ class HMC(AdaptiveKernel):
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
     ) -> tuple["HMC", HMCState]:
         """Tune step size, mass and time of the trajectories in `num_steps` steps."""
+        if num_steps == 0 and self.step_size is not None:
+            return self, self.init(position, next(densities), generator=generator)
+        tuning = self.burn_in(position, densities, num_steps=num_steps, generator=generator)
+        with progress.track(num_steps, "burn-in") as bar:
+            for _ in range(num_steps):
+                tuning.advance()
+                bar.update(1, log_density=tuning.level)
+        return tuning.result()
+
+    def burn_in(
+        self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
+    ) -> HMCBurnIn:
+        """The same, step by step."""
         log_density = next(densities)
         state = self.init(position, log_density, generator=generator)
-        if num_steps == 0 and self.step_size is not None:
-            return self, state
-        first, middle, last = windows(num_steps, len(state.slope))
-        with progress.track(num_steps, "burn-in") as bar:
-            tuning = _Tuning(self, state, log_density, generator, bar)
-            tuning.run(first)
-            for size in middle:
-                tuning.learn(size)
-            tuning.finish(last)
-        return tuning.kernel, tuning.state
+        return HMCBurnIn(self, state, log_density, windows(num_steps, len(state.slope)), generator)
 
-    def _momentum(self, like: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_momentum(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Momenta (c, p) of covariance M, the inverse of the inverse mass."""
         z = random.normal(like.shape, like=like, generator=generator)
         if self.inverse_mass is None:
@@ -172,99 +166,7 @@ class HMC(AdaptiveKernel):
         root = torch.linalg.cholesky(self.inverse_mass)  # S = L L', so L^-T z has covariance S^-1
         return torch.linalg.solve_triangular(root.mT, z.mT, upper=True).mT
 
-    def _energy(self, path: "Path") -> Tensor:
+    def energy(self, path: Path) -> Tensor:
         """Potential and kinetic energy of each chain, in float64: it is differences of large numbers that count."""
         kinetic = 0.5 * (path.momentum * velocity(path.momentum, self.inverse_mass)).sum(-1, dtype=torch.float64)
         return kinetic - path.value.double()
-
-
-def cautious(acceptance: Tensor) -> Tensor:
-    """The mean acceptance of the chains (c,), less `PENALTY` for each that failed, at least 0.
-
-    >>> cautious(torch.tensor([1.0] * 99 + [0.0]))
-    tensor(0.9000)
-    """
-    failed = (acceptance < FAILED).to(acceptance.dtype)
-    return (acceptance - PENALTY * failed).mean().clamp(min=0)
-
-
-class _Tuning:
-    """A burn-in on its way.
-
-    While chains may still be far from each other each has a step size of its own: one that starts in a gorge must not
-    hold up the others, nor be left behind by them. In the last part they share one, unless each is to keep its own.
-    """
-
-    def __init__(
-        self,
-        settings: HMC,
-        state: HMCState,
-        log_density: LogDensity,
-        generator: torch.Generator,
-        bar: progress.Tracker,
-    ):
-        self.settings, self.state, self.log_density = settings, state, log_density
-        self.generator, self.bar = generator, bar
-        self.kernel = replace(settings, max_steps=min(settings.max_steps, EARLY_STEPS))
-        given = 1.0 if settings.step_size is None else settings.step_size
-        self._restart(torch.as_tensor(given, dtype=state.slope.dtype, device=state.slope.device))
-
-    def run(self, num_steps: int, window: Window | None = None) -> None:
-        """Take some steps, tuning their size, and put the positions into a window."""
-        for _ in range(num_steps):
-            self.kernel = replace(self.kernel, step_size=self.tuner.current)
-            self.state, info = self.kernel.step(self.state, self.log_density, generator=self.generator)
-            acceptance = info["acceptance"]
-            self.tuner.update(acceptance if self.tuner.current.ndim else cautious(acceptance))
-            if window is not None:
-                window.add(ravel(self.state.position))
-            self.bar.update(1, log_density=info["log_density"].mean().item(), acceptance=acceptance.mean().item())
-
-    def learn(self, num_steps: int) -> None:
-        """Run through a window and set mass and time from its draws."""
-        window = Window(len(self.state.slope), self.state.slope.shape[1], num_steps)
-        self.run(num_steps, window)
-        shape = window.geometry(self.kernel.inverse_mass, dense=self.settings.dense_mass)
-        slow = num_steps >= LONG and window.autocorrelation() > SLOW
-        time = self.settings.trajectory or (math.pi if slow else math.pi / 2) * shape.stretch
-        self.kernel = replace(
-            self.settings, step_size=self.tuner.average, inverse_mass=shape.inverse_mass, trajectory=time
-        )
-        self._restart(self.tuner.average)
-
-    def finish(self, num_steps: int) -> None:
-        """Tune the step size that is to be kept."""
-        if not self.settings.per_chain:
-            self.tuner = DualAveraging(self.tuner.average.log().mean().exp(), self.settings.target_acceptance)
-        self.run(num_steps)
-        trajectory = self.kernel.trajectory
-        self.kernel = replace(self.settings, step_size=self.tuner.average, inverse_mass=self.kernel.inverse_mass)
-        self.kernel = replace(self.kernel, trajectory=trajectory)
-
-    def _restart(self, step_size: Tensor) -> None:
-        """Start tuning each chain's step size where one step of it changes the energy by about as much as is right.
-
-        References:
-            Hoffman and Gelman (2014), algorithm 4.
-        """
-        point = ravel(self.state.position)
-        size = step_size.expand(len(point)).clone()
-        target, rising = self.settings.target_acceptance, None
-        path = Path(point, self.kernel._momentum(point, self.generator), self.state.log_density, self.state.slope)
-        for _ in range(50):
-            end = leapfrog(
-                self.log_density,
-                path,
-                size[:, None],
-                num_steps=1,
-                inverse_mass=self.kernel.inverse_mass,
-                like=self.state.position,
-            )
-            gain = self.kernel._energy(path) - self.kernel._energy(end)
-            above = gain.nan_to_num(nan=-math.inf) > math.log(target)
-            rising = above if rising is None else rising
-            going = above == rising
-            if not going.any():
-                break
-            size = torch.where(going, torch.where(rising, 2 * size, 0.5 * size), size)
-        self.tuner = DualAveraging(size, target)

@@ -10,7 +10,7 @@ Stochastic-gradient kernels take another log density at every step, each an unbi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -76,6 +76,43 @@ class AdaptiveKernel(TransitionKernel, ABC):
         Returns:
             A copy of the kernel with its tuned settings, and the state of the chains.
         """
+
+    def burn_in(
+        self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
+    ) -> "BurnIn | None":
+        """The same step by step, so that it can be written down on the way; None if the kernel offers `adapt` alone."""
+        return None
+
+
+class BurnIn(ABC):
+    """A burn-in between two of its steps."""
+
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether all steps are taken."""
+
+    @property
+    @abstractmethod
+    def level(self) -> float:
+        """The mean log density of the chains."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """One step."""
+
+    @abstractmethod
+    def result(self) -> tuple[AdaptiveKernel, Any]:
+        """The copy of the kernel as it is tuned by now, and the state of the chains."""
+
+    @property
+    @abstractmethod
+    def saved(self) -> dict[str, Any]:
+        """What `restore` needs to go on from here: a nest of dicts and lists of tensors and numbers, for a file."""
+
+    @abstractmethod
+    def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Go to where `saved` was taken; the generator is put back by whoever calls this."""
 
 
 def adapt(

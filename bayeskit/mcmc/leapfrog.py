@@ -1,4 +1,4 @@
-"""Hamiltonian trajectories of all chains, a leapfrog step at a time."""
+"""Leapfrog steps of many chains at once."""
 
 from typing import NamedTuple
 
@@ -74,6 +74,11 @@ def leapfrog(
 
 
 def slope_at(log_density: LogDensity, point: Tensor, like: Position) -> tuple[Tensor, Tensor]:
-    """Log densities (c,) and gradients (c, p) at points (c, p)."""
+    """Log densities (c,) and gradients (c, p) at points (c, p).
+
+    >>> import torch
+    >>> slope_at(lambda q: -0.5 * q["x"] ** 2, torch.tensor([[2.0]]), {"x": torch.ones(1)})[1]
+    tensor([[-2.]])
+    """
     value, slopes = value_and_gradient(lambda q: log_density(unravel(q["point"], like)), {"point": point})
     return value, slopes["point"]

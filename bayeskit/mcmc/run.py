@@ -1,9 +1,9 @@
 """Run a kernel and keep its draws."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from bayeskit.core import checks, progress
 from bayeskit.core.checkpoint import Checkpoint, digest
 from bayeskit.mcmc.collect import Collector, Memory
 from bayeskit.mcmc.density import LogDensity, Position
-from bayeskit.mcmc.kernel import AdaptiveKernel, Info, Stream, TransitionKernel
+from bayeskit.mcmc.kernel import Info, Stream, TransitionKernel
+from bayeskit.mcmc.loop import Loop
 from bayeskit.mcmc.monitor import Monitor
+from bayeskit.mcmc.packing import pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +90,9 @@ def run(
     saved = None if file is None else file.resume(identity)
     if saved is None:
         collector.begin()
-        loop = _Loop.begin(kernel, position, stream, collector, burn_in=burn_in, generator=generator)
+        loop = Loop.begin(kernel, position, stream, collector, burn_in=burn_in, generator=generator)
     else:
-        loop = _Loop.resume(saved, kernel, position, stream, collector)
+        loop = Loop.resume(saved, kernel, position, stream, collector, burn_in=burn_in)
     total = _length(kernel, burn_in, num_samples * thin)
     every = max(1, total // 20)
     monitor, shown = Monitor(), {}
@@ -113,126 +115,6 @@ def run(
             raise
     samples, info = collector.result(num_samples)
     return Chain(samples, info, loop.kernel, loop.state)
-
-
-class _Loop:
-    """The chains on their way: between two draws `saved` holds all that a resumed run needs."""
-
-    def __init__(self, kernel: TransitionKernel, state: Any, stream: Stream, collector: Collector, count: int):
-        self.kernel, self.state, self.stream, self.collector, self.count = kernel, state, stream, collector, count
-        self.kept = 0
-        self.level = float("nan")
-
-    @classmethod
-    def begin(
-        cls,
-        kernel: TransitionKernel,
-        position: Position,
-        stream: Stream,
-        collector: Collector,
-        *,
-        burn_in: int,
-        generator: torch.Generator,
-    ) -> "_Loop":
-        """Start the chains; a kernel that tunes itself does its whole burn-in here."""
-        if isinstance(kernel, AdaptiveKernel):
-            tuned, state = kernel.adapt(position, stream, num_steps=burn_in, generator=generator)
-            loop = cls(tuned, state, stream, collector, burn_in)
-        else:
-            loop = cls(kernel, kernel.init(position, next(stream), generator=generator), stream, collector, 0)
-        loop._check()
-        loop._remember()
-        return loop
-
-    @classmethod
-    def resume(
-        cls,
-        saved: Mapping[str, Any],
-        kernel: TransitionKernel,
-        position: Position,
-        stream: Stream,
-        collector: Collector,
-    ) -> "_Loop":
-        """Take up a run from what it saved; random numbers drawn on the way there are of no consequence."""
-        blank = kernel.init(position, next(stream), generator=stream.generator)
-        device = next(iter(position.values())).device
-        tuned, state = _unpack(kernel, saved["kernel"], device), _unpack(blank, saved["state"], device)
-        loop = cls(tuned, state, stream, collector, saved["count"])
-        collector.restore(saved["draws"], device)
-        loop.kept = saved["kept"]
-        stream.move(saved["start"], saved["used"])
-        stream.generator.set_state(saved["generator"])
-        loop._remember()
-        return loop
-
-    def advance(self, num_steps: int, *, keep: bool) -> None:
-        """Take some steps and, if asked to, keep the last position with the average of what was reported."""
-        reports = []
-        state, count = self.state, self.count
-        while len(reports) < num_steps:
-            state, info = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
-            if not keep or self.kernel.samples(count):  # a cyclical kernel may have to find another mode first
-                reports.append(info)
-            count += 1
-        if _strays(state.position):
-            self._raise(count - self.count)
-        self.state, self.count = state, count
-        self.level = reports[-1]["log_density"].mean().item() if "log_density" in reports[-1] else float("nan")
-        if keep:
-            report = {name: torch.stack([r[name] for r in reports]).mean(0) for name in reports[0]}
-            self.collector.add(state.position, report)
-            self.kept += 1
-        self._remember()
-
-    def _remember(self) -> None:
-        """Note the present as what to save: states are never changed in place, so references do."""
-        start, used, generator = self.stream.start, self.stream.used, self.stream.generator.get_state()
-        self._known = (self.state, self.count, self.kept, start, used, generator)
-
-    @property
-    def saved(self) -> dict[str, Any]:
-        """What a resumed run needs, as of the last draw."""
-        state, count, kept, start, used, generator = self._known
-        return {
-            "kernel": _pack(self.kernel),
-            "state": _pack(state),
-            "count": count,
-            "kept": kept,
-            "draws": self.collector.saved(kept),
-            "start": start,
-            "used": used,
-            "generator": generator,
-        }
-
-    def _check(self) -> None:
-        if _strays(self.state.position):
-            self._raise(0)
-
-    def _raise(self, num_steps: int) -> NoReturn:
-        """Say where the chains left the finite numbers: up to `num_steps` are taken again, one by one, to find out."""
-        state, count = self.state, self.count
-        if num_steps:
-            *_, start, used, generator = self._known
-            self.stream.move(start, used)
-            self.stream.generator.set_state(generator)
-        while not _strays(state.position) and count < self.count + num_steps:
-            state, _ = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
-            count += 1
-        name, chain = next(iter(_strays(state.position).items()), ("the position", 0))
-        raise FloatingPointError(
-            f"{type(self.kernel).__name__}: `{name}` is no longer finite after step {count} in chain {chain}. Lower "
-            "the step size, or start nearer to a mode."
-        )
-
-
-def _strays(position: Position) -> dict[str, int]:
-    """The leaves that are not finite, and the first chain where."""
-    found = {}
-    for name, leaf in position.items():
-        bad = ~torch.isfinite(leaf.reshape(len(leaf), -1)).all(-1)
-        if bad.any():
-            found[name] = int(bad.nonzero()[0])
-    return found
 
 
 def _length(kernel: TransitionKernel, burn_in: int, num_steps: int) -> int:
@@ -260,7 +142,7 @@ def _identity(
     kernel: TransitionKernel, position: Position, burn_in: int, thin: int, generator: torch.Generator
 ) -> dict[str, Any]:
     """What a run must share with the one whose file it takes up; `num_samples` may have grown."""
-    values = _flat(_pack(kernel))
+    values = _flat(pack(kernel))
     settings = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
     tensors = [value for value in values.values() if isinstance(value, Tensor)]
     return {
@@ -278,32 +160,3 @@ def _flat(nest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in nest.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
-
-
-def _pack(record: Any) -> dict[str, Any]:
-    """A dataclass as a dict of what can be written to a file: tensors, numbers, dicts of them, and dataclasses."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    return {
-        name: _pack(value) if is_dataclass(value) and not isinstance(value, type) else value
-        for name, value in values.items()
-        if not callable(value)
-    }
-
-
-def _unpack(template: Any, saved: Mapping[str, Any], device: torch.device) -> Any:
-    """The dataclass `template` with the values of `_pack` put in."""
-    values = {
-        name: _unpack(getattr(template, name), value, device)
-        if is_dataclass(getattr(template, name)) and isinstance(value, Mapping)
-        else _to(value, device)
-        for name, value in saved.items()
-    }
-    return replace(template, **values)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _to(item, device) for key, item in value.items()}
-    return [_to(item, device) for item in value] if isinstance(value, list) else value

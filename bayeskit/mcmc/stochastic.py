@@ -89,7 +89,8 @@ class StochasticKernel(TransitionKernel, ABC):
         info = {"log_density": value, "step_size": torch.full_like(value, size)}
         kick = self.max_kick if self.max_kick is not None or self.lr is not None else KICK
         if kick is not None and self.temperature > 0:
-            info["clipped"] = clip(slopes, kick * (self.temperature / size) ** 0.5, self.current_scale(state))
+            limit = kick * (self.temperature / size) ** 0.5
+            slopes, info["clipped"] = clip(slopes, limit, self.current_scale(state))
         return slopes, info
 
     def current_scale(self, state: Any) -> Position | None:
@@ -181,16 +182,22 @@ def uphill(position: Position, by: Position, scale: Position | None, *, alpha: f
     return dict(zip(position, leaves, strict=True))
 
 
-def clip(slopes: Position, limit: float, scale: Position | None) -> torch.Tensor:
-    """Cut gradients off in place at `limit` over the units, and say which share of each chain's numbers was, (c,)."""
-    cut, total = [], 0
+def clip(slopes: Position, limit: float, scale: Position | None) -> tuple[Position, torch.Tensor]:
+    """Gradients cut off at `limit` over the units, and which share of each chain's numbers was, (c,).
+
+    Not in place: autograd may hand out one number for many, or one tensor for two leaves.
+
+    >>> clip({"x": torch.tensor([[3.0, -1.0]])}, 2.0, None)
+    ({'x': tensor([[ 2., -1.]])}, tensor([0.5000]))
+    """
+    kept, cut, total = {}, [], 0
     for name, slope in slopes.items():
         most: Any = limit if scale is None else limit / scale[name]
         beyond = (slope.abs() > most).reshape(len(slope), -1)
         cut.append(beyond.sum(-1))
         total += beyond.shape[-1]
-        torch.clamp_(slope, -most, most)
-    return (torch.stack(cut).sum(0) / total).to(next(iter(slopes.values())).dtype)
+        kept[name] = slope.clamp(-most, most)
+    return kept, (torch.stack(cut).sum(0) / total).to(next(iter(slopes.values())).dtype)
 
 
 def in_units(leaves: Position, scale: Position | None) -> Position:

@@ -115,7 +115,7 @@ class Window:
             self._first, self._before = point, torch.zeros_like(point)
             self._sums = torch.zeros(3, *point.shape, dtype=point.dtype, device=point.device)
         here = point - self._first
-        self._sums += torch.stack([here, here.square(), here * self._before])
+        self._sums = self._sums + torch.stack([here, here.square(), here * self._before])
         self._before = here
 
     def geometry(self, inverse_mass: Tensor | None, *, dense: bool | None) -> "Geometry":

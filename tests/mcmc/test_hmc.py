@@ -263,8 +263,8 @@ def test_a_burn_in_that_meets_a_neck_takes_care_and_time(generator, monkeypatch)
         return chain.kernel, (chain.info["acceptance"] < 0.1).double().mean().item()
 
     kernel, failed = tuned()
-    monkeypatch.setattr(mcmc.hmc, "PENALTY", 0.0)
-    monkeypatch.setattr(mcmc.hmc, "SLOW", math.inf)
+    monkeypatch.setattr(mcmc.hmc_burn_in, "PENALTY", 0.0)
+    monkeypatch.setattr(mcmc.hmc_burn_in, "SLOW", math.inf)
     before, failed_before = tuned()
     assert kernel.trajectory == 2 * before.trajectory and kernel.step_size < before.step_size
     assert failed < 0.01 < failed_before
@@ -279,6 +279,6 @@ def test_a_gaussian_is_followed_for_a_quarter_of_a_period(generator, monkeypatch
         return mcmc.adapt(mcmc.HMC(), start, gaussian, num_steps=150, generator=generator)[0]
 
     kernel = tuned()
-    monkeypatch.setattr(mcmc.hmc, "PENALTY", 0.0)
+    monkeypatch.setattr(mcmc.hmc_burn_in, "PENALTY", 0.0)
     assert kernel.trajectory == math.pi / 2
     assert kernel.step_size > 0.85 * tuned().step_size  # steps that are too long while it is tuned do fail

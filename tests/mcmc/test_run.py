@@ -111,6 +111,36 @@ def test_an_interrupt_by_the_keyboard_writes_the_last_draw(tmp_path):
     assert calls == 200 and torch.equal(resumed.samples["mean"], run(None)[0].samples["mean"])
 
 
+@pytest.mark.parametrize("number", [1, 30, 140, 400])  # in the first part, in windows, in the last part
+@pytest.mark.parametrize("chains", [2, 12])
+def test_a_burn_in_that_is_interrupted_goes_on_where_it_was(tmp_path, number, chains):
+    calls = 0
+
+    def counted(position):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return -0.5 * (position["x"] / torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)).square().sum(-1)
+
+    def run(path):
+        g, start = torch.Generator().manual_seed(0), {"x": torch.ones(chains, 3, dtype=torch.float64)}
+        return mcmc.run(mcmc.HMC(), counted, start, num_samples=4, burn_in=60, generator=g, checkpoint=path)
+
+    stop = None
+    whole, in_all = run(None), calls
+    stop, calls = 20 + number, 0  # finding the first step size, before there is anything to write, takes fewer than 20
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    assert torch.load(tmp_path / "run")["state"]["count"] < 60
+    stop, calls = None, 0
+    resumed = run(tmp_path / "run")
+    assert torch.equal(whole.samples["x"], resumed.samples["x"])
+    for tuned in ("step_size", "inverse_mass"):
+        assert torch.equal(getattr(whole.kernel, tuned), getattr(resumed.kernel, tuned))
+    assert calls <= in_all - number + 100  # a trajectory is repeated, and what comes before the first
+
+
 def test_more_samples_continue_a_finished_run(tmp_path):
     def run(path, number):
         g, start = torch.Generator().manual_seed(0), {"mean": torch.zeros(2, dtype=torch.float64)}

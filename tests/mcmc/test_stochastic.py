@@ -55,6 +55,19 @@ def test_float32_stays_float32(kernel):
     assert chain.samples["x"].dtype == torch.float32 and torch.isfinite(chain.samples["x"]).all()
 
 
+@pytest.mark.parametrize("kernel", [*KERNELS, mcmc.EntropySGLD(), mcmc.PSGLD()], ids=lambda k: type(k).__name__)
+def test_a_gradient_that_is_one_number_for_many_is_cut_off_as_any(generator, kernel):
+    # The gradient of a linear log density is an expanded tensor, and here the same one for both leaves.
+    kernel = replace(kernel, lr=0.01, max_kick=2.0, temperature=0.25)
+    start = {name: torch.zeros(3, 4, dtype=torch.float64) for name in ("x", "y")}
+    linear = {factor: (lambda q, factor=factor: factor * (q["x"] + q["y"]).sum(-1)) for factor in (10.0, 1000.0)}
+    one, two = (run(kernel, start, density, burn_in=0, num_samples=3) for density in linear.values())
+    # sqrt(lr) |g| = 1 = max_kick sqrt(T) at the first: that is where the second is cut off to.
+    assert one.info["clipped"].max() == 0 and two.info["clipped"].min() == 1
+    if not isinstance(kernel, mcmc.PSGLD):  # which learns units as it goes
+        assert torch.equal(one.samples["x"], two.samples["x"])
+
+
 @every_kernel
 def test_units_are_a_change_of_variables(generator, kernel):
     # q = s z: the kernel in units s on q is the plain kernel on z.
