@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
     "sgpr": ("gp", "bayeskit.gp:SGPR", {}),
     "svgp": ("gp", "bayeskit.gp:SVGP", {}),
     "dual_svgp": ("gp", "bayeskit.gp:DualSVGP", {}),
+    "memory_dual_gp": ("gp", "bayeskit.gp:MemoryDualGP", {}),
     "fully_bayesian": ("gp", "bayeskit.gp:FullyBayesian", {}),
     "coreset": ("gp", "bayeskit.gp:CoresetGP", {}),
     "orthogonal_svgp": ("gp", "bayeskit.gp:OrthogonalSVGP", {}),
@@ -142,17 +143,26 @@ def quick(name: str) -> Inference:
 
 
 def default(
-    family: Family, task: Task, num_rows: int, likelihood: Likelihood | None = None, *, num_correlated: int = 1
+    family: Family,
+    task: Task,
+    num_rows: int,
+    likelihood: Likelihood | None = None,
+    *,
+    num_correlated: int = 1,
+    stream: bool = False,
 ) -> str:
     """The method used when none is named, by task, size and what the likelihood allows.
 
     A GP is exact up to 3,000 rows, then sparse by the collapsed bound up to 500,000, then by mini-batches with
     sites; so are classes, and any likelihood that has no closed form. With correlated outputs every one is a row
-    of the exact method, which alone couples them in closed form. A network gets a last-layer Laplace approximation: one
-    training run, one pass for the curvature, an evidence.
+    of the exact method, which alone couples them in closed form. A first batch of several (`stream`) goes to the one
+    that goes on learning from the next, at a cost that does not grow. A network gets a last-layer Laplace
+    approximation: one training run, one pass for the curvature, an evidence.
     """
     if family == "bnn":
         return "laplace"
+    if stream:
+        return "memory_dual_gp"
     if task == "classification" or num_rows > MAX_COLLAPSED_ROWS:
         return "dual_svgp"
     if num_rows * num_correlated <= MAX_EXACT_ROWS:

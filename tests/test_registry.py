@@ -24,6 +24,7 @@ def test_defaults_by_task_and_size():
     assert registry.default("gp", "regression", 500) == "exact"
     assert registry.default("gp", "regression", 50_000) == "sgpr"
     assert registry.default("gp", "regression", 1_000_000) == "dual_svgp"
+    assert registry.default("gp", "regression", 500, stream=True) == "memory_dual_gp"
     assert registry.default("gp", "regression", 500, Gaussian()) == "exact"
     assert registry.default("gp", "regression", 500, StudentT()) == "dual_svgp"
     assert registry.default("gp", "regression", 50_000, Poisson()) == "dual_svgp"

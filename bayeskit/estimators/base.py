@@ -76,20 +76,20 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
 
     # -- fitting ---------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True) -> Self:
-        """Fit on a first batch of data, or go on from the posterior of the earlier ones.
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True, stream: bool = False) -> Self:
+        """Fit on a first batch of data, of a `stream` or all there is, or go on from the posterior of the earlier ones.
 
         A fit that fails or is stopped leaves the estimator as it was: scales, classes and posterior belong together.
         """
         before = dict(vars(self))
         try:
-            return self._fitted(X, y, sample_weight, first=first)
+            return self._fitted(X, y, sample_weight, first=first, stream=stream)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
 
-    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
+    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, first: bool, stream: bool) -> Self:
         X, y = reading.split_dataset(X, y)
         x, y, weights = reading.read(self, X, y, sample_weight, reset=first, **self._reading())
         target = self._encode(y, reset=first)
@@ -104,7 +104,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         generator = self._start_generator()
         if first:
             prior, likelihood = self._start(data, generator)
-            self.inference_ = self._resolve_inference(len(data))
+            self.inference_ = self._resolve_inference(len(data), stream)
         else:
             prior, likelihood = self.posterior_, self.likelihood_
         with progress.shown(self.verbose):
@@ -151,11 +151,11 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         change = -float((counts * self.target_scaler_.scale.log()).sum())
         self.log_evidence_ = None if fit.log_evidence is None else fit.log_evidence.shifted(change)
 
-    def _resolve_inference(self, num_rows: int) -> Inference:
+    def _resolve_inference(self, num_rows: int, stream: bool = False) -> Inference:
         if isinstance(self.inference, Inference):
             return cast(Inference, clone(self.inference))
         if self.inference is None or isinstance(self.inference, str):
-            name = self.inference or self._default_inference(num_rows)
+            name = self.inference or self._default_inference(num_rows, stream)
             self._check_family(name)
             return registry.get(name)()
         raise TypeError(
@@ -163,9 +163,9 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
             f"{registry.names(self._task, family=self._family)}, or None; got {self.inference!r}"
         )
 
-    def _default_inference(self, num_rows: int) -> str:
+    def _default_inference(self, num_rows: int, stream: bool) -> str:
         """The registered name used when none is given."""
-        return registry.default(self._family, self._task, num_rows, self.likelihood)
+        return registry.default(self._family, self._task, num_rows, self.likelihood, stream=stream)
 
     def _check_family(self, name: str) -> None:
         """Refuse a method of the other family by naming the estimator to use, an unknown name by listing the known."""

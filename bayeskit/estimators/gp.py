@@ -32,9 +32,9 @@ class _Processes(BayesEstimator[Law]):
         build = registry.prior("gp")
         return build(self.kernel, x, self.num_outputs_, self.num_latents, dtype=self.dtype, generator=generator)
 
-    def _default_inference(self, num_rows: int) -> str:
+    def _default_inference(self, num_rows: int, stream: bool) -> str:
         correlated = 1 if self.num_latents is None else self.num_outputs_
-        return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated)
+        return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated, stream=stream)
 
     def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> Law:
         """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.

@@ -64,12 +64,14 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Go on from the posterior of the data seen before; scales are those of the first call.
 
+        With `inference=None` a Gaussian process goes on learning by `gp.MemoryDualGP`, at a cost a call that stays.
+
         Args:
             X: (n, d) further inputs.
             y: (n,) or (n, k) further targets, NaN as in `fit`; an output may be missing in all of them.
             sample_weight: (n,) multipliers of the log-likelihood terms.
         """
-        return self._fit(X, y, sample_weight, first=not hasattr(self, "posterior_"))
+        return self._fit(X, y, sample_weight, first=not hasattr(self, "posterior_"), stream=True)
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
         """The mean of an observation, with its standard deviation or joint covariance on request.
@@ -187,6 +189,8 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on from the posterior of the data seen before; scales are those of the first call.
 
+        With `inference=None` a Gaussian process goes on learning by `gp.MemoryDualGP`, at a cost a call that stays.
+
         Args:
             X: (n, d) further inputs.
             y: (n,) further labels.
@@ -201,7 +205,7 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
                 f"`classes` must be the same as in the first call, {self.classes_.tolist()}; got {classes}"
             )
         self._given_classes = classes if first else self.classes_
-        return self._fit(X, y, sample_weight, first=first)
+        return self._fit(X, y, sample_weight, first=first, stream=True)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label at each row of `X`, (n,)."""
@@ -222,9 +226,9 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
     def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
         return super()._data(X, y, self._weighted(y, sample_weight))
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True) -> Self:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True, stream: bool = False) -> Self:
         sample_weight = self._weighted(y, sample_weight)
-        return super()._fit(X, y, sample_weight, first=first)
+        return super()._fit(X, y, sample_weight, first=first, stream=stream)
 
     def _encode(self, y: Any, *, reset: bool) -> Tensor:
         if y is None:

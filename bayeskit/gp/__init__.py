@@ -14,6 +14,8 @@ from bayeskit.gp.export import predictive_module as predictive_module
 from bayeskit.gp.from_gpytorch import from_gpytorch as from_gpytorch
 from bayeskit.gp.fully_bayesian import FullyBayesian as FullyBayesian
 from bayeskit.gp.gpytorch_likelihood import likelihood_from_gpytorch as likelihood_from_gpytorch
+from bayeskit.gp.memory import MemoryDualGP as MemoryDualGP
+from bayeskit.gp.memory_process import MemoryProcess as MemoryProcess
 from bayeskit.gp.mixture import ProcessMixture as ProcessMixture
 from bayeskit.gp.orthogonal import OrthogonalSVGP as OrthogonalSVGP
 from bayeskit.gp.output_kernel import OutputKernel as OutputKernel

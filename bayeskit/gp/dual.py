@@ -1,7 +1,6 @@
 """Sparse variational inference with sites as the state: natural gradients for q, and hyperparameters beside them."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,10 +11,11 @@ from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.operators import factorize
-from bayeskit.core.optimize import Training, minimize, minimize_lbfgs
+from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.dual_bound import Inducing, RowSites, noise_of, rows_bound
+from bayeskit.gp.by_rows import History, learn_by_rows, noise_of
+from bayeskit.gp.dual_bound import Inducing
 from bayeskit.gp.dual_process import DualProcess
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import Model, learnable
@@ -29,11 +29,6 @@ from bayeskit.gp.variational import affordable_steps, settle
 
 SHORTEST = 0.1
 """Length of the sites' steps where a mini-batch is a smaller share of the rows."""
-
-ROUND = 8
-"""L-BFGS iterations with the rows' sites held, before q is settled again."""
-
-History = dict[str, list[float]]
 
 
 @dataclass(eq=False, repr=False)
@@ -138,7 +133,7 @@ class DualSVGP(ProcessInference):
         if not learnt:
             return Sites.none(model.num_outputs, points()), {}
         if len(rows) * model.num_outputs <= self.by_rows:
-            return _learn_by_rows(model, points, rows, learnt, self.max_iter)
+            return learn_by_rows(model, points, rows, learnt, max_iter=self.max_iter, description="DualSVGP")
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
         inducing = _started(model, points().detach(), rows, dtype)
 
@@ -152,34 +147,6 @@ class DualSVGP(ProcessInference):
         z = points().detach()
         inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
         return inducing.sites, history
-
-
-def _learn_by_rows(
-    model: Model, z: Callable[[], Tensor], rows: Data, learnt: list[Tensor], max_iter: int
-) -> tuple[Sites, History]:
-    """Settle q, then learn with the rows' sites held, in turn; one round is all for Gaussian noise."""
-    closed = isinstance(model.likelihood, Gaussian)
-    sites, history, last = Sites.none(model.num_outputs, z()), {"loss": []}, -math.inf
-    for _ in range(1 if closed else math.ceil(max_iter / ROUND)):
-        with torch.no_grad():
-            at = z()
-            tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
-            sites, value = settle(model, tril, at, rows, sites, max_steps=1 if closed else 100)
-            value += float(model.log_prior())
-            held = RowSites.at(model, tril, at, rows, sites)
-        if value - last <= 1e-4 * (1 + abs(value)):
-            break
-        last = value
-        part = minimize_lbfgs(
-            lambda held=held: -(rows_bound(model, z(), rows, held)[0] + model.log_prior()),
-            learnt,
-            max_iter=max_iter if closed else ROUND,
-            description="DualSVGP",
-        )
-        history["loss"] += part["loss"]
-        with torch.no_grad():
-            sites = rows_bound(model, z(), rows, held)[1]
-    return sites, history
 
 
 @torch.no_grad()

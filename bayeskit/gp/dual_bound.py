@@ -1,14 +1,12 @@
 """The evidence lower bound with the sites held fixed, while hyperparameters and inducing points move.
 
 A Gaussian q is the prior times sites. If the sites stay where hyperparameters change, q follows the prior, and the
-bound stays close to its best value over q: closer than with the moments of q fixed. Two kinds of sites are held:
-
-- `rows_bound`: one (a_i, b_i) a row. For Gaussian noise the bound is then the collapsed one at any hyperparameters.
-- `Inducing`: one site on u = f(Z) - m(Z), exp(u' l - u' P u / 2), for mini-batches. It is stored for v = L^-1 u, and
-  goes along to other hyperparameters by F = L_old^-1 L_new: l <- F' l and P <- F' P F. Where Z moves too, it stays a
-  site on the function at the old Z, as far as the new inducing values tell it: F = L_old^-1 k(Z_old, Z_new) L_new^-T,
-  which at equal hyperparameters lengthens no vector. (Held as a site on the values wherever Z went, it would say of f
-  at new points what was learnt at old ones, and where points are close F grows without limit.)
+bound stays close to its best value over q: closer than with the moments of q fixed. `by_rows.py` holds one site a row;
+here it is one site on u = f(Z) - m(Z), exp(u' l - u' P u / 2), for mini-batches. It is stored for v = L^-1 u, and goes
+along to other hyperparameters by F = L_old^-1 L_new: l <- F' l and P <- F' P F. Where Z moves too, it stays a site on
+the function at the old Z, as far as the new inducing values tell it: F = L_old^-1 k(Z_old, Z_new) L_new^-T, which at
+equal hyperparameters lengthens no vector. (Held as a site on the values wherever Z went, it would say of f at new
+points what was learnt at old ones, and where points are close F grows without limit.)
 
 References:
     Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.3.
@@ -20,74 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import LinAlgError, blocks, factorize, note
 from bayeskit.core.types import Data
+from bayeskit.gp.by_rows import noise_of, noise_ratio
 from bayeskit.gp.conditioned import floored
 from bayeskit.gp.gram import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import inducing_factor, projected, slope_of_square, weighted_square
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs
-
-
-@dataclass(frozen=True, eq=False)
-class RowSites:
-    """exp(a_ij f_ij - b_ij f_ij^2 / 2) on the values of the functions at each row, case weights included.
-
-    Args:
-        pull: a, (k, n).
-        precision: b, (k, n).
-        noise: Variance of the Gaussian noise they were formed at, or None for another likelihood; a and b are scaled
-            along as the noise changes.
-    """
-
-    pull: Tensor
-    precision: Tensor
-    noise: Tensor | None
-
-    @classmethod
-    @torch.no_grad()
-    def at(cls, model: Model, tril: Tensor, z: Tensor, rows: Data, sites: Sites) -> "RowSites":
-        """The sites that the rows have where q is that of `sites`, at L and Z."""
-        mean, root = sites.moments()
-        projection = torch.linalg.solve_triangular(tril, gram(model.kernel, z, inputs(rows)), upper=False)
-        before = gram_diagonal(model.kernel, inputs(rows))
-        variance = floored(before - projection.square().sum(-2), before) + (root.mT @ projection).square().sum(-2)
-        location = mean_rows(model.mean, inputs(rows), model.num_outputs) + projected(projection, mean)
-        alpha, beta = (site.mT for site in model.site_gradients(location.mT, variance.mT, rows.y))
-        weights = rows.scale if rows.weights is None else rows.scale * rows.weights
-        return cls(weights * (alpha + beta * location), weights * beta, noise_of(model))
-
-
-def rows_bound(model: Model, z: Tensor, rows: Data, sites: RowSites) -> tuple[Tensor, Sites]:
-    """The bound at q proportional to the prior times the rows' sites, and those sites on v = L^-1 u.
-
-    Args:
-        model: Mean, kernel and any likelihood.
-        z: Inducing points (m, d).
-        rows: All rows.
-        sites: Theirs, which stay.
-
-    Returns:
-        The bound, differentiable in the model and in z, and the sites.
-    """
-    x = inputs(rows)
-    tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-    projection = torch.linalg.solve_triangular(tril, gram(model.kernel, z, x), upper=False)  # (m, n) or (k, m, n)
-    before, base = gram_diagonal(model.kernel, x), mean_rows(model.mean, x, model.num_outputs)
-    ratio = _ratio(sites.noise, model)
-    precision = sites.precision * ratio
-    pull = sites.pull * ratio - precision * base
-    held = Sites((projection @ pull.unsqueeze(-1)).squeeze(-1), (projection * precision.unsqueeze(-2)) @ projection.mT)
-    eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
-    factor = factorize(eye + held.precision, name="precision of q(v)")
-    mean = factor.solve(held.shift.unsqueeze(-1)).squeeze(-1)
-    variance = floored(before - projection.square().sum(-2), before) + factor.half_solve(projection).square().sum(-2)
-    location = base + projected(projection, mean)
-    expected = rows.total(model.expected_log_prob(location.mT, variance.mT, rows.y))
-    spread = factor.half_solve(eye.expand_as(held.precision)).square().sum()
-    return expected - 0.5 * (spread + mean.square().sum() - mean.numel() + factor.logdet().sum()), held
 
 
 class Inducing:
@@ -99,7 +38,7 @@ class Inducing:
         z: Z at which the sites are given, (m, d).
         tril: L there.
         sites: The sites.
-        noise: As for `RowSites`.
+        noise: As for `gp.by_rows.RowSites`.
     """
 
     def __init__(self, z: Tensor, tril: Tensor, sites: Sites, noise: Tensor | None):
@@ -151,7 +90,7 @@ class Inducing:
         self.tril.copy_(tril)
         self.inverse.copy_(inverse)
         if self.noise is not None:
-            ratio = _ratio(self.noise, model)
+            ratio = noise_ratio(self.noise, model)
             self.precision *= ratio.unsqueeze(-1)
             self.shift *= ratio
             self.noise.copy_(noise_of(model))  # pyright: ignore[reportArgumentType]
@@ -277,20 +216,6 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The slopes times what comes in."""
         return None, None, *(slope * grads[0].to(slope.dtype) for slope in ctx.slopes)
-
-
-def noise_of(model: Model) -> Tensor | None:
-    """The variance of Gaussian noise, (1,) or (k,); None for another likelihood."""
-    return model.likelihood.noise.detach().clone() if isinstance(model.likelihood, Gaussian) else None
-
-
-def _ratio(noise: Tensor | None, model: Model) -> Tensor:
-    """Precision of the noise now over that then, (1, 1) or (k, 1): how sites of Gaussian noise change with it."""
-    if noise is None:
-        return torch.ones(1, 1, dtype=torch.float64)
-    assert isinstance(model.likelihood, Gaussian)
-    ratio = noise / model.likelihood.noise
-    return (ratio if len(ratio) == model.num_outputs else ratio.mean(0, keepdim=True)).unsqueeze(-1)
 
 
 def _expected(model: Model, mean: Tensor, variance: Tensor, batch: Data) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ from linear_operator import LinearOperator
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from bayeskit.persistence.trust import ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, class_at
+from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, class_at
 
 _NODES = frozenset(
     "tensor array torch list tuple set dict operator dataclass estimator function module same user".split()
@@ -98,6 +98,11 @@ class Reader:
             raise ValueError(f"the file replaces {', '.join(hidden)} of {node['module']}, which bayeskit does not load")
         module = self._modules[node.get("label", -1)] = blank(cls)
         module.__dict__.update(state)
+        for name, prior, *methods in node.get("priors", []):
+            if not all(CLOSURE.fullmatch(method) for method in methods):
+                raise ValueError(f"the file reads a parameter by {methods[0]}, which bayeskit does not do")
+            registered: Any = module
+            registered.register_prior(name, self.decode(prior), *(getattr(module, method) for method in methods))
         return module
 
     def _same(self, node: dict[str, Any]) -> Any:

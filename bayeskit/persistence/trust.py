@@ -1,5 +1,6 @@
 """What a file may name: the classes and functions that are rebuilt from it, and no others."""
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -8,7 +9,14 @@ import torch
 from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import nn
 
-TRUSTED = ("bayeskit.", "gpytorch.kernels.", "gpytorch.means.", "gpytorch.constraints.", "torch.nn.modules.")
+TRUSTED = (
+    "bayeskit.",
+    "gpytorch.kernels.",
+    "gpytorch.means.",
+    "gpytorch.constraints.",
+    "gpytorch.priors.",
+    "torch.nn.modules.",
+)
 ESTIMATORS = ("bayeskit.", "sklearn.frozen.")
 OPERATORS = ("bayeskit.", "linear_operator.operators.")
 # The functions that GPyTorch's constraints hold; no other function is ever read from a file.
@@ -20,6 +28,9 @@ FUNCTIONS = {
     "exp": torch.exp,
     "log": torch.log,
 }
+
+# The methods by which GPyTorch's modules hand a parameter to its prior, and set it.
+CLOSURE = re.compile(r"_\w+_(param|closure)")
 
 
 def path_of(value: Any) -> str:

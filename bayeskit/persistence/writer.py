@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.persistence.trust import ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, path_of
+from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, path_of
 
 _BUILDER = re.compile(r"estimator(\.estimator_?)*\.network")  # that of the estimator, or of one inside it
 
@@ -110,11 +110,27 @@ class Writer:
         empty = set(vars(blank(type(value))))
         skip = {"_priors"} | {key for key in empty if "hook" in key}
         state = {key: item for key, item in vars(value).items() if key not in skip}
-        # Priors over hyperparameters matter while they are learnt, which is over.
+        # Priors over hyperparameters matter while these are learnt.
         inner = value._modules.items()
         state["_modules"] = {name: module for name, module in inner if not isinstance(module, gpytorch.priors.Prior)}
-        label = self._written[id(value)][1]
-        return {"module": path, "state": self.encode(state, f"{where}.{type(value).__name__}"), "label": label}
+        label, place = self._written[id(value)][1], f"{where}.{type(value).__name__}"
+        node = {"module": path, "state": self.encode(state, place), "label": label}
+        if any(p.requires_grad for p in value.parameters(recurse=False)):
+            priors = [self._prior(value, name, f"{place}.{name}") for name in getattr(value, "_priors", {})]
+            node |= {"priors": priors} if priors else {}
+        return node
+
+    def _prior(self, owner: Any, name: str, where: str) -> list[Any]:
+        """A prior over a parameter that is still learnt, and the names of the methods that read and set it."""
+        prior, *closures = owner._priors[name]
+        methods = [getattr(closure, "__name__", "") for closure in closures]
+        known = path_of(prior).startswith(TRUSTED) and all(CLOSURE.fullmatch(method) for method in methods)
+        if not known:
+            raise TypeError(
+                f"{where} cannot be saved while its parameter is learnt: register a prior of gpytorch.priors by the "
+                "argument of the kernel or mean, or freeze the parameter with `requires_grad_(False)`"
+            )
+        return [name, self.encode(prior, where), *methods]
 
     def _estimator(self, value: BaseEstimator, path: str, where: str) -> dict[str, Any]:
         if id(value) in self._written:  # a frozen estimator is the argument and the fitted one
