@@ -11,6 +11,7 @@ from bayeskit.metrics.calibration import coverage as coverage
 from bayeskit.metrics.calibration import expected_calibration_error as expected_calibration_error
 from bayeskit.metrics.calibration import pit as pit
 from bayeskit.metrics.calibration import reliability as reliability
+from bayeskit.metrics.distances import pointwise_wasserstein2 as pointwise_wasserstein2
 from bayeskit.metrics.distances import total_variation as total_variation
 from bayeskit.metrics.distances import wasserstein2 as wasserstein2
 from bayeskit.metrics.ood import ood_aupr as ood_aupr
