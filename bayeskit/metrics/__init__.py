@@ -14,6 +14,7 @@ from bayeskit.metrics.calibration import reliability as reliability
 from bayeskit.metrics.continual import average_accuracy as average_accuracy
 from bayeskit.metrics.continual import backward_transfer as backward_transfer
 from bayeskit.metrics.continual import forgetting as forgetting
+from bayeskit.metrics.distances import pointwise_wasserstein2 as pointwise_wasserstein2
 from bayeskit.metrics.distances import total_variation as total_variation
 from bayeskit.metrics.distances import wasserstein2 as wasserstein2
 from bayeskit.metrics.ood import ood_aupr as ood_aupr

@@ -62,3 +62,22 @@ def test_total_variation_is_the_largest_difference_over_events():
     events = np.array([[bits >> j & 1 for j in range(4)] for bits in range(16)])
     largest = np.abs((p - q) @ events.T).max(1)
     np.testing.assert_allclose(metrics.total_variation(p, q), largest, atol=1e-12)
+
+
+def test_pointwise_distances_are_those_of_laws_on_the_line():
+    m1, m2, v1, v2 = RNG.normal(size=4), RNG.normal(size=4), RNG.uniform(size=4), RNG.uniform(size=4)
+    one_by_one = [metrics.wasserstein2([a], [[b]], [c], [[d]]) for a, b, c, d in zip(m1, v1, m2, v2, strict=True)]
+    assert metrics.pointwise_wasserstein2(m1, v1, m2, v2) == pytest.approx(one_by_one, abs=1e-12)
+
+
+def test_pointwise_squares_add_up_to_the_joint_distance_of_independent_laws():
+    m1, m2, v1, v2 = RNG.normal(size=4), RNG.normal(size=4), RNG.uniform(size=4), RNG.uniform(size=4)
+    joint = metrics.wasserstein2(m1, np.diag(v1), m2, np.diag(v2))
+    assert np.linalg.norm(metrics.pointwise_wasserstein2(m1, v1, m2, v2)) == pytest.approx(joint, abs=1e-12)
+
+
+def test_pointwise_distances_refuse_what_is_no_variance():
+    with pytest.raises(ValueError, match="`variance2` must not be negative; its smallest value is -1"):
+        metrics.pointwise_wasserstein2([0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, -1.0])
+    with pytest.raises(ValueError, match="variance1"):
+        metrics.pointwise_wasserstein2([0.0, 0.0], [1.0], [0.0, 0.0], [1.0, 1.0])
