@@ -1,0 +1,26 @@
+"""What an adapter says when the library it adapts to is not there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needed(library: str, *, extra: str) -> Iterator[None]:
+    """Imports that need an optional library: where it is missing, how to install it.
+
+    Args:
+        library: Its name.
+        extra: The extra of bayeskit that brings it.
+
+    Raises:
+        ImportError: An import inside fails.
+
+    >>> with needed("nothing", extra="nothing"):
+    ...     import no_such_library
+    Traceback (most recent call last):
+    ImportError: this needs nothing; install it with `pip install 'bayeskit[nothing]'`
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"this needs {library}; install it with `pip install 'bayeskit[{extra}]'`") from error
