@@ -1,0 +1,175 @@
+"""What it buys to ask: every acquisition against labels at random, on pools of labels that are known.
+
+    BAYESKIT_DATA=folder python benchmarks/active_pools.py [--sets banana,mnist,boston,concrete,energy] [--seeds 5]
+        [--acquisitions bald,random] [--out active_pools.json] [--figure active_pools.png] [--threads 1]
+
+Every seed is another split into pool and test rows and another start; within a seed all acquisitions start from the
+same labels. Classes are by a GP (banana: dual SVGP on one latent; MNIST: exact on Dirichlet targets, ten latents),
+numbers by an exact GP. Score is the accuracy, or minus the RMSE in standard deviations of y. The tables show the last
+score and the area between the curve and that of random labels, as the mean difference over all rounds after the first,
+with the standard error over seeds; a star marks more than twice that. Cells already in `--out` are not computed again.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from gpytorch.kernels import RBFKernel, ScaleKernel
+
+from bayeskit import GPClassifier, GPRegressor, active, metrics
+from bayeskit.core.likelihood import Dirichlet
+
+
+@dataclass(frozen=True)
+class Setting:
+    file: str
+    initial: int
+    batch_size: int
+    rounds: int
+    pool: int = 1_000
+    test: int = 1_000
+
+    def table(self):
+        stored = np.load(Path(os.environ["BAYESKIT_DATA"]) / self.file)
+        if "x_train" in stored:
+            return stored["x_train"].reshape(len(stored["y_train"]), -1) / 255.0, stored["y_train"]
+        suffix = "_full" if "X_full" in stored else ""
+        return stored[f"X{suffix}"], np.ravel(stored[f"y{suffix}"])
+
+
+SETTINGS = {
+    "banana": Setting("classification/banana.npz", 20, 10, 8),
+    "mnist": Setting("images/mnist.npz", 20, 40, 8),
+    "boston": Setting("uci/boston.npz", 20, 20, 6),
+    "concrete": Setting("uci/concrete.npz", 20, 20, 6),
+    "energy": Setting("uci/energy.npz", 20, 20, 6),
+}
+CLASSES = ("banana", "mnist")
+
+
+def estimator(name):
+    if name == "mnist":  # one lengthscale: ten labels of each class say nothing of 784
+        kernel = ScaleKernel(RBFKernel())
+        kernel.base_kernel.lengthscale = 28.0  # of standardized pixels: sqrt(784)
+        return GPClassifier(kernel, inference="exact", likelihood=Dirichlet(10), random_state=0)
+    return GPClassifier(random_state=0) if name in CLASSES else GPRegressor(random_state=0)
+
+
+def start_of(y, size, rng, *, classes):
+    """Rows at the start; of every class as many, so that all are known."""
+    if not classes:
+        return rng.choice(len(y), size, replace=False)
+    each = size // len(np.unique(y))
+    return np.concatenate([rng.choice(np.flatnonzero(y == label), each, replace=False) for label in np.unique(y)])
+
+
+def cell(name, acquisition, seed):
+    setting, rng = SETTINGS[name], np.random.default_rng(seed)
+    x, y = setting.table()
+    rows = rng.permutation(len(y))[: setting.pool + setting.test]
+    cut = min(setting.pool, int(0.7 * len(rows)))
+    pool, test = rows[:cut], rows[cut:]
+    initial = start_of(y[pool], setting.initial, rng, classes=name in CLASSES)
+    scale = y[pool].std() if name not in CLASSES else 1.0
+    found = {"labels": [], "score": [], "nlpd": [], "seconds": []}
+    loop = active.run(
+        estimator(name),
+        x[pool],
+        y[pool],
+        acquisition=acquisition,
+        initial=initial,
+        batch_size=setting.batch_size,
+        rounds=setting.rounds,
+        random_state=seed,
+    )
+    for r in loop:
+        law = r.estimator.predictive(x[test])
+        if name in CLASSES:
+            score = metrics.accuracy(law.probs.numpy(), np.searchsorted(r.estimator.classes_, y[test]))
+        else:
+            score = -float(np.sqrt(np.mean((law.mean.numpy() - y[test]) ** 2))) / scale
+        found["labels"].append(r.num_labels)
+        found["score"].append(float(score))
+        found["nlpd"].append(-float(law.log_prob(y[test]).mean()))
+        found["seconds"].append(r.seconds)
+    return found
+
+
+def spread(values):
+    return f"{np.mean(values):+.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def report(cells, names, seeds):
+    for name in names:
+        kept = {a: [cells[f"{name}/{a}/{s}"] for s in range(seeds) if f"{name}/{a}/{s}" in cells] for a in ORDER}
+        kept = {a: runs for a, runs in kept.items() if len(runs) == seeds}
+        if "random" not in kept or seeds < 2:
+            continue
+        print(f"\n### {name}: {kept['random'][0]['labels'][0]} to {kept['random'][0]['labels'][-1]} labels")
+        print("\n| acquisition | score at the end | area over random | NLPD under random | seconds to choose and fit |")
+        print("|---|---|---|---|---|")
+        for a, runs in kept.items():
+            last = [run["score"][-1] for run in runs]
+            columns = [f"`{a}`", f"{np.mean(last):.3f} ± {np.std(last, ddof=1) / np.sqrt(len(last)):.3f}"]
+            for key, sign in (("score", 1), ("nlpd", -1)):
+                area = [
+                    sign * np.mean(np.subtract(run[key], base[key])[1:])
+                    for run, base in zip(runs, kept["random"], strict=True)
+                ]
+                told = abs(np.mean(area)) > 2 * np.std(area, ddof=1) / np.sqrt(len(area))
+                columns.append("" if a == "random" else spread(area) + (" *" if told else ""))
+            columns.append(f"{np.median([s for run in runs for s in run['seconds'][1:]]):.2f}")
+            print("| " + " | ".join(columns) + " |")
+
+
+def draw(cells, names, seeds, path):
+    import matplotlib.pyplot as plt
+
+    from bayeskit import plots
+
+    figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.2), layout="constrained", squeeze=False)
+    for name, panel in zip(names, panels[0], strict=True):
+        curves = {}
+        for a in ORDER:
+            runs = [cells[f"{name}/{a}/{s}"] for s in range(seeds) if f"{name}/{a}/{s}" in cells]
+            if runs:
+                curves[a] = runs[0]["labels"], [run["score"] for run in runs]
+        score = "accuracy" if name in CLASSES else "minus RMSE / std"
+        plots.learning_curve(curves, score=score, ax=panel).set_title(name)
+        if panel is not panels[0, 0]:
+            panel.get_legend().remove()
+    figure.savefig(path, dpi=110)
+
+
+ORDER = ("random", "variance", "entropy", "margin", "bald", "batch_bald", "epig")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default=",".join(SETTINGS))
+    parser.add_argument("--acquisitions", default=",".join(ORDER))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("active_pools.json"))
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    cells = json.loads(given.out.read_text()) if given.out.exists() else {}
+    sets = given.sets.split(",")
+    for seed in range(given.seeds):
+        for name in sets:
+            for acquisition in given.acquisitions.split(","):
+                key = f"{name}/{acquisition}/{seed}"
+                if key in cells or (acquisition == "margin" and name not in CLASSES):
+                    continue
+                began = time.perf_counter()
+                cells[key] = cell(name, acquisition, seed)
+                given.out.write_text(json.dumps(cells))
+                print(f"{key} {cells[key]['score'][-1]:.3f} in {time.perf_counter() - began:.0f} s", flush=True)
+    report(cells, sets, given.seeds)
+    if given.figure:
+        draw(cells, sets, given.seeds, given.figure)

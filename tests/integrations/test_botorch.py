@@ -1,0 +1,265 @@
+"""Estimators as BoTorch models, by the real library: acquisition functions, batches, gradients, fantasies."""
+
+import copy
+import subprocess
+import sys
+import warnings
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from botorch.acquisition import LogExpectedImprovement, qLogExpectedImprovement
+from botorch.acquisition.knowledge_gradient import qKnowledgeGradient
+from botorch.acquisition.objective import ScalarizedPosteriorTransform
+from botorch.generation import MaxPosteriorSampling
+from botorch.models import SingleTaskGP
+from botorch.optim import optimize_acqf
+from botorch.posteriors import GPyTorchPosterior
+from botorch.posteriors.ensemble import EnsemblePosterior
+from botorch.sampling import SobolQMCNormalSampler
+from botorch.sampling.get_sampler import get_sampler
+
+from bayeskit import BNNRegressor, GPClassifier, GPRegressor, gp, registry
+from bayeskit.core.likelihood import Heteroscedastic, StudentT
+from bayeskit.core.types import Data
+from bayeskit.integrations.botorch import as_model
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(0, 1, (25, 2))
+Y = 3 + 2 * np.sin(5 * X[:, 0]) + X[:, 1] + 0.05 * RNG.normal(size=25)
+BOX = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+EXACT = GPRegressor(random_state=0).fit(X, Y)
+PAIR = GPRegressor(random_state=0).fit(X, np.stack([Y, 10 * Y**2], 1))
+
+HEAVY = GPRegressor(likelihood=StudentT(), inference=gp.SVGP.quickly(), random_state=0).fit(X, Y)
+
+
+def inputs(*shape, seed=0):
+    return torch.rand(*shape, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@cache
+def fitted(name):
+    make = GPRegressor if registry.family_of(name) == "gp" else BNNRegressor
+    return make(inference=registry.quick(name), random_state=0).fit(X, Y)
+
+
+@pytest.fixture(scope="module", params=registry.names("regression"))
+def named(request):
+    return request.param, fitted(request.param)
+
+
+def test_every_method_is_a_model(named):
+    name, estimator = named
+    model, x = as_model(estimator), inputs(3, 2)
+    posterior = model.posterior(x)
+    assert isinstance(posterior, GPyTorchPosterior | EnsemblePosterior)
+    assert posterior.mean.shape == posterior.variance.shape == (3, 2, 1)
+    assert posterior.mean.dtype == torch.float64 and not posterior.mean.requires_grad
+    expected = estimator.latent(x.reshape(6, 2).numpy()).mean.double().reshape(3, 2, 1)
+    # 256 draws of a mixture stand for its mean: deviation 0.1 over 16
+    tolerance = 0.05 if name == "fully_bayesian" else 1e-5
+    torch.testing.assert_close(posterior.mean, expected, rtol=tolerance, atol=tolerance)
+    sampler = get_sampler(posterior, torch.Size([16]), seed=0)
+    assert sampler(posterior).shape == (16, 3, 2, 1)
+
+
+def test_every_method_has_gradients_in_its_inputs(named):
+    """Against finite differences, of the mean and of the second moment."""
+    _, estimator = named
+    model, x, step = as_model(estimator), inputs(2, 2), 1e-5
+
+    def total(points):
+        posterior = model.posterior(points)
+        return (posterior.mean.sin() + posterior.variance).sum()
+
+    (slope,) = torch.autograd.grad(total(x.requires_grad_()), x)
+    direction = inputs(2, 2, seed=1) - 0.5
+    with torch.no_grad():
+        numeric = (total(x + step * direction) - total(x - step * direction)) / (2 * step)
+    # networks in float32 or with corners: a step across one changes the slope a little
+    assert float((slope * direction).sum()) == pytest.approx(float(numeric), rel=2e-2, abs=2e-3)
+
+
+def test_every_method_has_an_expected_improvement_to_climb(named):
+    _, estimator = named
+    acquisition = qLogExpectedImprovement(as_model(estimator), best_f=float(Y.max()) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # botorch warns where a search stops at its limit of steps
+        candidates, value = optimize_acqf(
+            acquisition, BOX, q=2, num_restarts=1, raw_samples=4, options={"maxiter": 3, "seed": 0}
+        )
+    assert candidates.shape == (2, 2) and bool(value.isfinite())
+
+
+def test_the_posterior_is_that_of_the_same_gp_in_botorch():
+    scaler, target, law = EXACT.input_scaler_, EXACT.target_scaler_, EXACT.posterior_
+    theirs = SingleTaskGP(
+        scaler(torch.as_tensor(X)),
+        target(torch.as_tensor(Y)[:, None]),
+        train_Yvar=EXACT.likelihood_.noise.detach().expand(25, 1),
+        covar_module=copy.deepcopy(law.kernel.base),
+        mean_module=copy.deepcopy(law.mean.base_mean),
+        outcome_transform=None,
+    ).eval()
+    x = inputs(3, 4)
+    ours, same = as_model(EXACT).posterior(x), theirs.posterior(scaler(x))
+    torch.testing.assert_close((ours.mean - target.shift) / target.scale, same.mean, rtol=1e-6, atol=1e-6)
+    covariance = ours.distribution.covariance_matrix / target.scale**2
+    torch.testing.assert_close(covariance, same.distribution.covariance_matrix, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("estimator", [EXACT, PAIR])
+def test_each_of_a_batch_is_the_joint_law_of_its_inputs(estimator):
+    x, model = inputs(2, 3, 4), as_model(estimator)
+    m = model.num_outputs
+    posterior = model.posterior(x)
+    assert posterior.mean.shape == (2, 3, 4, m)
+    alone = estimator.latent(x[1, 2].numpy())
+    torch.testing.assert_close(posterior.mean[1, 2], alone.mean)
+    torch.testing.assert_close(posterior.distribution.covariance_matrix[1, 2], alone.covariance.to_dense())
+    torch.testing.assert_close(model.posterior(x[1, 2]).mean, alone.mean)
+
+
+def test_a_long_batch_is_cut_and_put_together():
+    x, model = inputs(300, 3), as_model(EXACT)
+    torch.testing.assert_close(model.posterior(x).variance[250:], model.posterior(x[250:]).variance)
+
+
+def test_stored_draws_are_the_members_of_an_ensemble():
+    estimator = fitted("deep_ensemble")
+    posterior = as_model(estimator).posterior(inputs(2, 3))
+    draws = estimator.latent(inputs(2, 3).reshape(6, 2).numpy()).draws
+    assert isinstance(posterior, EnsemblePosterior)
+    torch.testing.assert_close(posterior.values, draws.double().reshape(-1, 2, 3, 1).movedim(1, 0))
+
+
+@pytest.mark.parametrize("name", ["exact", "dual_svgp", "laplace", "vbll"])
+def test_noise_is_added_in_the_units_of_the_data(name):
+    estimator = fitted(name)
+    model, x = as_model(estimator), inputs(5)
+    _, std = estimator.predict(x.numpy(), return_std=True)
+    noisy = model.posterior(x, observation_noise=True)
+    np.testing.assert_allclose(noisy.variance[:, 0].sqrt(), std, rtol=1e-5)
+    given = model.posterior(x, observation_noise=torch.full((5, 1), 0.7, dtype=torch.float64))
+    torch.testing.assert_close(given.variance - model.posterior(x).variance, torch.full((5, 1), 0.7).double())
+
+
+def test_noise_of_an_ensemble_widens_its_members():
+    estimator = fitted("sgld")
+    model, x = as_model(estimator), inputs(6)
+    plain, noisy = model.posterior(x), model.posterior(x, observation_noise=True)
+    expected = estimator.likelihood_.noise.item() * estimator.target_scaler_.scale.item() ** 2
+    added = noisy.values.var(0) - plain.values.var(0)
+    # 256 draws and more: a variance is known to a tenth, and what the noise shares with the draws by chance adds to it
+    assert float(added.mean()) == pytest.approx(expected, rel=0.3)
+    assert torch.equal(noisy.values, model.posterior(x, observation_noise=True).values)
+
+
+def test_outputs_are_chosen_and_transformed():
+    model, x = as_model(PAIR), inputs(3, 4)
+    whole, second = model.posterior(x), model.posterior(x, output_indices=[1])
+    torch.testing.assert_close(second.mean, whole.mean[..., 1:])
+    torch.testing.assert_close(second.variance, whole.variance[..., 1:])
+    both = model.posterior(x, output_indices=[1, 0], observation_noise=True)
+    torch.testing.assert_close(both.variance, model.posterior(x, observation_noise=True).variance.flip(-1))
+    weights = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    scalar = model.posterior(x, posterior_transform=ScalarizedPosteriorTransform(weights))
+    torch.testing.assert_close(scalar.mean, whole.mean @ weights[:, None])
+
+
+@pytest.mark.parametrize("name", ["exact", "svgp", "dual_svgp"])
+def test_conditioning_is_that_of_the_posterior_process(name):
+    estimator = fitted(name)
+    x, y, at = inputs(4, seed=1), 3 + torch.rand(4, 1, dtype=torch.float64), inputs(5, seed=2)
+    model = as_model(estimator).condition_on_observations(x, y)
+    data = Data(estimator.input_scaler_(x), estimator.target_scaler_(y))
+    again = copy.copy(estimator)
+    again.posterior_ = (
+        gp.Exact(learn=False)
+        .infer(estimator.posterior_, estimator.likelihood_, data, generator=torch.Generator())
+        .posterior
+    )
+    torch.testing.assert_close(model.posterior(at).mean, again.latent(at.numpy()).mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.posterior(at).variance, again.latent(at.numpy()).variance, rtol=1e-5, atol=1e-7)
+
+
+def test_conditioning_is_what_more_data_do_to_the_estimator():
+    x, y, at = inputs(4, seed=1), 3 + torch.rand(4, 1, dtype=torch.float64), inputs(5, seed=2)
+    more = copy.deepcopy(EXACT).partial_fit(x.numpy(), y.numpy()[:, 0]).latent(at.numpy())
+    model = as_model(EXACT).condition_on_observations(x, y)
+    torch.testing.assert_close(model.posterior(at).mean, more.mean, rtol=1e-6, atol=1e-6)
+
+
+def test_conditioning_twice_is_conditioning_once():
+    x, y, at = inputs(4, seed=1), 3 + torch.rand(4, 1, dtype=torch.float64), inputs(3, 2, seed=2)
+    once = as_model(EXACT).condition_on_observations(x, y).posterior(at)
+    twice = (
+        as_model(EXACT).condition_on_observations(x[:1], y[:1]).condition_on_observations(x[1:], y[1:]).posterior(at)
+    )
+    torch.testing.assert_close(twice.mean, once.mean)
+    torch.testing.assert_close(twice.distribution.covariance_matrix, once.distribution.covariance_matrix)
+
+
+def test_several_outputs_are_conditioned_together():
+    x, y = inputs(2, seed=1), torch.tensor([[3.0, 90.0], [4.0, 160.0]], dtype=torch.float64)
+    model = as_model(PAIR).condition_on_observations(x, y, noise=torch.full((2, 2), 1e-6, dtype=torch.float64))
+    torch.testing.assert_close(model.posterior(x).mean, y, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["exact", "vbll", "laplace"])
+def test_fantasies_have_a_batch_and_are_right_on_average(name):
+    model, x, at = as_model(fitted(name)), inputs(2, 3, seed=1), inputs(2, 4, seed=2)
+    fantasies = model.fantasize(x, SobolQMCNormalSampler(torch.Size([256]), seed=0))
+    assert fantasies.batch_shape == (256, 2)
+    posterior = fantasies.posterior(at)
+    assert posterior.mean.shape == (256, 2, 4, 1)
+    before = model.posterior(at)
+    # 256 quasi-random fantasies: the tower rule of means and of variances
+    torch.testing.assert_close(posterior.mean.mean(0), before.mean, rtol=0, atol=0.05)
+    total = posterior.mean.var(0) + posterior.variance.mean(0)
+    torch.testing.assert_close(total, before.variance, rtol=0.1, atol=1e-4)
+
+
+def test_knowledge_gradient_looks_one_step_ahead():
+    acquisition = qKnowledgeGradient(as_model(EXACT), num_fantasies=4)
+    x = inputs(2, 5).requires_grad_()  # one candidate and four fantasy solutions
+    value = acquisition(x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    assert value.shape == (2,) and bool((slope != 0).any())
+
+
+def test_what_has_no_exact_conditioning_says_so():
+    for estimator in (fitted("deep_ensemble"), HEAVY):
+        with pytest.raises(NotImplementedError, match="no exact conditioning: fit the estimator again"):
+            as_model(estimator).condition_on_observations(inputs(1), torch.ones(1, 1))
+
+
+def test_closed_forms_and_thompson_sampling():
+    model = as_model(EXACT)
+    value = LogExpectedImprovement(model, best_f=float(Y.max()))(inputs(7, 1))
+    assert value.shape == (7,) and bool(value.isfinite().all())
+    for estimator in (EXACT, fitted("deep_ensemble")):
+        with torch.no_grad():
+            picked = MaxPosteriorSampling(as_model(estimator), replacement=False)(inputs(50), num_samples=3)
+        assert picked.shape == (3, 2)
+
+
+def test_what_cannot_be_a_model_is_refused():
+    with pytest.raises(TypeError, match="must be a GPRegressor or BNNRegressor; got GPClassifier"):
+        as_model(GPClassifier(inference=gp.SVGP.quickly()).fit(X, Y > 3))
+    with pytest.raises(TypeError, match="latents are the outputs.*got Heteroscedastic"):
+        as_model(GPRegressor(likelihood=Heteroscedastic(), inference=gp.SVGP.quickly(), random_state=0).fit(X, Y))
+    with pytest.raises(ValueError, match=r"`X` must have shape \(\*b, q, 2\)"):
+        as_model(EXACT).posterior(torch.rand(3, 5))
+    with pytest.raises(NotImplementedError, match="needs Gaussian noise"):
+        as_model(HEAVY).posterior(inputs(2), None, True)
+
+
+def test_a_missing_botorch_is_one_sentence():
+    code = (
+        "import sys; sys.modules['botorch'] = None; import bayeskit.integrations; import bayeskit.integrations.botorch"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip().endswith("this needs BoTorch; install it with `pip install 'bayeskit[botorch]'`")
