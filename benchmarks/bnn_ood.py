@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -109,35 +110,42 @@ def entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.clip(p, 1e-300, None))).sum(-1)
 
 
-def cell(name: str, kind: str, method: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One fit: its scores, the processor's seconds to fit and to predict 20,000 images, and what the method noted."""
-    own, other = images(name), images(SETS[1 - SETS.index(name)])
-    chosen = np.random.default_rng(seed).permutation(len(own["x_train"]))[: arguments.rows]
+def training_rows(name: str, rows: int, seed: int) -> tuple[TensorDataset, Callable[[np.ndarray], torch.Tensor]]:
+    """Random training images of a set with their labels, and what scales other images as these are."""
+    own = images(name)
+    chosen = np.random.default_rng(seed).permutation(len(own["x_train"]))[:rows]
     train = own["x_train"][chosen]
     scale = partial(pixels, shift=float(train.mean()), scale=float(train.std()))
-    model = BNNClassifier(
-        NETWORKS[kind], inference(method, arguments.epochs, arguments.precision, arguments.lr), random_state=seed
-    )
+    return TensorDataset(scale(train), torch.from_numpy(own["y_train"][chosen])), scale
+
+
+def cell(
+    name: str, network: Callable[[int, int], nn.Module], method: Inference, seed: int, *, rows: int, test: int
+) -> dict[str, Any]:
+    """One fit: its scores, the processor's seconds to fit and to predict the images, and what the method noted."""
+    own, other = images(name), images(SETS[1 - SETS.index(name)])
+    train, scale = training_rows(name, rows, seed)
+    model = BNNClassifier(network, method, random_state=seed)
     start = time.process_time()
-    model.fit(TensorDataset(scale(train), torch.from_numpy(own["y_train"][chosen])))
+    model.fit(train)
     fitted = time.process_time()
-    every = slice(None, None, 10_000 // arguments.test)
+    every = slice(None, None, 10_000 // test)
     inside, outside = (model.predict_proba(scale(part["x_test"][every])) for part in (own, other))
     found: dict[str, Any] = scores(inside, outside, own["y_test"][every])
     found |= {"fit": fitted - start, "predict": time.process_time() - fitted}
     notes = {key: value for key, value in model.diagnostics_.items() if isinstance(value, int | float | list)}
-    return found | {"precision": arguments.precision, "test": arguments.test, "diagnostics": notes}
+    return found | {"test": test, "diagnostics": notes}
 
 
 def key(*parts: Any) -> str:
     return "/".join(map(str, parts))
 
 
-def table(results: dict[str, dict[str, Any]], name: str, kind: str, rows: int, epochs: int) -> str:
-    """The Markdown table of a set and a network, in the order of `METHODS`."""
+def table(results: dict[str, dict[str, Any]], stem: str, methods: Sequence[str]) -> str:
+    """The Markdown table of the cells whose keys are `stem`, a method and a seed."""
     lines = ["| method | seeds | accuracy, % | NLL | ECE | AUROC | fit, s | predict, s |", "|---" * 8 + "|"]
-    for method in METHODS:
-        start = key(name, kind, rows, epochs, method, "")
+    for method in methods:
+        start = key(stem, method, "")
         cells = [found for where, found in results.items() if where.startswith(start)]
         if cells:
             shown = [spread([found[what] * factor for found in cells], what) for what, factor in SCORES.items()]
@@ -158,7 +166,10 @@ def figure(results: dict[str, dict[str, Any]], rows: int, epochs: int, path: Pat
     import matplotlib.pyplot as plt
 
     panels = [
-        (kind, name) for kind in NETWORKS for name in SETS if table(results, name, kind, rows, epochs).count("\n") > 1
+        (kind, name)
+        for kind in NETWORKS
+        for name in SETS
+        if table(results, key(name, kind, rows, epochs), METHODS).count("\n") > 1
     ]
     canvas, axes = plt.subplots(
         2, len(panels), figsize=(3 * len(panels), 5.6), sharey=True, sharex="row", squeeze=False
@@ -201,10 +212,12 @@ def main() -> None:
                 for method in arguments.methods.split(","):
                     where = key(name, kind, arguments.rows, arguments.epochs, method, seed)
                     if where not in results:
-                        results[where] = cell(name, kind, method, seed, arguments)
+                        how = inference(method, arguments.epochs, arguments.precision, arguments.lr)
+                        found = cell(name, NETWORKS[kind], how, seed, rows=arguments.rows, test=arguments.test)
+                        results[where] = found | {"precision": arguments.precision}
                         out.write_text(json.dumps(results, indent=1))
                         print(where, *(f"{what} {results[where][what]:.4f}" for what in SCORES), flush=True)
-            shown = table(results, name, kind, arguments.rows, arguments.epochs)
+            shown = table(results, key(name, kind, arguments.rows, arguments.epochs), METHODS)
             print(f"\n### {NAMES[name]}, {NAMES[kind]}\n\n{shown}\n", flush=True)
     if arguments.figure:
         figure(results, arguments.rows, arguments.epochs, arguments.figure)

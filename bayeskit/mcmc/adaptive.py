@@ -9,7 +9,7 @@ import torch
 
 from bayeskit.mcmc.density import LogDensity, Position, value_and_gradient
 from bayeskit.mcmc.kernel import AdaptiveKernel
-from bayeskit.mcmc.stochastic import KICK, StochasticKernel, calmed, measured_lr
+from bayeskit.mcmc.stochastic import KICK, StochasticKernel, measured_lr
 
 MEASUREMENTS = 4
 """How often in a burn-in the step size is measured anew, for the units change on the way."""
@@ -46,8 +46,15 @@ class ScaleLearner(StochasticKernel, AdaptiveKernel, ABC):
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> Self:
-        """The kernel that bears the noise of mini-batches; it measures its step size on the way."""
-        return calmed(self, share)
+        """The kernel that bears the noise of mini-batches; it measures its step size on the way.
+
+        Where a model fits, that noise has a variance of about `curvature / share`. A step size of this share, and of
+        the friction in a step, keeps what it adds to the temperature where it was for a batch of all rows drawn with
+        replacement, in every direction: in units that are learnt, directions are alike.
+        """
+        settings: Any = self
+        friction = 1 - getattr(self, "momentum", 0.0)
+        return self if share >= 1 else replace(settings, relative_lr=self.relative_lr * share * friction)
 
     def adapt(
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator

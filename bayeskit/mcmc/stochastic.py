@@ -7,12 +7,12 @@ rows passes `lr / N`.
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from bayeskit.core import checks, random
-from bayeskit.mcmc.density import LogDensity, Position, curvature, value_and_gradient
+from bayeskit.mcmc.density import LogDensity, Position, curvature, hessian_diagonal, ravel, value_and_gradient
 from bayeskit.mcmc.kernel import Info, TransitionKernel
 from bayeskit.mcmc.schedules import Schedule, cosine_cycles
 
@@ -74,8 +74,11 @@ class StochasticKernel(TransitionKernel, ABC):
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> "StochasticKernel":
         """The kernel with a step size that is stable at these positions, and bears the noise of mini-batches."""
-        kernel = calmed(self, share)
-        return kernel if kernel.lr is not None else settled(kernel, log_density, position, generator=generator)
+        if self.lr is not None:
+            return self
+        settings: Any = self
+        lr = measured_lr(self, log_density, position, share=share, generator=generator)
+        return replace(settings, lr=lr, max_kick=KICK if self.max_kick is None else self.max_kick)
 
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One gradient, one transition."""
@@ -114,66 +117,65 @@ class StochasticKernel(TransitionKernel, ABC):
 KICK = 10.0
 """`max_kick` of a measured step."""
 
-Stochastic = TypeVar("Stochastic", bound=StochasticKernel)
-
-
-def calmed(kernel: Stochastic, share: float) -> Stochastic:
-    """The kernel with a `relative_lr` that bears the noise of mini-batches which hold a share of the rows.
-
-    Where a model fits, that noise has a variance of about `curvature / share`; a step size of this share, and of the
-    friction in a step, keeps what it adds to the temperature where it was for a batch of all rows drawn with
-    replacement.
-
-    >>> from bayeskit import mcmc
-    >>> calmed(mcmc.SGLD(), 0.1).relative_lr
-    0.025
-    """
-    if share >= 1:
-        return kernel
-    settings: Any = kernel
-    friction = 1 - getattr(kernel, "momentum", 0.0)
-    return replace(settings, relative_lr=kernel.relative_lr * share * friction)
-
-
-def settled(
-    kernel: Stochastic, log_density: LogDensity, position: Position, *, generator: torch.Generator
-) -> Stochastic:
-    """The kernel with the step size that it would measure at `position`, and the limit that goes with it.
-
-    >>> from bayeskit import mcmc
-    >>> g, start = torch.Generator().manual_seed(0), {"x": torch.zeros(1, 3)}
-    >>> round(settled(mcmc.SGLD(), lambda q: -2 * q["x"].square().sum(-1), start, generator=g).lr, 4)
-    0.0625
-    """
-    settings: Any = kernel
-    lr = measured_lr(kernel, log_density, position, generator=generator)
-    return replace(settings, lr=lr, max_kick=KICK if kernel.max_kick is None else kernel.max_kick)
+PROBES = 8
+"""Gradients spent on the average curvature."""
 
 
 def measured_lr(
-    kernel: StochasticKernel, log_density: LogDensity, position: Position, *, generator: torch.Generator
+    kernel: StochasticKernel,
+    log_density: LogDensity,
+    position: Position,
+    *,
+    share: float = 1.0,
+    generator: torch.Generator,
 ) -> float:
     """The kernel's `relative_lr` over the largest curvature of any chain's log density, in the kernel's units.
 
+    With mini-batches that hold a `share` of the rows it is no more than heats the chains as much, on average over the
+    directions, as a batch of all rows drawn with replacement would: where a model fits, a mini-batch's noise has the
+    variance `curvature / share` in each direction, and adds `lr / 2` times that to the temperature, over the friction
+    in a step. The few stiffest directions get hotter than that. To spare them too would take, for a network, steps a
+    thousand times shorter, with which the others never move.
+
+    Args:
+        kernel: Its `relative_lr`, `scale` and, if it has one, `momentum` count.
+        log_density: The log density, or an estimate of it from a mini-batch.
+        position: Where to measure, leaves (n, *shape).
+        share: The share of the rows in a mini-batch.
+        generator: Source of all randomness.
+
     Raises:
         ValueError: The log density is flat there, or not finite.
+
+    Examples:
+        >>> from bayeskit import mcmc
+        >>> g, start = torch.Generator().manual_seed(0), {"x": torch.zeros(1, 3)}
+        >>> density = lambda q: -2 * q["x"].square().sum(-1)
+        >>> [round(measured_lr(mcmc.SGLD(), density, start, share=s, generator=g), 4) for s in (1.0, 0.1)]
+        [0.0625, 0.0063]
     """
-    scale, relative_lr = kernel.scale, kernel.relative_lr
-    checks.positive(relative_lr, name="relative_lr")
-    if scale is None:
-        steepest = curvature(log_density, position, generator=generator)
-    else:
-        units = {name: leaf / scale[name] for name, leaf in position.items()}
-        steepest = curvature(
-            lambda z: log_density({name: leaf * scale[name] for name, leaf in z.items()}), units, generator=generator
-        )
-    top = steepest.max().item()
+    checks.positive(kernel.relative_lr, name="relative_lr")
+    density, units = _in_own_units(log_density, position, kernel.scale)
+    top = curvature(density, units, generator=generator).max().item()
     if not 0 < top < float("inf"):
         raise ValueError(
             f"the curvature of the log density where the chains start is {top}, which gives no step size; "
             "give `lr`, or start elsewhere."
         )
-    return relative_lr / top
+    if share >= 1:
+        return kernel.relative_lr / top
+    bends = ravel(hessian_diagonal(density, units, num_probes=PROBES, generator=generator))  # (n, p)
+    average = max(-bends.mean(-1).min().item(), top / bends.shape[-1])
+    friction = 1 - getattr(kernel, "momentum", 0.0)
+    return kernel.relative_lr * min(1 / top, share * friction / average)
+
+
+def _in_own_units(log_density: LogDensity, position: Position, scale: Position | None) -> tuple[LogDensity, Position]:
+    """The log density as a function of `z = q / scale`, and the position so."""
+    if scale is None:
+        return log_density, position
+    units = {name: leaf / scale[name] for name, leaf in position.items()}
+    return lambda z: log_density({name: leaf * scale[name] for name, leaf in z.items()}), units
 
 
 def uphill(position: Position, by: Position, scale: Position | None, *, alpha: float) -> Position:

@@ -236,9 +236,10 @@ def test_the_units_change_no_density(generator):
 
 
 def test_mini_batches_run_and_take_smaller_steps(generator):
+    # Of a kernel with momentum, which their noise heats most; the rule itself is in tests/mcmc/test_stochastic.py.
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
     steps = [
-        MCMC(mcmc.SGLD(), batch_size=size, **SHORT)
+        MCMC(mcmc.SGHMC(), batch_size=size, **SHORT)
         .infer(prior, Gaussian(), data, generator=torch.Generator().manual_seed(0))
         .diagnostics["step size"]
         for size in (None, 10)

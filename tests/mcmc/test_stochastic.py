@@ -109,6 +109,18 @@ def test_the_measured_step_follows_the_curvature_in_the_kernels_units(generator,
 
 
 @every_kernel
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
+def test_mini_batches_heat_by_as_much_on_average_over_directions(generator, kernel, share):
+    start = {"x": torch.zeros(2, 8, dtype=torch.float64)}
+    lr = kernel.prepared(log_density, start, share=share, generator=generator).lr
+    # What is stable for the stiffest direction, 10, or what noise of variance l / share adds to T on average over the
+    # directions, lr l / (2 share friction), held at relative_lr / 2. The Hessian is diagonal, so its average is exact.
+    friction = 1 - getattr(kernel, "momentum", 0.0)
+    bearable = share * friction / PRECISIONS.mean() if share < 1 else torch.tensor(1.0)
+    assert lr == pytest.approx(kernel.relative_lr * min(0.1, float(bearable)), rel=0.05)
+
+
+@every_kernel
 def test_a_schedule_scales_what_is_reported(kernel):
     falling = replace(kernel, lr=0.1, schedule=mcmc.polynomial_decay(delay=2.0, power=1.0))
     chain = run(falling, {"x": torch.zeros(1, 8, dtype=torch.float64)})
