@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayeskit.core import operators, random
 from bayeskit.core.likelihood import Drawn, Gaussian, StudentT
+from bayeskit.core.operators.algebra import dense_blocks
 from bayeskit.core.posterior import FunctionValues, GaussianValues, MixtureValues, SampledValues
 from bayeskit.integrations.extra import needed
 
@@ -26,8 +27,8 @@ with needed("BoTorch", extra="botorch"):
 NUM_DRAWS = 256
 """Functions of an ensemble posterior that is not made of stored draws alone."""
 
-ROWS = 512
-"""Inputs whose joint covariance is formed at once; only the blocks of q are kept."""
+ROWS = 256
+"""Inputs whose joint covariance is formed at once, more only where q is; the blocks of q are kept."""
 
 
 def as_model(estimator: Any) -> "EstimatorModel":
@@ -238,7 +239,9 @@ def _blocks(values: FunctionValues, q: int) -> "tuple[Tensor, Tensor] | Tensor":
     if isinstance(values, SampledValues):
         return values.draws.unflatten(1, (-1, q)).movedim(0, 1)
     if isinstance(values, GaussianValues):
-        return values.mean.unflatten(0, (-1, q)), operators.block_diagonal(values.covariance, q * m)
+        mean, variance = values.moments
+        covariance = variance.unsqueeze(-1) if q * m == 1 else dense_blocks(values.covariance.to_dense(), q * m)
+        return mean.unflatten(0, (-1, q)), covariance
     assert isinstance(values, MixtureValues)
     counts = (values.weights * NUM_DRAWS).round().clamp(min=1).long().tolist()
     functions = []

@@ -34,4 +34,4 @@ for axis, memory in zip(axes, (None, continual.Coreset(30, choice="k_center")), 
     plots.score_matrix(R, [task.name for task in tasks], score=f"accuracy; remembered: {kept}", ax=axis)
 
 if len(sys.argv) > 1:
-    figure.savefig(Path(sys.argv[1]) / "15_task_after_task.png", dpi=120)
+    figure.savefig(Path(sys.argv[1]) / "16_task_after_task.png", dpi=120)
