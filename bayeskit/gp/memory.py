@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +14,15 @@ from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.by_rows import Earlier, History, RowSites, learn_by_rows
+from bayeskit.gp.by_rows import History, learn_by_rows
 from bayeskit.gp.dual_process import DualProcess
+from bayeskit.gp.earlier import Earlier, Rest
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import Model, learnable
 from bayeskit.gp.inducing import starting_points
 from bayeskit.gp.memory_process import Memory, MemoryProcess, joined, weights_of
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.row_sites import RowSites
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.transfer import TRANSFERS, Transfer, transferred
@@ -36,13 +38,10 @@ class MemoryDualGP(Inference):
     the two. For each batch
 
     1. Z becomes a pivoted-Cholesky choice among the old Z and the new inputs, and the sites of the rows that are gone
-       are transferred to it (`transfer.py`); those of the memory are formed anew, without loss;
+       are transferred to it (`transfer.py`); those of the memory are projected anew, without loss;
     2. the sites of the new rows and of the memory are settled by natural gradients, all others held;
-    3. hyperparameters climb, these rows' sites and the site of all others held, the bound
-
-           sum_{i new} E log p(y_i | f_i) + sum_{j in memory} c_j E log p(y_j | f_j) - KL[q || p],
-
-       where c_j is the number of earlier rows that j stands for; then the sites are settled again;
+    3. hyperparameters climb a bound in which these rows count by their likelihood and all others by what their site
+       says (`earlier.py`), the sites held; then the sites are settled again;
     4. of the new rows and the memory, `memory` many are kept: a sample of the whole stream in proportion to the
        Bayesian leverage score h_i = b_i var f(x_i). The sites of the others join those of the rows that are gone.
 
@@ -59,7 +58,8 @@ class MemoryDualGP(Inference):
 
     References:
         Chang, Verma, John, Solin and Khan (2023), "Memory-Based Dual Gaussian Processes for Sequential Learning".
-        Cohen and Kaplan (2007), "Summarizing Data using Bottom-k Sketches", for the sample and the counts c_j.
+        Bui, Nguyen and Turner (2017), "Streaming Sparse Gaussian Process Approximations", for the site in the bound.
+        Cohen and Kaplan (2007), "Summarizing Data using Bottom-k Sketches", for the sample.
 
     Examples:
         >>> from bayeskit.gp import default_prior
@@ -82,7 +82,7 @@ class MemoryDualGP(Inference):
 
     num_inducing: int = 128
     memory: int = 256
-    transfer: Transfer = "site"
+    transfer: Transfer = "marginal"
     move: bool = True
     max_iter: int = 20
     batch_size: int = 2_000
@@ -169,16 +169,18 @@ class _Batch:
     ) -> "_Batch":
         """The batch where Z and L are `at`."""
         z, tril = at
-        rest = none = Sites.none(model.num_outputs, z)
+        rest, none = Rest.none(model.num_outputs, z), Sites.none(model.num_outputs, z)
         if process is not None:
-            rest = process.rest if isinstance(process, MemoryProcess) else process.sites
-            rest = transferred(rest, model.kernel, (process.z, process.tril), at, how)
+            rest = process.rest if isinstance(process, MemoryProcess) else replace(rest, sites=process.sites)
+            sites = transferred(rest.sites, model.kernel, (process.z, process.tril), at, how)
+            rest = replace(rest, sites=sites)
         if isinstance(process, MemoryProcess):
             memory, seen = process.memory, process.seen
         else:
             few = rows.rows(slice(0, 0))
             memory, seen = Memory(few, RowSites.at(model, tril, z, few, none), z.new_zeros(0)), 0.0
-        return cls(model, z, rows, Earlier.at(model, tril, z, rest), memory, seen)
+        spare = torch.cat([z.new_zeros(len(rows)), memory.counted(seen) / weights_of(memory.rows) - 1])
+        return cls(model, z, rows, Earlier.at(model, at, rest, spare), memory, seen)
 
     @property
     def every(self) -> Data:
@@ -206,18 +208,17 @@ class _Batch:
             description="MemoryDualGP",
             start=start,
             earlier=self.gone,
-            counted=torch.cat([weights_of(self.rows), self.memory.counted(self.seen)]),
         )
 
     @torch.no_grad()
     def closed(self, start: Sites, size: int, generator: torch.Generator) -> tuple[MemoryProcess, float]:
         """The process with q settled and `size` rows in memory; a lower bound of log p(new rows | all before)."""
         model, z, tril = self.model, self.z, self.tril()
-        gone = self.gone.now(model, tril, z)
-        before = gone + self._sites(self.memory, tril)
+        rest = self.gone.rest_now(model, tril, z)
+        before = rest.sites + self._sites(self.memory, tril)
         steps = 1 if isinstance(model.likelihood, Gaussian) else 100
-        sites, _ = settle(model, tril, z, self.every, start, before=gone, max_steps=steps, tolerance=1e-9)
-        total = gone + sites
+        sites, _ = settle(model, tril, z, self.every, start, before=rest.sites, max_steps=steps, tolerance=1e-9)
+        total = rest.sites + sites
         law = Variational.from_sites(total)
         value = data_term(model, z, law.mean, law.root, self.rows, form="triangular")
         value = float(value - law.divergence(Variational.from_sites(before)))
@@ -226,7 +227,7 @@ class _Batch:
         process = MemoryProcess.after(
             model,
             DualProcess.of(model.process(), z, tril, total),
-            rest=gone + self._sites(left, tril),
+            rest=rest.joined(model, (z, tril), total, left.rows, self._sites(left, tril)),
             memory=kept,
             seen=self.seen + float(weights_of(self.rows).sum()),
         )
