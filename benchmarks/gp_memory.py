@@ -139,7 +139,7 @@ def mnist(images, settings):
         Categorical(10),
     )
     generator, begin = torch.Generator().manual_seed(0), time.process_time()
-    settings = {"num_inducing": 200, "max_iter": 8} | settings
+    settings = {"num_inducing": 200, "max_iter": 8, "learn_inducing": False} | settings
     for task in range(5):
         rows = torch.cat([(y == digit).nonzero()[:images, 0] for digit in (2 * task, 2 * task + 1)])
         method = gp.MemoryDualGP(memory=TASK * (task + 1), **settings)

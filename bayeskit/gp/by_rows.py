@@ -44,7 +44,7 @@ def rows_bound(
         z: Inducing points (m, d).
         rows: All rows, or those that are still held.
         sites: Theirs, which stay.
-        earlier: The rows that are gone; Z stays then.
+        earlier: The rows that are gone.
 
     Returns:
         The bound, differentiable in the model and in z, and the sites.
@@ -84,7 +84,7 @@ def learn_by_rows(
 
     Args:
         model: Mean, kernel and any likelihood, changed in place.
-        z: The inducing points as they stand; with `earlier` they stay.
+        z: The inducing points as they stand.
         rows: The rows.
         learnt: What to learn.
         max_iter: L-BFGS iterations at most.

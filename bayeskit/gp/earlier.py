@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.likelihood import Gaussian
-from bayeskit.core.operators import Factor
+from bayeskit.core.operators import Factor, factorize
 from bayeskit.core.types import Data
-from bayeskit.gp.gram import mean_rows
+from bayeskit.gp.gram import gram, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.row_sites import latents_at, noise_of, noise_ratio
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs
+from bayeskit.gp.transfer import Transfer, transferred
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +79,15 @@ class Earlier:
 
     Args:
         rest: The rows.
-        tril: L there, (m, m) or (k, m, m).
-        mean: m(Z) there, (k, m).
+        z: Z that their site is on, (m_then, d).
+        tril: L there, (m_then, m_then) or (k, m_then, m_then).
+        mean: m(Z) there, (k, m_then).
         noise: Variance of the Gaussian noise there, or None.
         spare: c, how many rows that are gone each of those that are held stands for, (n,).
     """
 
     rest: Rest
+    z: Tensor
     tril: Tensor
     mean: Tensor
     noise: Tensor | None
@@ -95,27 +98,40 @@ class Earlier:
     def at(cls, model: Model, at: tuple[Tensor, Tensor], rest: Rest, spare: Tensor) -> "Earlier":
         """These rows, held from where the model stands, at Z and L."""
         z, tril = at
-        return cls(rest, tril, mean_rows(model.mean, z, model.num_outputs).clone(), noise_of(model), spare)
+        return cls(rest, z, tril, mean_rows(model.mean, z, model.num_outputs).clone(), noise_of(model), spare)
 
     def now(self, model: Model, tril: Tensor, z: Tensor) -> tuple[Sites, Tensor]:
-        """The same site on f(Z) where L is `tril`, and the logarithm of its height; differentiable in the model.
+        """The site as one on v = L^-1 (f(Z) - m(Z)), and the logarithm of its height; differentiable in model and Z.
 
-        With F = L_then^-1 L, and m(Z) higher by L_then d than then, l <- F' (l - P d), P <- F' P F, and the site at
-        v = 0 is l' d - d' P d / 2.
+        With w = L_then^-1 (f(Z_then) - m_then(Z_then)), w | v ~ N(G v + d, R), it is E[log t(w) | v]:
+
+            l <- G' (l - P d),        P <- G' P G,        height l' d - d' P d / 2 - tr(P R) / 2,
+            G = L_then^-1 k(Z_then, Z) L^-T,        R = L_then^-1 k(Z_then, Z_then) L_then^-T - G G',
+
+        and d = L_then^-1 (m - m_then)(Z_then); at the same Z, G = L_then^-1 L and R = 0.
         """
-        sites, forward = self.rest.sites, torch.linalg.solve_triangular(self.tril, tril, upper=False)
-        risen = (mean_rows(model.mean, z, model.num_outputs) - self.mean).unsqueeze(-1)
-        back = torch.linalg.solve_triangular(self.tril.expand(len(risen), -1, -1), risen, upper=False)
+        sites, still = self.rest.sites, z is self.z or torch.equal(z, self.z)
+        seen = tril if still else _half_solve(tril, gram(model.kernel, z, self.z)).mT
+        forward = _half_solve(self.tril, seen)  # G
+        risen = (mean_rows(model.mean, self.z, model.num_outputs) - self.mean).unsqueeze(-1)
+        back = _half_solve(self.tril.expand(len(risen), -1, -1), risen)  # d
         pressed = sites.precision @ back
         shift = sites.shift.unsqueeze(-1) - pressed
         height = (back * (sites.shift.unsqueeze(-1) - 0.5 * pressed)).sum()
-        return Sites((forward.mT @ shift).squeeze(-1), forward.mT @ sites.precision @ forward), height
+        precision = forward.mT @ sites.precision @ forward
+        if not still:
+            half = _half_solve(self.tril, gram(model.kernel, self.z, self.z))
+            left = _half_solve(self.tril, half.mT) - forward @ forward.mT  # R
+            height = height - 0.5 * (sites.precision * left).sum()
+        return Sites((forward.mT @ shift).squeeze(-1), precision), height
 
     @torch.no_grad()
-    def rest_now(self, model: Model, tril: Tensor, z: Tensor) -> Rest:
-        """The rows where the model stands now, at its noise."""
-        sites, ratio = self.now(model, tril, z)[0], noise_ratio(self.noise, model)
+    def rest_now(self, model: Model, at: tuple[Tensor, Tensor], how: Transfer) -> Rest:
+        """The rows where the model stands now, at its noise, their site transferred to Z and L."""
+        tril = factorize(gram(model.kernel, self.z, self.z), name="K_zz").tril
+        sites, ratio = self.now(model, tril, self.z)[0], noise_ratio(self.noise, model)
         sites = Sites(ratio * sites.shift, ratio.unsqueeze(-1) * sites.precision)
+        sites = transferred(sites, model.kernel, (self.z, tril), at, how)
         return Rest(sites, self.rest.count, self.rest.misfit * self._ratio(model))
 
     def term(self, model: Model, now: tuple[Sites, Tensor], mean: Tensor, factor: Factor, left_open: Tensor) -> Tensor:
@@ -142,3 +158,7 @@ class Earlier:
         if self.noise is None or not isinstance(model.likelihood, Gaussian):
             return torch.ones_like(self.rest.misfit[:1])
         return self.noise / model.likelihood.noise
+
+
+def _half_solve(tril: Tensor, right: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(tril, right, upper=False)

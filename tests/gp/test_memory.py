@@ -155,7 +155,8 @@ def remembered(leverage, size, seed):
 def test_the_memory_is_bounded_and_old_rows_leave_it():
     data = regression(80)
     ages = []
-    for fit in stream(MemoryDualGP(num_inducing=10, memory=9, learn=False), process(), noise(), parts(data, *[20] * 4)):
+    method = MemoryDualGP(num_inducing=10, memory=9, learn=False, learn_inducing=False)
+    for fit in stream(method, process(), noise(), parts(data, *[20] * 4)):
         assert len(fit.posterior.memory) == 9
         rows = [(data.x == row).all(-1).nonzero().item() for row in fit.posterior.memory.rows.x]
         ages.append({row // 20 for row in rows})
@@ -283,6 +284,27 @@ def test_hyperparameters_go_on_learning_and_end_near_those_of_all_rows():
     whole = DualSVGP(num_inducing=60).infer(default_prior(data.x), Gaussian(), data, generator=generator())
     assert abs(np.log(noises[-1] / whole.likelihood.noise.item())) < 0.5
     assert all(p.requires_grad for p in fits[-1].posterior.learnt.kernel.parameters())
+
+
+def test_a_site_at_other_inducing_points_is_its_expectation():
+    """E[log t(w) | v] at another Z, by the law of the old values given the new ones; differentiable there."""
+    z, z_new, g = test_inputs(8), test_inputs(6, seed=9).requires_grad_(), generator(4)
+    model = learnable(process(mean=constant(0.2)), noise(), learn=True)
+    root = torch.randn(1, 8, 20, dtype=torch.float64, generator=g)
+    sites = Sites(torch.randn(1, 8, dtype=torch.float64, generator=g), root @ root.mT)
+    v = torch.randn(6, 5, dtype=torch.float64, generator=g)
+    with torch.no_grad():
+        tril = torch.linalg.cholesky(gram(model.kernel, z, z))
+        earlier = Earlier.at(model, (z, tril), replace(Rest.none(1, z), sites=sites), z.new_zeros(0))
+        square, cross = gram(model.kernel, z_new, z_new), gram(model.kernel, z, z_new)
+        told = torch.linalg.solve(square, cross.mT).mT
+        mean = torch.linalg.solve(tril, told @ torch.linalg.cholesky(square) @ v)
+        left = torch.linalg.solve(tril, torch.linalg.solve(tril, tril @ tril.mT - told @ cross.mT).mT)
+    now, height = earlier.now(model, torch.linalg.cholesky(gram(model.kernel, z_new, z_new)), z_new)
+    value = height + now.shift[0] @ v - 0.5 * (v * (now.precision[0] @ v)).sum(0)
+    p = sites.precision[0]
+    close(value, sites.shift[0] @ mean - 0.5 * ((mean * (p @ mean)).sum(0) + (p * left).sum()), 1e-8)
+    assert torch.autograd.grad(value.sum(), z_new)[0].abs().sum() > 0
 
 
 def test_what_was_frozen_stays():
