@@ -1,8 +1,10 @@
 """MemoryDualGP on streams, beside a fit to all rows, a stream without memory, and the last chunk alone.
 
-    BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_memory.py [sets ...] [--seeds 3] [--set memory=64 ...]
+    BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_memory.py [sets ...] [--seeds 0 1 2] [--set memory=64 ...]
+    BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_memory.py mnist [--images 2000]
+    python benchmarks/gp_memory.py cost [--batches 100]
 
-Cuts the training rows of elevators, bike, banana and mammographic (seed s takes fold s of ten as its test
+The first cuts the training rows of elevators, bike, banana and mammographic (seed s takes fold s of ten as its test
 rows), sorted by the first feature, into 50 chunks, and prints the negative log predictive density of a test row in nats
 at the end, and processor seconds, for
 
@@ -13,18 +15,27 @@ at the end, and processor seconds, for
 
 All start from one prior, and inputs and targets are standardized by all training rows; with `--door` the estimators do
 both, from the first chunk. `--set name=value` changes a setting of `MemoryDualGP`.
+
+`mnist` learns ten digits in five tasks of two, by ten softmax latents over a Matern-5/2 on the pixels, in batches of at
+most 2,000 of the `--images` first training images of a digit, with a memory of 400 rows a task; after each it prints
+the accuracy on the test images of each task so far, and on all.
+
+`cost` prints the processor time of a batch of 200 rows as a stream of labels in two dimensions goes on.
 """
 
 import argparse
 import os
+import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from gpytorch.kernels import MaternKernel, ScaleKernel
+from gpytorch.means import ConstantMean
 
 from bayeskit import GPClassifier, GPRegressor, gp
-from bayeskit.core.likelihood import Bernoulli, Gaussian
+from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian
 from bayeskit.core.types import Data
 
 SETS = ("elevators", "bike", "banana", "mammographic")
@@ -111,6 +122,52 @@ def stream(names, seeds, settings, door, only):
                 print(f"{name:13s} seed {seed}  {label:11s} {score:9.4f}  {seconds:7.1f} s", flush=True)
 
 
+TASK = 400
+"""Rows of memory for each task of two digits."""
+
+
+def mnist(images, settings):
+    arrays = np.load(Path(os.environ["BAYESKIT_DATA"]) / "images" / "mnist.npz")
+    parts = ((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
+    x, y, x_test, y_test = (
+        torch.from_numpy(array) for x, y in parts for array in (x.reshape(len(x), -1) / 255.0, y.astype(np.int64))
+    )
+    base = MaternKernel(nu=2.5).double()
+    base.lengthscale = torch.tensor(10.0).double()  # about the distance between two images
+    posterior, likelihood = (
+        gp.GaussianProcess(ConstantMean(batch_shape=torch.Size([10])), ScaleKernel(base).double(), 10),
+        Categorical(10),
+    )
+    generator, begin = torch.Generator().manual_seed(0), time.process_time()
+    settings = {"num_inducing": 200, "max_iter": 8, "learn_inducing": False} | settings
+    for task in range(5):
+        rows = torch.cat([(y == digit).nonzero()[:images, 0] for digit in (2 * task, 2 * task + 1)])
+        method = gp.MemoryDualGP(memory=TASK * (task + 1), **settings)
+        fit = method.infer(posterior, likelihood, Data(x[rows], y[rows]), generator=generator)
+        posterior, likelihood = fit.posterior, fit.likelihood
+        with torch.no_grad():
+            right = torch.cat([posterior(part).mean.argmax(-1) for part in x_test.split(1_000)]) == y_test
+        of_tasks = [float(right[y_test // 2 == done].double().mean()) for done in range(task + 1)]
+        seen = float(right[y_test < 2 * (task + 1)].double().mean())
+        seconds = time.process_time() - begin
+        print(f"task {task + 1}:", *(f"{a:.3f}" for a in of_tasks), f" all {seen:.4f}  {seconds:.0f} s", flush=True)
+
+
+def cost(batches, settings):
+    generator = torch.Generator().manual_seed(0)
+    posterior, likelihood = None, Bernoulli()
+    method, seconds = gp.MemoryDualGP(**settings), []
+    for batch in range(1, batches + 1):
+        x = 4 * torch.rand(200, 2, dtype=torch.float64, generator=generator) - 2
+        data = Data(x, ((2 * x[:, 0]).sin() > x[:, 1]).long())
+        begin = time.process_time()
+        fit = method.infer(posterior or gp.default_prior(x), likelihood, data, generator=generator)
+        seconds.append(time.process_time() - begin)
+        posterior, likelihood = fit.posterior, fit.likelihood
+        if batch % 10 == 0:
+            print(f"batches {batch - 9:3d} to {batch:3d}: median {statistics.median(seconds[-10:]):.3f} s", flush=True)
+
+
 def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=[])
@@ -118,6 +175,8 @@ def parse():
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--door", action="store_true")
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--batches", type=int, default=100)
     return parser.parse_args()
 
 
@@ -134,4 +193,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     given = parse()
     settings = {key: value_of(value) for key, value in (pair.split("=") for pair in given.set)}
-    stream(given.names or SETS, given.seeds, settings, given.door, given.only)
+    if given.names == ["mnist"]:
+        mnist(given.images, settings)
+    elif given.names == ["cost"]:
+        cost(given.batches, settings)
+    else:
+        stream(given.names or SETS, given.seeds, settings, given.door, given.only)

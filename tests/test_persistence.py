@@ -6,10 +6,11 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from gpytorch.priors import NormalPrior
 from safetensors.torch import save_file
 from torch import nn
 
-from bayeskit import BNNClassifier, BNNRegressor, GPRegressor, load, registry, save
+from bayeskit import BNNClassifier, BNNRegressor, GPRegressor, gp, load, registry, save
 from bayeskit.core.likelihood import StudentT
 
 X = np.random.default_rng(0).normal(size=(25, 2))
@@ -66,6 +67,31 @@ def test_own_kernel_needs_its_factory(tmp_path):
     round_trip(model, tmp_path, kernel=OwnKernel)
     with pytest.raises(ValueError, match="kernel=..."):
         load(tmp_path / "model.bayeskit")
+
+
+def stream(kernel=None):
+    method = gp.MemoryDualGP(num_inducing=10, memory=5)
+    return GPRegressor(kernel=kernel, inference=method, random_state=0).partial_fit(X[:15], Y[:15])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_process_that_still_learns_goes_on_learning(own, tmp_path):
+    """Also with a kernel of one's own; priors of hyperparameters come back with them."""
+    model = stream(OwnKernel() if own else gpytorch.kernels.RBFKernel(lengthscale_prior=NormalPrior(0.5, 0.01)))
+    again = round_trip(model, tmp_path, **({"kernel": OwnKernel} if own else {}))
+    for one in (model, again):
+        one.partial_fit(X[15:], Y[15:])
+    assert (again.predict(X) == model.predict(X)).all()
+    kernel = again.posterior_.base.kernel
+    assert own or abs(kernel.lengthscale.item() - 0.5) < 0.1  # ten standard deviations
+
+
+def test_a_prior_that_a_file_cannot_hold_is_refused_while_it_matters(tmp_path):
+    kernel = gpytorch.kernels.RBFKernel()
+    kernel.register_prior("mine", NormalPrior(0.0, 1.0), lambda module: module.lengthscale)
+    with pytest.raises(TypeError, match="register a prior of gpytorch.priors"):
+        save(stream(kernel), tmp_path / "model.bayeskit")
+    save(GPRegressor(kernel=kernel, inference=registry.quick("exact")).fit(X, Y), tmp_path / "model.bayeskit")
 
 
 @pytest.mark.parametrize("name", ["map", "laplace", "deep_ensemble", "sgld"])
@@ -154,6 +180,14 @@ def test_hostile_files_are_refused(node, tmp_path):
         (
             {"module": "torch.nn.modules.linear:Identity", "state": {"dict": [["forward", {"function": "exp"}]]}},
             "replaces forward",
+        ),
+        (
+            {
+                "module": "gpytorch.kernels.rbf_kernel:RBFKernel",
+                "state": {"dict": []},
+                "priors": [["p", None, "requires_grad_", "requires_grad_"]],
+            },
+            "reads a parameter by requires_grad_",
         ),
         ({"anything": 1}, "unknown kind"),
     ],

@@ -14,7 +14,7 @@ from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.by_rows import History, learn_by_rows, noise_of
+from bayeskit.gp.by_rows import History, learn_by_rows
 from bayeskit.gp.dual_bound import Inducing
 from bayeskit.gp.dual_process import DualProcess
 from bayeskit.gp.gram import gram
@@ -23,6 +23,7 @@ from bayeskit.gp.inducing import STARTS, MovingPoints, starting_points
 from bayeskit.gp.inference import ProcessInference
 from bayeskit.gp.marginals import inducing_factor
 from bayeskit.gp.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
+from bayeskit.gp.row_sites import noise_of
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
 from bayeskit.gp.variational import affordable_steps, settle

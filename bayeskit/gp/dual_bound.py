@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bayeskit.core.operators import LinAlgError, blocks, factorize, note
 from bayeskit.core.types import Data
-from bayeskit.gp.by_rows import noise_of, noise_ratio
 from bayeskit.gp.conditioned import floored
 from bayeskit.gp.gram import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.marginals import inducing_factor, projected, slope_of_square, weighted_square
+from bayeskit.gp.row_sites import noise_of, noise_ratio
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs
 
@@ -38,7 +38,7 @@ class Inducing:
         z: Z at which the sites are given, (m, d).
         tril: L there.
         sites: The sites.
-        noise: As for `gp.by_rows.RowSites`.
+        noise: As for `gp.row_sites.RowSites`.
     """
 
     def __init__(self, z: Tensor, tril: Tensor, sites: Sites, noise: Tensor | None):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,16 +14,18 @@ from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.by_rows import Earlier, History, RowSites, learn_by_rows
+from bayeskit.gp.by_rows import History, learn_by_rows
 from bayeskit.gp.dual_process import DualProcess
+from bayeskit.gp.earlier import Earlier, Rest
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.inducing import starting_points
+from bayeskit.gp.inducing import MovingPoints, starting_points
 from bayeskit.gp.memory_process import Memory, MemoryProcess, joined, weights_of
 from bayeskit.gp.process import GaussianProcess
+from bayeskit.gp.row_sites import RowSites
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import inputs, training_set
-from bayeskit.gp.transfer import TRANSFERS, Transfer, transferred
+from bayeskit.gp.transfer import TRANSFERS, Transfer
 from bayeskit.gp.variational import Variational, data_term, settle
 
 
@@ -36,13 +38,10 @@ class MemoryDualGP(Inference):
     the two. For each batch
 
     1. Z becomes a pivoted-Cholesky choice among the old Z and the new inputs, and the sites of the rows that are gone
-       are transferred to it (`transfer.py`); those of the memory are formed anew, without loss;
+       are transferred to it (`transfer.py`); those of the memory are projected anew, without loss;
     2. the sites of the new rows and of the memory are settled by natural gradients, all others held;
-    3. hyperparameters climb, these rows' sites and the site of all others held, the bound
-
-           sum_{i new} E log p(y_i | f_i) + sum_{j in memory} c_j E log p(y_j | f_j) - KL[q || p],
-
-       where c_j is the number of earlier rows that j stands for; then the sites are settled again;
+    3. hyperparameters climb a bound in which these rows count by their likelihood and all others by what their site
+       says (`earlier.py`), the sites held; then the sites are settled again;
     4. of the new rows and the memory, `memory` many are kept: a sample of the whole stream in proportion to the
        Bayesian leverage score h_i = b_i var f(x_i). The sites of the others join those of the rows that are gone.
 
@@ -56,10 +55,12 @@ class MemoryDualGP(Inference):
         max_iter: L-BFGS iterations a batch, at most.
         batch_size: Rows at most that are taken as one batch; more, in one call, are a stream in random order.
         learn: Whether to learn hyperparameters.
+        learn_inducing: Whether Z moves with them from where it was chosen, unless `move` is False.
 
     References:
         Chang, Verma, John, Solin and Khan (2023), "Memory-Based Dual Gaussian Processes for Sequential Learning".
-        Cohen and Kaplan (2007), "Summarizing Data using Bottom-k Sketches", for the sample and the counts c_j.
+        Bui, Nguyen and Turner (2017), "Streaming Sparse Gaussian Process Approximations", for the site in the bound.
+        Cohen and Kaplan (2007), "Summarizing Data using Bottom-k Sketches", for the sample.
 
     Examples:
         >>> from bayeskit.gp import default_prior
@@ -82,11 +83,12 @@ class MemoryDualGP(Inference):
 
     num_inducing: int = 128
     memory: int = 256
-    transfer: Transfer = "site"
+    transfer: Transfer = "marginal"
     move: bool = True
     max_iter: int = 20
     batch_size: int = 2_000
     learn: bool = True
+    learn_inducing: bool = True
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """The posterior process given `data` and all that `prior` has seen, a `MemoryProcess`."""
@@ -122,11 +124,15 @@ class MemoryDualGP(Inference):
     ) -> tuple[MemoryProcess, float, History]:
         """One batch: the process after it, a lower bound of log p(batch | all before), and the curve of the search."""
         z, tril = self._inducing(model, process, rows, generator)
-        batch = _Batch.of(model, process, rows, at=(z, tril), how=self.transfer)
-        sites, history = batch.start(), {"loss": []}
-        if model.parameters:
-            sites, history = batch.learn(sites, self.max_iter)
-        return *batch.closed(sites, self.memory, generator), history
+        batch = _Batch.of(model, process, rows, (z, tril))
+        points = MovingPoints(z, inputs(rows), move=self.move and self.learn_inducing and len(z) < len(batch.every))
+        sites, history = batch.start((z, tril)), {"loss": []}
+        if model.parameters or points.parameters:
+            sites, history = batch.learn(points, sites, self.max_iter)
+        with torch.no_grad():
+            z = points().clone()
+            at = (z, factorize(gram(model.kernel, z, z), name="K_zz").tril)
+        return *batch.closed(at, sites, size=self.memory, how=self.transfer, generator=generator), history
 
     @torch.no_grad()
     def _inducing(
@@ -144,11 +150,10 @@ class MemoryDualGP(Inference):
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """New rows and all that is known before them, at the Z of this batch; `model` is changed by learning.
+    """New rows and all that is known before them; `model` is changed by learning.
 
     Args:
         model: Mean, kernel and likelihood.
-        z: Inducing points (m, d).
         rows: The new rows.
         gone: What the earlier rows that are not in memory said.
         memory: Those that are.
@@ -156,7 +161,6 @@ class _Batch:
     """
 
     model: Model
-    z: Tensor
     rows: Data
     gone: Earlier
     memory: Memory
@@ -164,21 +168,20 @@ class _Batch:
 
     @classmethod
     @torch.no_grad()
-    def of(
-        cls, model: Model, process: DualProcess | None, rows: Data, *, at: tuple[Tensor, Tensor], how: Transfer
-    ) -> "_Batch":
-        """The batch where Z and L are `at`."""
-        z, tril = at
-        rest = none = Sites.none(model.num_outputs, z)
+    def of(cls, model: Model, process: DualProcess | None, rows: Data, at: tuple[Tensor, Tensor]) -> "_Batch":
+        """The batch after `process`; without one, nothing is known at Z and L."""
         if process is not None:
-            rest = process.rest if isinstance(process, MemoryProcess) else process.sites
-            rest = transferred(rest, model.kernel, (process.z, process.tril), at, how)
+            at = (process.z, process.tril)
+        z, tril = at
+        rest, seen = Rest.none(model.num_outputs, z), 0.0
         if isinstance(process, MemoryProcess):
-            memory, seen = process.memory, process.seen
+            rest, memory, seen = process.rest, process.memory, process.seen
         else:
             few = rows.rows(slice(0, 0))
-            memory, seen = Memory(few, RowSites.at(model, tril, z, few, none), z.new_zeros(0)), 0.0
-        return cls(model, z, rows, Earlier.at(model, tril, z, rest), memory, seen)
+            memory = Memory(few, RowSites.at(model, tril, z, few, rest.sites), z.new_zeros(0))
+            rest = rest if process is None else replace(rest, sites=process.sites)
+        spare = torch.cat([z.new_zeros(len(rows)), memory.counted(seen) / weights_of(memory.rows) - 1])
+        return cls(model, rows, Earlier.at(model, at, rest, spare), memory, seen)
 
     @property
     def every(self) -> Data:
@@ -186,55 +189,51 @@ class _Batch:
         return joined(self.rows, self.memory.rows)
 
     @torch.no_grad()
-    def tril(self) -> Tensor:
-        """L at the present hyperparameters."""
-        return factorize(gram(self.model.kernel, self.z, self.z), name="K_zz").tril
+    def start(self, at: tuple[Tensor, Tensor]) -> Sites:
+        """The sites of the rows in memory, at Z and L."""
+        return self._sites(self.memory, at)
 
-    @torch.no_grad()
-    def start(self) -> Sites:
-        """The sites of the rows in memory."""
-        return self._sites(self.memory, self.tril())
-
-    def learn(self, start: Sites, max_iter: int) -> tuple[Sites, History]:
-        """Move the hyperparameters; the sites of the new rows and the memory there, and the curve."""
+    def learn(self, points: MovingPoints, start: Sites, max_iter: int) -> tuple[Sites, History]:
+        """Move hyperparameters and Z; the sites of the new rows and the memory there, and the curve."""
         return learn_by_rows(
             self.model,
-            lambda: self.z,
+            points,
             self.every,
-            self.model.parameters,
+            [*self.model.parameters, *points.parameters],
             max_iter=max_iter,
             description="MemoryDualGP",
             start=start,
             earlier=self.gone,
-            counted=torch.cat([weights_of(self.rows), self.memory.counted(self.seen)]),
         )
 
     @torch.no_grad()
-    def closed(self, start: Sites, size: int, generator: torch.Generator) -> tuple[MemoryProcess, float]:
+    def closed(
+        self, at: tuple[Tensor, Tensor], start: Sites, *, size: int, how: Transfer, generator: torch.Generator
+    ) -> tuple[MemoryProcess, float]:
         """The process with q settled and `size` rows in memory; a lower bound of log p(new rows | all before)."""
-        model, z, tril = self.model, self.z, self.tril()
-        gone = self.gone.now(model, tril, z)
-        before = gone + self._sites(self.memory, tril)
+        model, (z, tril), every = self.model, at, self.every
+        rest = self.gone.rest_now(model, at, how)
+        before = rest.sites + self._sites(self.memory, at)
         steps = 1 if isinstance(model.likelihood, Gaussian) else 100
-        sites, _ = settle(model, tril, z, self.every, start, before=gone, max_steps=steps, tolerance=1e-9)
-        total = gone + sites
+        sites, _ = settle(model, tril, z, every, start, before=rest.sites, max_steps=steps, tolerance=1e-9)
+        total = rest.sites + sites
         law = Variational.from_sites(total)
         value = data_term(model, z, law.mean, law.root, self.rows, form="triangular")
         value = float(value - law.divergence(Variational.from_sites(before)))
         tickets = torch.cat([_tickets(len(self.rows), self.memory.tickets, generator), self.memory.tickets])
-        kept, left = Memory(self.every, RowSites.at(model, tril, z, self.every, total), tickets).kept(size)
+        kept, left = Memory(every, RowSites.at(model, tril, z, every, total), tickets).kept(size)
         process = MemoryProcess.after(
             model,
             DualProcess.of(model.process(), z, tril, total),
-            rest=gone + self._sites(left, tril),
+            rest=rest.joined(model, at, total, left.rows, self._sites(left, at)),
             memory=kept,
             seen=self.seen + float(weights_of(self.rows).sum()),
         )
         return process, value
 
-    def _sites(self, memory: Memory, tril: Tensor) -> Sites:
-        x = inputs(memory.rows)
-        projection = torch.linalg.solve_triangular(tril, gram(self.model.kernel, self.z, x), upper=False)
+    def _sites(self, memory: Memory, at: tuple[Tensor, Tensor]) -> Sites:
+        (z, tril), x = at, inputs(memory.rows)
+        projection = torch.linalg.solve_triangular(tril, gram(self.model.kernel, z, x), upper=False)
         return memory.sites.on(self.model, projection, x)
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.types import Data
-from bayeskit.gp.by_rows import RowSites
 from bayeskit.gp.dual_process import DualProcess
+from bayeskit.gp.earlier import Rest
 from bayeskit.gp.hyperparameters import Model
 from bayeskit.gp.process import GaussianProcess
-from bayeskit.gp.sites import Sites
+from bayeskit.gp.row_sites import RowSites
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,13 @@ class MemoryProcess(DualProcess):
         Chang, Verma, John, Solin and Khan (2023), "Memory-Based Dual Gaussian Processes for Sequential Learning".
     """
 
-    rest: Sites = field(kw_only=True)
+    rest: Rest = field(kw_only=True)
     memory: Memory = field(kw_only=True)
     seen: float = field(kw_only=True)
     learnt: GaussianProcess = field(kw_only=True)
 
     @classmethod
-    def after(cls, model: Model, process: DualProcess, *, rest: Sites, memory: Memory, seen: float) -> "MemoryProcess":
+    def after(cls, model: Model, process: DualProcess, *, rest: Rest, memory: Memory, seen: float) -> "MemoryProcess":
         """`process`, with what its stream goes on from; `model` is copied."""
         learnt = GaussianProcess(model.mean, model.kernel, process.num_outputs, model.mixing)
         inherited = {part.name: getattr(process, part.name) for part in fields(DualProcess)}

@@ -121,7 +121,10 @@ class Reader:
         floating = [w for w in weights.values() if w.is_floating_point()]
         module = module.to(device=floating[0].device, dtype=floating[0].dtype) if floating else module
         module.load_state_dict(weights)
-        return module.eval().requires_grad_(False)
+        module.eval().requires_grad_(False)
+        for name in node.get("learnt", []):  # of a process that goes on learning
+            module.get_parameter(name).requires_grad_(True)
+        return module
 
 
 def _available(device: str) -> str:

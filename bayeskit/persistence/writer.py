@@ -103,7 +103,9 @@ class Writer:
             role = "kernel" if isinstance(value, gpytorch.kernels.Kernel) else "network"
             role = "likelihood" if isinstance(value, Likelihood) else role
             state = {name: tensor for name, tensor in value.state_dict().items()}
-            return {"user": role, "class": path, "weights": self.encode(state, where), "arguments": self._arguments}
+            node = {"user": role, "class": path, "weights": self.encode(state, where), "arguments": self._arguments}
+            learnt = [name for name, p in value.named_parameters() if p.requires_grad and role == "kernel"]
+            return node | ({"learnt": learnt} if learnt else {})
         if id(value) in self._written:  # a module used twice is one module
             return {"same": self._written[id(value)][1]}
         self._written[id(value)] = (value, len(self._written))
@@ -117,14 +119,19 @@ class Writer:
         node = {"module": path, "state": self.encode(state, place), "label": label}
         if any(p.requires_grad for p in value.parameters(recurse=False)):
             priors = [self._prior(value, name, f"{place}.{name}") for name in getattr(value, "_priors", {})]
-            node |= {"priors": priors} if priors else {}
+            node |= {"priors": [prior for prior in priors if prior]} if priors else {}
         return node
 
     def _prior(self, owner: Any, name: str, where: str) -> list[Any]:
-        """A prior over a parameter that is still learnt, and the names of the methods that read and set it."""
+        """A prior over a parameter that is still learnt, and the names of the methods that read and set it.
+
+        One that cannot be written is refused in a posterior, which goes on learning, and left out of an argument.
+        """
         prior, *closures = owner._priors[name]
         methods = [getattr(closure, "__name__", "") for closure in closures]
         known = path_of(prior).startswith(TRUSTED) and all(CLOSURE.fullmatch(method) for method in methods)
+        if not known and "posterior_" not in where:
+            return []
         if not known:
             raise TypeError(
                 f"{where} cannot be saved while its parameter is learnt: register a prior of gpytorch.priors by the "

@@ -7,12 +7,13 @@ from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, SVGP, DualProcess, DualSVGP, Exact, GaussianProcess, default_prior
-from bayeskit.gp.by_rows import RowSites, noise_of, rows_bound
+from bayeskit.gp.by_rows import rows_bound
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.dual_bound import Inducing
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import learnable
 from bayeskit.gp.marginals import inducing_factor
+from bayeskit.gp.row_sites import RowSites, noise_of
 from bayeskit.gp.sites import Sites
 from bayeskit.gp.training_set import training_set
 from bayeskit.gp.variational import Variational, bound, settle
