@@ -10,10 +10,10 @@ deviation, between Gaussians with the moments of f, each test input for itself, 
 processor, of one thread, for the fit; `--count` counts gradients in a run of its own, as multiplications in products of
 matrices over those of one gradient of the log density of all the rows.
 
-The truth is stored in `fidelity/truth_NAME.npz`. To make it anew (some minutes of one thread a table; with a checkpoint
-a run that was stopped goes on, also to more draws):
+The truth is stored in `fidelity/truth_NAME.npz`. To make it anew (a minute or two of one thread a table; with a
+checkpoint a run that was stopped goes on, also to more draws):
 
-    BAYESKIT_DATA=folder python benchmarks/mcmc_fidelity.py --truth [--draws 250] [--checkpoint file]
+    BAYESKIT_DATA=folder python benchmarks/mcmc_fidelity.py --truth [--draws 300] [--checkpoint file]
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--count", action="store_true", help="count gradients too")
     parser.add_argument("--out", default="mcmc_fidelity.json")
     parser.add_argument("--figure", help="file to draw distances against seconds into")
-    parser.add_argument("--draws", type=int, default=250, help="of each chain of the truth")
+    parser.add_argument("--draws", type=int, default=300, help="of each chain of the truth")
     parser.add_argument("--checkpoint", help="file to write the truth's chains to and to go on from")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -45,7 +45,7 @@ def print_table(results: Cells, name: str, truth: Truth):
     print(f"{rhat[1]:.3f}; effective draws at least {size[0]:.0f}, median {size[1]:.0f}; halves of the chains")
     print(f"{truth.floor:.4f} apart; sd of f {scale.mean():.4f}, with a standard error of the mean of")
     print(f"{truth.mean_error.mean():.4f}.\n")
-    print("| row | W2 | W2 / sd | mean off by (sd) | sd ratio | RMSE | R-hat | gradients | s | seeds | |")
+    print("| row | W2 | W2 / sd | mean off by (sd) | sd ratio | RMSE | R-hat | gradients | s | seeds | what it is |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     found = judged(results, name, truth)
     for row in sorted(found, key=lambda row: np.mean([cell["W2"] for cell in found[row]])):
