@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo with all chains in step: one gradient evaluation moves every one of them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,6 +24,9 @@ FAILED, PENALTY = 0.1, 9.0
 """An acceptance below the first is that of a trajectory which failed, and takes the second off the mean acceptance that
 the last step size is tuned by: where one trajectory in a hundred fails, chains stick in a neck, and the step is to be
 shorter. At the target acceptance on a Gaussian none does."""
+
+ENOUGH = 500
+"""Trajectories of all chains from which one in a hundred that fails, or a draw that depends on the last, can be told."""
 
 SLOW = 0.5
 """An autocorrelation of draws beyond which a quarter of a period is too short, and trajectories last half of one."""
@@ -206,6 +209,7 @@ class _Tuning:
         self.settings, self.state, self.log_density = settings, state, log_density
         self.generator, self.bar = generator, bar
         self.kernel = replace(settings, max_steps=min(settings.max_steps, EARLY_STEPS))
+        self.judged: Callable[[Tensor], Tensor] = torch.mean
         given = 1.0 if settings.step_size is None else settings.step_size
         self._restart(torch.as_tensor(given, dtype=state.slope.dtype, device=state.slope.device))
 
@@ -215,7 +219,7 @@ class _Tuning:
             self.kernel = replace(self.kernel, step_size=self.tuner.current)
             self.state, info = self.kernel.step(self.state, self.log_density, generator=self.generator)
             acceptance = info["acceptance"]
-            self.tuner.update(acceptance if self.tuner.current.ndim else cautious(acceptance))
+            self.tuner.update(acceptance if self.tuner.current.ndim else self.judged(acceptance))
             if window is not None:
                 window.add(ravel(self.state.position))
             self.bar.update(1, log_density=info["log_density"].mean().item(), acceptance=acceptance.mean().item())
@@ -225,7 +229,8 @@ class _Tuning:
         window = Window(len(self.state.slope), self.state.slope.shape[1], num_steps)
         self.run(num_steps, window)
         shape = window.geometry(self.kernel.inverse_mass, dense=self.settings.dense_mass)
-        slow = num_steps >= LONG and window.autocorrelation() > SLOW
+        telling = num_steps >= LONG and num_steps * len(self.state.slope) >= ENOUGH
+        slow = telling and window.autocorrelation() > SLOW
         time = self.settings.trajectory or (math.pi if slow else math.pi / 2) * shape.stretch
         self.kernel = replace(
             self.settings, step_size=self.tuner.average, inverse_mass=shape.inverse_mass, trajectory=time
@@ -236,6 +241,7 @@ class _Tuning:
         """Tune the step size that is to be kept."""
         if not self.settings.per_chain:
             self.tuner = DualAveraging(self.tuner.average.log().mean().exp(), self.settings.target_acceptance)
+            self.judged = cautious if num_steps * len(self.state.slope) >= ENOUGH else torch.mean
         self.run(num_steps)
         trajectory = self.kernel.trajectory
         self.kernel = replace(self.settings, step_size=self.tuner.average, inverse_mass=self.kernel.inverse_mass)
