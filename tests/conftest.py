@@ -1,9 +1,15 @@
 import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+import bayeskit
 
 torch.set_num_threads(1)
 
@@ -17,3 +23,40 @@ def generator():
 def _same_networks():
     """Layers draw where they start from torch's global generator: every test starts it anew, so none is by chance."""
     torch.manual_seed(0)
+
+
+ENTRY = """
+
+if __name__ == "__main__":
+    import os, sys, time
+    from pathlib import Path
+
+    import torch, torch.distributed
+
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(work(rank, str(folder)), folder / f"part{rank}")
+    (folder / f"part{rank}").rename(folder / f"out{rank}")
+    for _ in range(6000):  # up to a minute, as the other may still be reading what this one sent
+        if (folder / f"out{1 - rank}").exists():
+            break
+        time.sleep(0.01)
+    os._exit(0)  # torch has aborted while an interpreter that had ranks was taken down
+"""
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """Runs a source's `work(rank, folder)` in two processes, ranks of one group: their results, and `work` itself."""
+
+    def run(source):
+        worker = tmp_path / "worker.py"
+        worker.write_text(source + ENTRY)
+        here = os.environ | {"PYTHONPATH": str(Path(bayeskit.__file__).parents[1])}
+        command = [sys.executable, worker]
+        running = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=here) for rank in range(2)]
+        assert [process.wait(timeout=120) for process in running] == [0, 0]
+        first, second = (torch.load(tmp_path / f"out{rank}") for rank in range(2))
+        return first, second, runpy.run_path(str(worker))["work"]
+
+    return run

@@ -2,9 +2,6 @@
 
 import copy
 import math
-import runpy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -274,16 +271,13 @@ def test_weights_are_named_by_the_network_or_by_place():
 
 
 WORKER = """
-import sys
-
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from bayeskit import bnn
 
 
-def run(generators=None):
+def work(rank, folder, generators=None):
     g = torch.Generator().manual_seed(1)
     x, y, start = (torch.randn(shape, generator=g).double() for shape in ((20, 3), (20, 2), (8,)))
     network = nn.Linear(3, 2).double()
@@ -298,27 +292,16 @@ def run(generators=None):
         optimizer.step()
     weights = optimizer.posterior()
     return first, weights.flat_mean, weights.covariance.diagonal()
-
-
-if __name__ == "__main__":
-    rank, folder = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)
-    torch.save(run(), folder + "/out" + str(rank))
-    dist.destroy_process_group()
 """
 
 
-def test_two_ranks_with_noise_of_their_own_are_one_with_both(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, tmp_path / "worker.py"]
-    running = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    first, second = (torch.load(tmp_path / f"out{rank}") for rank in range(2))
+def test_two_ranks_with_noise_of_their_own_are_one_with_both(two_ranks):
+    first, second, work = two_ranks(WORKER)
     assert not torch.equal(first[0], second[0])  # the generators
     assert all(torch.equal(a, b) for a, b in zip(first[1:], second[1:], strict=True))
     generators = [torch.Generator(), torch.Generator()]
     for generator, (state, _, _) in zip(generators, (first, second), strict=True):
         generator.set_state(state)
-    alone = runpy.run_path(str(tmp_path / "worker.py"))["run"](generators)
+    alone = work(0, "", generators)
     assert torch.allclose(alone[1], first[1], rtol=1e-12, atol=1e-14)  # only the order of sums differs
     assert torch.allclose(alone[2], first[2], rtol=1e-12, atol=0)

@@ -1,11 +1,5 @@
 """Federated sampling against the full-batch sampler, the exact posterior, and what goes wrong without surrogates."""
 
-import os
-import runpy
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -183,15 +177,13 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 
 
 WORKER = """
-import sys
-
 import torch
-import torch.distributed as dist
 
 from bayeskit import mcmc
 
 
-def sample(numbers):
+def work(rank, folder, numbers=None):
+    numbers = numbers or [[0, 2], [1]][rank]
     centers = torch.tensor([[-2.0, 1.0], [2.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
     shards = {s: lambda q, s=s: -(s + 1) * (q["x"] - centers[s]).square().sum(-1) for s in numbers}
     everyone = [mcmc.Surrogate(2 * (s + 1) * centers[s], torch.full((2,), 2.0 * (s + 1)).double()) for s in range(3)]
@@ -200,26 +192,13 @@ def sample(numbers):
     g, start = torch.Generator().manual_seed(3), {"x": torch.zeros(6, 2, dtype=torch.float64)}
     chain = mcmc.run(kernel, federation, start, num_samples=10, burn_in=2, generator=g)
     return chain.samples["x"], chain.info["log_density"], g.get_state()
-
-
-if __name__ == "__main__":
-    rank, folder = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)
-    torch.save(sample([0, 2] if rank == 0 else [1]), folder + "/out" + str(rank))
-    dist.destroy_process_group()
 """
 
 
-def test_two_processes_with_their_own_shards_do_what_the_simulation_does(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, tmp_path / "worker.py"]
-    here = os.environ | {"PYTHONPATH": str(Path(mcmc.__file__).parents[2])}
-    running = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=here) for rank in range(2)]
-    simulated = runpy.run_path(str(tmp_path / "worker.py"))["sample"]([0, 1, 2])
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    for rank in range(2):
-        for mine, theirs in zip(torch.load(tmp_path / f"out{rank}"), simulated, strict=True):
-            assert torch.equal(mine, theirs)
+def test_two_processes_with_their_own_shards_do_what_the_simulation_does(two_ranks):
+    first, second, work = two_ranks(WORKER)
+    for *ranks, simulated in zip(first, second, work(0, "", [0, 1, 2]), strict=True):
+        assert all(torch.equal(rank, simulated) for rank in ranks)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 import copy
 import math
-import runpy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -305,16 +302,13 @@ def test_training_is_a_scikit_learn_object():
 
 
 WORKER = """
-import sys
-
 import torch
-import torch.distributed as dist
 
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.types import Data
 
 
-def train(rank, folder):
+def work(rank, folder):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(21, 3, generator=g, dtype=torch.float64)
     data = Data(x, x.sin().sum(1, keepdim=True), torch.rand(21, generator=g, dtype=torch.float64))
@@ -329,24 +323,13 @@ def train(rank, folder):
     generator = torch.Generator().manual_seed(7 + rank)
     history = minimize(loss, [w], data, training, generator=generator, buffers=[running])
     return w.detach(), history["loss"], running
-
-
-if __name__ == "__main__":
-    rank, folder = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)
-    torch.save(train(rank, folder), folder + "/out" + str(rank))
-    dist.destroy_process_group()
 """
 
 
-def test_two_processes_do_what_one_does(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, tmp_path / "worker.py"]
-    running = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
+def test_two_processes_do_what_one_does(two_ranks, tmp_path):
+    first, second, work = two_ranks(WORKER)
     (tmp_path / "alone").mkdir()
-    alone = runpy.run_path(str(tmp_path / "worker.py"))["train"](0, str(tmp_path / "alone"))
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    first, second = (torch.load(tmp_path / f"out{rank}") for rank in range(2))
+    alone = work(0, str(tmp_path / "alone"))
     assert torch.equal(first[0], second[0]) and first[1] == second[1]  # though their generators differed
     assert torch.equal(first[2], second[2])  # though each saw its own rows
     assert torch.allclose(alone[0], first[0], rtol=1e-10, atol=0)  # only the order of sums differs
