@@ -26,7 +26,7 @@ the last step size is tuned by: where one trajectory in a hundred fails, chains 
 shorter. At the target acceptance on a Gaussian none does."""
 
 ENOUGH = 500
-"""Trajectories of all chains from which one in a hundred that fails, or a draw that depends on the last, can be told."""
+"""Trajectories of all chains from which one in a hundred that fails, or draws that depend on the last, can be told."""
 
 SLOW = 0.5
 """An autocorrelation of draws beyond which a quarter of a period is too short, and trajectories last half of one."""
