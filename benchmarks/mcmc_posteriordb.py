@@ -27,7 +27,10 @@ from pathlib import Path
 
 import torch
 from mcmc_posteriordb_runs import Result, judge, samplers, takes_batches
-from posteriordb import SHIPPED, Target, load, own
+from posteriordb import SHIPPED, Target, load, own, stein
+
+DOUBTFUL = 5.0
+"""A z beyond which draws are not of a density, of some dozen identities."""
 
 COLUMNS = ("mean off by (sd)", "sd ratio", "of the allowance", "R-hat", "ESS", "Stein z", "gradients", "s", "passes")
 
@@ -55,6 +58,7 @@ def main():
     chosen = arguments.samplers.split(",") if arguments.samplers else samplers(arguments.batch)
     for name, find in targets(arguments).items():
         target = find()
+        contradicted(name, target)
         for sampler in chosen:
             for seed in map(int, arguments.seeds.split(",")):
                 if takes_batches(sampler, target, arguments.batch):
@@ -67,6 +71,19 @@ def targets(arguments) -> dict[str, Callable[[], Target]]:
         return {name: lambda name=name: load(name) for name in arguments.sets.split(",")}
     given = runpy.run_path(str(arguments.own))
     return {arguments.own.stem: lambda: own(given["log_density"], torch.as_tensor(given["draws"]), given.get("names"))}
+
+
+def contradicted(name: str, target: Target):
+    """Say so if the reference draws are none of the log density's: Stein's identities ask that before any sampler."""
+    if target.draws is None:
+        return
+    z = stein(target, target.model.positions(target.draws))
+    if not z < DOUBTFUL:
+        print(
+            f"the reference draws of {name} contradict its log density (Stein |z| = {z:.1f}): are both in the same "
+            "coordinates, with the Jacobian put in?",
+            flush=True,
+        )
 
 
 def once(out: Path | None, name: str, target: Target, sampler: str, batch: float | None, seed: int):
@@ -98,27 +115,37 @@ def cells(r: Result) -> list[str]:
     return [f"{r.bias:.3f}", f"{r.spread:.3f}", share, *diagnosed, f"{r.stein:.1f}", *cost, verdict]
 
 
+SHORT = ("mean off", "sd ratio", "share of allowance", "R-hat", "gradients", "s", "passes")
+
+
 def table(path: Path):
-    """A line for each posterior and sampler: what all rows gave and, on the right, mini-batches; worst of seeds."""
-    found: dict[tuple[str, str], dict[bool, list[Result]]] = {}
-    fields = Result.__dataclass_fields__
+    """A table for each posterior: samplers on all rows and, on the right, on mini-batches; the worst of the seeds."""
+    found: dict[str, dict[str, dict[bool, list[Result]]]] = {}
     for entry in lines(path):
-        sides = found.setdefault((entry["posterior"], entry["sampler"]), {False: [], True: []})
-        sides[entry["batch"] is not None].append(Result(**{key: entry[key] for key in fields}))
-    short = ("mean off", "sd ratio", "allowed", "R-hat", "gradients", "s", "passes")
-    print("\n".join(head(("posterior", "sampler", *short, *(f"batches: {word}" for word in short)))))
-    for (name, sampler), sides in found.items():
-        print("| " + " | ".join([name, f"`{sampler}`", *half(sides[False]), *half(sides[True])]) + " |")
+        sides = found.setdefault(entry["posterior"], {}).setdefault(entry["sampler"], {False: [], True: []})
+        sides[entry["batch"] is not None].append(Result(**{key: entry[key] for key in Result.__dataclass_fields__}))
+    order = [*samplers(None), *samplers(0.5)]
+    for name in sorted(found, key=lambda name: [*SHIPPED, name].index(name)):
+        batches = any(sides[True] for sides in found[name].values())
+        columns = [*SHORT, *(f"batches: {word}" for word in SHORT if word not in UNTOLD)] if batches else SHORT
+        print(f"\n### {name}\n\n" + "\n".join(head(("sampler", *columns))))
+        for sampler, sides in sorted(found[name].items(), key=lambda item: order.index(item[0])):
+            right = [cell for word, cell in zip(SHORT, half(sides[True]), strict=True) if word not in UNTOLD]
+            print("| " + " | ".join([f"`{sampler}`", *half(sides[False]), *(right if batches else [])]) + " |")
+
+
+UNTOLD = ("gradients", "s")
+"""Columns that are told of all rows alone."""
 
 
 def half(runs: list[Result]) -> list[str]:
-    """The worst of the seeds, and how many passed."""
+    """The worst of the seeds, and whether it (or how many) passed."""
     if not runs:
-        return [""] * 7
+        return [""] * len(SHORT)
     bias, spread = max(r.bias for r in runs), max((r.spread for r in runs), key=lambda ratio: abs(ratio - 1))
     judged = [r.accepted for r in runs if r.accepted is not None]
-    passes = f"{sum(judged)} of {len(judged)}" if judged else ""
-    share = "" if not judged else f"{max(r.worst for r in runs):.2f}"
+    passes = f"{sum(judged)} of {len(judged)}" if len(judged) > 1 else "".join("yes" if one else "no" for one in judged)
+    share = f"{max(r.worst for r in runs):.2f}" if judged else ""
     rhat = "" if runs[0].interacting else f"{max(r.rhat for r in runs):.3f}"
     cost = [f"{runs[0].gradients / 1000:.0f}k", f"{sum(r.seconds for r in runs) / len(runs):.1f}"]
     return [f"{bias:.3f}", f"{spread:.3f}", share, rhat, *cost, passes]

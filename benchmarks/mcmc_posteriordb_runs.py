@@ -165,7 +165,7 @@ class Moved:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Passes over mini-batches, shuffled anew each time."""
+    """Passes over mini-batches, shuffled anew; their sizes differ by a row at most, as those of `bnn.MCMC`."""
 
     density: Moved
     size: int
@@ -173,7 +173,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[mcmc.LogDensity]:
         number = self.density.model.num_rows
-        for rows in torch.randperm(number, generator=self.generator).split(self.size):
+        for rows in torch.randperm(number, generator=self.generator).tensor_split(-(-number // self.size)):
             yield self.density.of_some(rows, len(rows) / number)
 
 

@@ -177,7 +177,11 @@ class LogPosterior:
 
 @dataclass(frozen=True, eq=False)
 class MiniBatches:
-    """Passes over mini-batch estimates of the log density, shuffled anew each time."""
+    """Passes over mini-batch estimates of the log density, shuffled anew each time.
+
+    Batches of a pass differ by a row at most: the noise of a gradient grows as a batch shrinks, so that a small rest at
+    the end of every pass, which an optimizer bears, would heat the chains.
+    """
 
     model: Model
     data: Data
@@ -186,8 +190,11 @@ class MiniBatches:
 
     def __iter__(self) -> Iterator[LogPosterior]:
         # A generator of its own for each pass: what the kernel draws in between must not matter.
-        for batch in self.data.batches(self.size, generator=random.spawn(self.generator)):
-            yield LogPosterior(self.model, batch)
+        g, n = random.spawn(self.generator), len(self.data)
+        order = torch.randperm(n, generator=g, device=g.device).to(self.data.y.device)
+        for index in order.tensor_split(-(-n // self.size)):
+            rows = self.data.rows(index)
+            yield LogPosterior(self.model, replace(rows, x=rows.x[:], scale=self.data.scale * n / len(index)))
 
 
 class _Joint(nn.Module):

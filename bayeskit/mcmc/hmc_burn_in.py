@@ -25,6 +25,9 @@ FAILED, PENALTY = 0.1, 9.0
 the last step size is tuned by: where one trajectory in a hundred fails, chains stick in a neck, and the step is to be
 shorter. At the target acceptance on a Gaussian none does."""
 
+ENOUGH = 500
+"""Trajectories of all chains from which one in a hundred that fails, or draws that depend on the last, can be told."""
+
 SLOW = 0.5
 """An autocorrelation of draws beyond which a quarter of a period is too short, and trajectories last half of one."""
 
@@ -75,7 +78,9 @@ class HMCBurnIn(BurnIn):
         self.kernel = replace(self.kernel, step_size=self.tuner.current)
         self.state, info = self.kernel.step(self.state, self.log_density, generator=self.generator)
         acceptance = info["acceptance"]
-        self.tuner.update(acceptance if self.tuner.current.ndim else cautious(acceptance))
+        if self.tuner.current.ndim == 0:
+            acceptance = cautious(acceptance) if self._telling(self.parts[-1]) else acceptance.mean()
+        self.tuner.update(acceptance)
         if self.window is not None:
             self.window.add(ravel(self.state.position))
         self.done += 1
@@ -123,12 +128,16 @@ class HMCBurnIn(BurnIn):
     def _learn(self, window: Window) -> None:
         """Set mass and time from the draws of a window."""
         shape = window.geometry(self.kernel.inverse_mass, dense=self.settings.dense_mass)
-        slow = window.count >= LONG and window.autocorrelation() > SLOW
+        slow = window.count >= LONG and self._telling(window.count) and window.autocorrelation() > SLOW
         time = self.settings.trajectory or (math.pi if slow else math.pi / 2) * shape.stretch
         self.kernel = replace(
             self.settings, step_size=self.tuner.average, inverse_mass=shape.inverse_mass, trajectory=time
         )
         self._restart(self.tuner.average)
+
+    def _telling(self, num_steps: int) -> bool:
+        """Whether so many steps of all chains are enough to judge by."""
+        return num_steps * len(self.state.slope) >= ENOUGH
 
     def _restart(self, step_size: Tensor) -> None:
         """Start tuning each chain's step size where one step of it changes the energy by about as much as is right.

@@ -223,6 +223,15 @@ def test_mini_batches_average_to_the_full_density(generator):
     assert torch.allclose(torch.stack(batches).mean(0), LogPosterior(model, data)(position), rtol=1e-12)
 
 
+def test_no_mini_batch_is_a_small_rest(generator):
+    data, prior = rows("regression", generator, n=41), bnn.gaussian_prior(network())
+    model = Model(prior.network, prior.weights, Gaussian(0.3, learn=False))
+    batches = [density.data for density in MiniBatches(model, data, 8, generator)]  # 41 = 5 x 8 + 1
+    assert sorted(len(batch) for batch in batches) == [6, 7, 7, 7, 7, 7]
+    assert all(batch.scale == pytest.approx(41 / len(batch)) for batch in batches)
+    assert torch.cat([batch.y for batch in batches]).sort(0).values.equal(data.y.sort(0).values)
+
+
 def test_the_units_change_no_density(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
     before, model = (Model(prior.network, prior.weights, Gaussian(0.3)) for _ in range(2))
