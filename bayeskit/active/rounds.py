@@ -24,8 +24,8 @@ class Round:
 
     Args:
         number: 0 for the labels at the start.
-        estimator: Fitted to the rows `labelled`; its own object in every round.
-        labelled: Positions in the pool of all rows with a label, in the order asked.
+        estimator: Fitted to the rows `labeled`; its own object in every round.
+        labeled: Positions in the pool of all rows with a label, in the order asked.
         queried: Those asked for in this round, best first; in round 0 all of them.
         scores: What they scored when they were chosen; NaN in round 0.
         seconds: Time of choosing and fitting, without that of labelling.
@@ -33,7 +33,7 @@ class Round:
 
     number: int
     estimator: Any
-    labelled: np.ndarray
+    labeled: np.ndarray
     queried: np.ndarray
     scores: np.ndarray
     seconds: float
@@ -41,7 +41,7 @@ class Round:
     @property
     def num_labels(self) -> int:
         """How many rows have a label."""
-        return len(self.labelled)
+        return len(self.labeled)
 
 
 def run(
@@ -62,7 +62,7 @@ def run(
 
     Nothing happens before a round is asked for: the labels of the next batch are chosen, asked for and learnt from when
     the caller goes on. A round holds all that the next needs, so a loop can stop anywhere and be taken up later, by
-    `run(..., initial=round.labelled)` with the same integer `random_state`: it repeats that fit and goes on as the
+    `run(..., initial=round.labeled)` with the same integer `random_state`: it repeats that fit and goes on as the
     first loop would have.
 
     Args:
@@ -109,28 +109,28 @@ def run(
 def _rounds(
     estimator: Any, X: Any, y: Any, start: np.ndarray, *, rounds: int | None, seed: int, verbose: bool, options: dict
 ) -> Iterator[Round]:
-    labelled, labels = start, _ask(y, start)
+    labeled, labels = start, _ask(y, start)
     queried, scores, spent, number = start, np.full(len(start), np.nan), 0.0, 0
     while True:
         began = time.perf_counter()
         with progress.shown(verbose):
             fresh: Any = clone(estimator)
-            fitted = fresh.fit(take(X, labelled), labels)
-        yield Round(number, fitted, labelled, queried, scores, spent + time.perf_counter() - began)
+            fitted = fresh.fit(take(X, labeled), labels)
+        yield Round(number, fitted, labeled, queried, scores, spent + time.perf_counter() - began)
         number += 1
-        if number == rounds or len(labelled) == _num_samples(X):
+        if number == rounds or len(labeled) == _num_samples(X):
             return
         began = time.perf_counter()
-        # A choice depends on the seed and on what is labelled, not on how the loop came here.
-        choice = np.random.RandomState(np.random.SeedSequence([seed, len(labelled)]).generate_state(4))
-        batch = query(fitted, X, exclude=labelled, random_state=choice, verbose=verbose, **options)
+        # A choice depends on the seed and on what is labeled, not on how the loop came here.
+        choice = np.random.RandomState(np.random.SeedSequence([seed, len(labeled)]).generate_state(4))
+        batch = query(fitted, X, exclude=labeled, random_state=choice, verbose=verbose, **options)
         spent = time.perf_counter() - began
         queried, scores = batch.indices.numpy(), batch.scores.numpy()
-        labelled, labels = np.concatenate([labelled, queried]), np.concatenate([labels, _ask(y, queried)])
+        labeled, labels = np.concatenate([labeled, queried]), np.concatenate([labels, _ask(y, queried)])
 
 
 def _start(initial: Any, n: int, seed: int) -> np.ndarray:
-    """Positions labelled at the start."""
+    """Positions labeled at the start."""
     if np.ndim(initial) == 0:
         checks.positive(initial, name="initial", integer=True)
         if initial > n:

@@ -19,8 +19,8 @@ def test_rounds_grow_by_a_batch():
     assert [r.num_labels for r in rounds] == [5, 9, 13, 17]
     assert [r.number for r in rounds] == [0, 1, 2, 3]
     for before, after in pairwise(rounds):
-        assert after.labelled.tolist() == before.labelled.tolist() + after.queried.tolist()
-        assert len(set(after.labelled.tolist())) == after.num_labels
+        assert after.labeled.tolist() == before.labeled.tolist() + after.queried.tolist()
+        assert len(set(after.labeled.tolist())) == after.num_labels
         assert len(after.scores) == 4 and np.isfinite(after.scores).all() and after.seconds > 0
         assert after.estimator is not before.estimator
     assert np.isnan(rounds[0].scores).all()
@@ -29,7 +29,7 @@ def test_rounds_grow_by_a_batch():
 
 def test_a_round_is_the_fit_to_its_labels():
     last = list(active.run(MODEL, X, Y, initial=5, batch_size=2, rounds=2, random_state=0))[-1]
-    again = GPRegressor(random_state=0).fit(X[last.labelled], Y[last.labelled])
+    again = GPRegressor(random_state=0).fit(X[last.labeled], Y[last.labeled])
     assert (again.predict(X) == last.estimator.predict(X)).all()
 
 
@@ -52,15 +52,15 @@ def test_nothing_is_asked_before_its_round():
 def test_a_loop_is_taken_up_where_it_stopped(acquisition):
     settings = {"acquisition": acquisition, "batch_size": 3, "random_state": 7}
     whole = list(active.run(MODEL, X, Y, initial=6, rounds=4, **settings))
-    resumed = list(active.run(MODEL, X, Y, initial=whole[1].labelled, rounds=3, **settings))
+    resumed = list(active.run(MODEL, X, Y, initial=whole[1].labeled, rounds=3, **settings))
     for first, second in zip(whole[1:], resumed, strict=True):
-        assert first.labelled.tolist() == second.labelled.tolist()
+        assert first.labeled.tolist() == second.labeled.tolist()
         assert (first.estimator.predict(X) == second.estimator.predict(X)).all()
 
 
 def test_the_seed_decides():
     def chosen(seed):
-        return list(active.run(MODEL, X, Y, initial=4, rounds=2, random_state=seed))[-1].labelled.tolist()
+        return list(active.run(MODEL, X, Y, initial=4, rounds=2, random_state=seed))[-1].labeled.tolist()
 
     assert chosen(0) == chosen(0) != chosen(1)
 
@@ -68,7 +68,7 @@ def test_the_seed_decides():
 def test_a_pool_ends():
     rounds = list(active.run(MODEL, X[:9], Y[:9], initial=4, batch_size=3, random_state=0))
     assert [r.num_labels for r in rounds] == [4, 7, 9]
-    assert sorted(rounds[-1].labelled.tolist()) == list(range(9))
+    assert sorted(rounds[-1].labeled.tolist()) == list(range(9))
 
 
 def test_a_pool_of_one():

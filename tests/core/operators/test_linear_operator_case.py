@@ -5,6 +5,7 @@ import unittest
 import pytest
 import torch
 from gpytorch.kernels import RBFKernel
+from linear_operator import settings
 from linear_operator.operators import BlockInterleavedLinearOperator, DenseLinearOperator, DiagLinearOperator
 from linear_operator.test.linear_operator_test_case import LinearOperatorTestCase
 
@@ -30,6 +31,9 @@ class Hooks(LinearOperatorTestCase, unittest.TestCase):
     def setUp(self):
         super().setUp()
         torch.set_default_dtype(torch.float64)
+        # The contract assumes the library's defaults, which BoTorch changes for the whole process when it is imported.
+        self.enterContext(settings.fast_computations(covar_root_decomposition=True, log_prob=True, solves=True))
+        self.enterContext(settings.max_cholesky_size(800))
 
     def tearDown(self):
         torch.set_default_dtype(torch.float32)
