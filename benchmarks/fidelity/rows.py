@@ -30,10 +30,10 @@ class Row:
         return registry.get(self.method, **self.settings)()
 
 
-WHOLE = Training(lr=1e-2, max_epochs=400, schedule="cosine")
+WHOLE = Training(lr=1e-2, max_epochs=1_000, schedule="cosine")
 """Some 3,000 steps of 128 rows."""
 
-NOISY = Training(lr=1e-2, max_epochs=1_000, schedule="cosine")
+NOISY = Training(lr=1e-2, max_epochs=2_000, schedule="cosine")
 """More of them for objectives that are drawn."""
 
 POINT, FACTORED = "a point", "independent weights"
@@ -70,6 +70,7 @@ ROWS: dict[str, Row] = {
     "csghmc": Row("csghmc"),
     "entropy_mcmc": Row("entropy_mcmc", {"variables": ("weights",)}),
     "structured_sgld": Row("structured_sgld", {}, "groups do not depend on each other"),
+    "federated_sgld": Row("federated_sgld"),
     "svgd": Row("svgd", {}, "twenty particles"),
 }
 

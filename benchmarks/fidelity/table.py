@@ -19,7 +19,17 @@ FAMILIES = {
     "Gaussians about a mode": ("laplace", "vbll", "swag"),
     "independent weights": ("ivon", "mean_field", "ssvi"),
     "exact samplers": ("nuts", "hmc"),
-    "stochastic-gradient samplers": ("sgld", "psgld", "sghmc", "sgnht", "baoab", "csgld", "csghmc", "entropy_mcmc"),
+    "stochastic-gradient samplers": (
+        "sgld",
+        "psgld",
+        "sghmc",
+        "sgnht",
+        "baoab",
+        "csgld",
+        "csghmc",
+        "entropy_mcmc",
+        "federated_sgld",
+    ),
     "other particles and chains": ("structured_sgld", "svgd"),
 }
 MARKERS = "osD*^v"
