@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import nn
 
@@ -59,7 +60,13 @@ class _Bayesian:
         return self
 
     def predictive(self: Any, X: Any) -> Predictive:
-        """The law of an observation at each row of `X`."""
+        """The law of an observation at each row of `X`.
+
+        Raises:
+            NotFittedError: There is no posterior yet.
+        """
+        if self.result_ is None:
+            raise NotFittedError(f"This {type(self).__name__} has no posterior yet: call `fit` first")
         x: Any = to_tensor(X, self.device)
         with torch.no_grad():
             return self.result_.likelihood.predictive(self.result_.posterior(as_inputs(x)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
@@ -58,10 +59,15 @@ def test_regression_speaks_the_units_of_the_module():
     net.fit(X, Y)
     mean, std = net.predict(X, return_std=True)
     assert mean.shape == std.shape == Y.shape and np.array_equal(net.predict(X), mean)
-    noise = net.result_.likelihood
-    assert isinstance(noise, Gaussian)
-    residual = np.sqrt(((mean - Y) ** 2).mean(0))
-    assert (std >= residual * 0.8).all(0).all() and (std.mean(0) < residual * 2).all()
+    with torch.no_grad():
+        residual = float((net.module_(torch.tensor(X)) - torch.tensor(Y)).square().mean())
+    data, prior = Data(torch.tensor(X), torch.tensor(Y)), bnn.gaussian_prior(net.module_)
+    generator = torch.Generator().manual_seed(0)
+    direct = bnn.Laplace(pretrained=True).infer(prior, Gaussian(residual), data, generator=generator)
+    with torch.no_grad():
+        law = direct.likelihood.predictive(direct.posterior(data.x))
+    np.testing.assert_allclose(mean, law.mean, atol=1e-5)  # both in float32
+    np.testing.assert_allclose(std, law.std, rtol=1e-4)
 
 
 def test_datasets_and_tensors_are_taken():
@@ -71,3 +77,8 @@ def test_datasets_and_tensors_are_taken():
     torch.manual_seed(0)
     by_array.fit(torch.tensor(X), torch.tensor(LABELS))
     assert by_dataset.predict_proba(X).shape == by_array.predict_proba(X).shape == (80, 2)
+
+
+def test_without_a_fit_there_is_no_law():
+    with pytest.raises(NotFittedError, match="call `fit` first"):
+        classifier().predictive(X)
