@@ -8,12 +8,12 @@ export OMP_NUM_THREADS ?= 1
 FAST := not slow and not gpu $(if $(or $(shell command -v chromium),$(CI)),,and not browser)
 
 # What `make compare` compares of networks; `--methods all` takes every registered method, and its time.
-NETWORKS := map,laplace,deep_ensemble,nuts,sgld
+NETWORKS := map,laplace,deep_ensemble,sgld
 
 .PHONY: compare test test-slow test-gpu test-avalanche lint format wheel docs browser clean
 
 compare: .venv/.runtime
-	$(BIN)/bayeskit compare --data diabetes --methods exact,sgpr,svgp,coreset,$(NETWORKS),map+conformal --seeds 3 --out compare-diabetes
+	$(BIN)/bayeskit compare --data diabetes --methods exact,sgpr,svgp,coreset,$(NETWORKS),nuts,map+conformal --seeds 3 --out compare-diabetes
 	$(BIN)/bayeskit compare --data digits-0-4 --ood digits-5-9 --methods svgp,$(NETWORKS),map+temperature,map+conformal --seeds 3 --out compare-digits
 
 test: .venv/.test
