@@ -4,9 +4,10 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
+from bayeskit.bnn.blocks import has_factors
 from bayeskit.bnn.conditioned import ConditionedWeights
 from bayeskit.bnn.conditioned_values import ConditionedValues
-from bayeskit.bnn.kronecker_values import KroneckerValues, has_factors
+from bayeskit.bnn.kronecker_values import KroneckerValues
 from bayeskit.bnn.network import NetworkFunction
 from bayeskit.bnn.tangent import shared_variances, sides
 from bayeskit.core import operators

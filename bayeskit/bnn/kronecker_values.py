@@ -11,7 +11,6 @@ References:
 from collections.abc import Iterator
 
 import torch
-from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.blocks import LayerBlocks
@@ -71,13 +70,6 @@ class KroneckerValues(ValuesByWeights):
     def _function(self) -> NetworkFunction:
         assert isinstance(self.values.function, NetworkFunction)
         return self.values.function
-
-
-def has_factors(covariance: LinearOperator) -> bool:
-    """Whether these are layers with Kronecker factors."""
-    return isinstance(covariance, LayerBlocks) and all(
-        isinstance(block, operators.KroneckerInverse) for block, _, _ in covariance.blocks
-    )
 
 
 def _layer_blocks(values: operators.Linearized) -> list[tuple[operators.KroneckerInverse, Tensor, Tensor]]:
