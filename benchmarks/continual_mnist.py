@@ -181,7 +181,7 @@ def figure(results: dict[str, dict], keys: list[str], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     columns = min(4, len(keys))
-    bands = -(-len(keys) // columns)
+    bands, highest = -(-len(keys) // columns), max(np.max(np.tril(results[key]["ece"])) for key in keys)
     canvas, axes = plt.subplots(
         2 * bands, columns, figsize=(3.2 * columns, 5.2 * bands), squeeze=False, layout="constrained"
     )
@@ -195,11 +195,11 @@ def figure(results: dict[str, dict], keys: list[str], path: Path) -> None:
         plots.score_matrix(results[key]["accuracy"], score=f"{kind}: {method}{remembered}", ax=upper)
         plots.score_curves(results[key]["ece"], score="ECE", ax=lower)
         upper.title.set_fontsize("medium")
-        lower.set_ylim(0, 1)
+        lower.set_ylim(0, 1.1 * highest)
         for axis in (upper, lower):
             axis.set_visible(True)
         if not column:
-            lower.legend(title="task", fontsize="small", ncols=2)
+            lower.legend(title="task", fontsize="small", ncols=2, loc="upper left")
     canvas.savefig(path, dpi=90)
 
 
