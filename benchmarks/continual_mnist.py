@@ -177,19 +177,30 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def figure(results: dict[str, dict], keys: list[str], path: Path) -> None:
-    """The accuracy matrix of each run of seed 0."""
+    """The accuracy matrix of each run, and under it the calibration error of each task over time."""
     import matplotlib.pyplot as plt
 
-    columns = 4
-    rows = -(-len(keys) // columns)
-    canvas, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(keys) :]:
+    columns = min(4, len(keys))
+    bands, highest = -(-len(keys) // columns), max(np.max(np.tril(results[key]["ece"])) for key in keys)
+    canvas, axes = plt.subplots(
+        2 * bands, columns, figsize=(3.2 * columns, 5.2 * bands), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
         axis.set_visible(False)
-    for axis, key in zip(axes.flat, keys, strict=False):
+    for number, key in enumerate(keys):
         kind, *_, method, memory, _ = key.split("/")
-        plots.score_matrix(results[key]["accuracy"], score=f"{kind}: {method}, {memory} remembered", ax=axis)
-        axis.title.set_fontsize(8)
-    canvas.savefig(path, dpi=80)
+        row, column = 2 * (number // columns), number % columns
+        upper, lower = axes[row, column], axes[row + 1, column]
+        remembered = f", {memory} remembered" if memory != "0" else ""
+        plots.score_matrix(results[key]["accuracy"], score=f"{kind}: {method}{remembered}", ax=upper)
+        plots.score_curves(results[key]["ece"], score="ECE", ax=lower)
+        upper.title.set_fontsize("medium")
+        lower.set_ylim(0, 1.1 * highest)
+        for axis in (upper, lower):
+            axis.set_visible(True)
+        if not column:
+            lower.legend(title="task", fontsize="small", ncols=2, loc="upper left")
+    canvas.savefig(path, dpi=90)
 
 
 def main() -> None:
@@ -224,7 +235,8 @@ def main() -> None:
         start = f"{kind}/{arguments.rows}/{arguments.epochs}"
         print(f"\n### {kind}\n\n{table(results, start, methods, memories)}\n", flush=True)
     if arguments.figure:
-        figure(results, [key for key in results if key.endswith("/0")], arguments.figure)
+        keys = [settled(k, m, r, 0) for k in arguments.tasks.split(",") for m in methods for r in memories]
+        figure(results, keys, arguments.figure)
 
 
 def _key(arguments: argparse.Namespace, kind: str, method: str, memory: int, seed: int) -> str:

@@ -5,7 +5,17 @@ from linear_operator import LinearOperator
 from linear_operator.operators import BlockDiagLinearOperator, DiagLinearOperator
 from torch import Tensor
 
-from bayeskit.core.operators.algebra import draw_rule, half_product, half_rule, logdet, logdet_rule, solve, solve_rule
+from bayeskit.core.operators import KroneckerInverse
+from bayeskit.core.operators.algebra import (
+    draw_rule,
+    half_product,
+    half_rule,
+    logdet,
+    logdet_rule,
+    quadratic_rule,
+    solve,
+    solve_rule,
+)
 
 
 class LayerBlocks(LinearOperator):
@@ -82,12 +92,25 @@ def rows_of(op: LinearOperator, index: Tensor) -> LinearOperator | None:
     return rows if rows is not None and rows.shape[:-1] == index.shape else None
 
 
+def has_factors(covariance: LinearOperator) -> bool:
+    """Whether these are layers with Kronecker factors."""
+    return isinstance(covariance, LayerBlocks) and all(
+        isinstance(block, KroneckerInverse) for block, _, _ in covariance.blocks
+    )
+
+
 @solve_rule.register
 def _(op: LayerBlocks, rhs: Tensor) -> Tensor:
     out = torch.zeros_like(rhs)
     for block, index, scale in op.blocks:
         out[..., index, :] = solve(block, rhs[..., index, :] / scale[:, None]) / scale[:, None]
     return out
+
+
+@quadratic_rule.register
+def _(op: LayerBlocks, columns: Tensor) -> Tensor:
+    parts = [quadratic_rule(block, columns[..., index, :] / scale[:, None]) for block, index, scale in op.blocks]
+    return torch.stack(parts).sum(0)
 
 
 @logdet_rule.register

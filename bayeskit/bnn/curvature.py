@@ -2,8 +2,9 @@
 
     H = sum_i w_i J_i' Lambda_i J_i,  J_i = d f(x_i; w) / d w (k, p),  Lambda_i = likelihood.curvature(f_i, y_i) (k, k)
 
-`full` keeps H; `diagonal` its diagonal; `kronecker` one product `G (x) A` a layer, A from what enters the layer and G
-from the gradients that reach its output. Everything is summed over chunks of rows: no (n, k, p) array is ever alive.
+`full` keeps H; `diagonal` its diagonal; `kronecker` (in a file of its own) one product `G (x) A` a layer, A from what
+enters the layer and G from the gradients that reach its output. Everything is summed over chunks of rows: no (n, k, p)
+array is ever alive.
 
 References:
     Martens. New insights and perspectives on the natural gradient method. JMLR 2020, section 8.
@@ -22,11 +23,11 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from bayeskit.bnn.basis import Basis, BlockBasis, DenseBasis
-from bayeskit.bnn.blocks import LayerBlocks
-from bayeskit.bnn.evidence import MovingEvidence, Noise, SeparableEvidence, WeightEvidence
+from bayeskit.bnn.evidence import LocalEvidence, MovingEvidence, Noise, SeparableEvidence, WeightEvidence
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import CHUNK_ELEMENTS, NetworkFunction
 from bayeskit.bnn.prior_precision import PriorPrecision
+from bayeskit.bnn.tangent import sides
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, one_tensor
 from bayeskit.core.likelihood import Likelihood
@@ -59,7 +60,7 @@ class Curvature(ABC):
     """
 
     @abstractmethod
-    def evidence(self, expansion: Expansion) -> MovingEvidence:
+    def evidence(self, expansion: Expansion) -> LocalEvidence:
         """The evidence as a function of log precisions and noise, in the coordinates that are cheapest for H."""
 
     @abstractmethod
@@ -84,7 +85,7 @@ class FullCurvature(Curvature):
         base, groups = expansion.prior.base, expansion.prior.groups
         assert isinstance(base, Tensor)
         if len(expansion.prior.names) == 1:
-            return _separable(self.basis(base), expansion)
+            return separable(self.basis(base), expansion)
         scale = base.rsqrt()
         white = scale[:, None] * self.matrix * scale
         start, gradient = expansion.offset / scale, expansion.gradient * scale
@@ -119,7 +120,7 @@ class DiagonalCurvature(Curvature):
     def evidence(self, expansion: Expansion) -> MovingEvidence:
         """By weights."""
         assert isinstance(expansion.prior.base, Tensor)
-        return _separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
+        return separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
 
     def basis(self, precision: Tensor, groups: Tensor) -> BlockBasis:
         """Each weight in units of its prior standard deviation."""
@@ -134,51 +135,6 @@ class DiagonalCurvature(Curvature):
         return DiagLinearOperator((1 / (factor * self.diagonal + precision)).to(dtype))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, eq=False)
-class KroneckerCurvature(Curvature):
-    """One block `G (x) A` for each layer.
-
-    Args:
-        layers: In turn (index, G, A, name): positions (a * b,) of the layer's weights, output by output with the bias
-            last, the factors (a, a) and (b, b) in float64, and the layer's name.
-    """
-
-    layers: tuple[tuple[Tensor, Tensor, Tensor, str], ...]
-
-    def evidence(self, expansion: Expansion) -> MovingEvidence:
-        """By products of eigenvalues."""
-        assert isinstance(expansion.prior.base, Tensor)
-        return _separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
-
-    def basis(self, precision: Tensor, groups: Tensor) -> BlockBasis:
-        """Products of the eigenvectors of the factors, layer by layer."""
-        values, numbers, blocks = [], [], []
-        for index, output, inputs, name in self.layers:
-            scale = _input_scale(precision[index], len(output), name)
-            lam_g, q_g = _eigh(output)
-            lam_a, q_a = _eigh(inputs * scale[:, None] * scale)
-            values.append(torch.outer(lam_g, lam_a).flatten())
-            numbers.append(groups[index])
-            blocks.append((index, scale.repeat(len(output)), (q_g, q_a)))
-        return BlockBasis(torch.cat(values), torch.cat(numbers), tuple(blocks))
-
-    def covariance(
-        self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
-    ) -> LinearOperator:
-        """Independent layers, each kept in the eigenbasis of its factors."""
-        precision = prior.scaled(log_precision)
-        assert isinstance(precision, Tensor)
-        parts: list[LinearOperator | Tensor] = []
-        for index, output, inputs, name in self.layers:
-            scale = _input_scale(precision[index], len(output), name)
-            lam_g, q_g = _eigh(output)
-            lam_a, q_a = _eigh(inputs * scale[:, None] * scale)
-            pieces = (q_g, factor * lam_g, q_a, lam_a, torch.ones_like(factor))
-            middle = operators.KroneckerInverse(*(piece.to(dtype) for piece in pieces))
-            parts += [middle, index, scale.repeat(len(output)).to(dtype)]
-        return LayerBlocks(*parts)
-
-
 def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> FullCurvature:
     """H itself; of an `nn.Linear` by weighted products of its inputs, without Jacobians."""
     table = isinstance(data.x[:1], Tensor) and len(data.x.shape) == 2
@@ -191,10 +147,14 @@ def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Lik
 
 
 def diagonal(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> DiagonalCurvature:
-    """The diagonal of H."""
+    """The diagonal of H; of linear layers from what enters and leaves them, without Jacobians."""
     total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
-    for rows in _weighted_jacobians(function, weights, data, likelihood):
-        total += rows.square().sum(0)
+    if sides(function, weights, data.x[:1]) is not None:
+        for rows in pieces(data, 8 * function(weights, data.x[:1]).shape[-1] * _width(function)):
+            total += _squares(function, weights, rows, likelihood)
+        return DiagonalCurvature(total)
+    for jacobian in _weighted_jacobians(function, weights, data, likelihood):
+        total += jacobian.square().sum(0)
     return DiagonalCurvature(total)
 
 
@@ -239,6 +199,24 @@ def _weighted_jacobians(
         yield torch.einsum("cij,cip->cjp", root, jacobian.double()).flatten(0, 1)
 
 
+def _squares(function: NetworkFunction, weights: Tensor, rows: Data, likelihood: Likelihood) -> Tensor:
+    """What some rows add to the diagonal of H, (p,): a gradient `s a'` squared is a square by a square."""
+    own, parts = sides(function, weights, rows.x[:]), []
+    assert own is not None
+    root = likelihood_root(likelihood, function(weights, rows.x[:]), rows)
+    for name in function.like:
+        layer, _, part = name.rpartition(".")
+        entered, left = own[layer]
+        squares = (root.mT @ left).square().sum(1)  # (c, a)
+        parts.append((squares.mT @ entered.square()).flatten() if part == "weight" else squares.sum(0))
+    return torch.cat(parts)
+
+
+def _width(function: NetworkFunction) -> int:
+    """Numbers that enter and leave the layers at a row."""
+    return sum(sum(value.shape) for value in function.like.values())
+
+
 def _linear_layer(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> Tensor:
     """For `f = W phi`, block (a, b) of H is `sum_i Lambda_i[a, b] phi_i phi_i'`; phi ends in 1 if there is a bias."""
     order = kronecker_order(function)
@@ -281,7 +259,7 @@ def with_one(inputs: Tensor, width: int) -> Tensor:
     return torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], dim=-1)
 
 
-def _separable(basis: Basis, expansion: Expansion) -> SeparableEvidence:
+def separable(basis: Basis, expansion: Expansion) -> SeparableEvidence:
     """The evidence in coordinates in which every weight is alone."""
     start, gradient = basis.coordinates(expansion.offset), basis.dual(expansion.gradient)
     return SeparableEvidence(expansion.log_likelihood, expansion.noise, basis, start, gradient)
@@ -290,20 +268,3 @@ def _separable(basis: Basis, expansion: Expansion) -> SeparableEvidence:
 def _dense(precision: Tensor | LinearOperator) -> Tensor:
     assert isinstance(precision, Tensor)
     return torch.diag(precision) if precision.ndim == 1 else precision
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(matrix)
-    return values.clamp_min(0), vectors
-
-
-def _input_scale(precision: Tensor, outputs: int, name: str) -> Tensor:
-    """`1 / sqrt(precision)` by input of a layer, (b,); the factors stay factors only if outputs share it."""
-    by_output = precision.reshape(outputs, -1)
-    if not torch.allclose(by_output, by_output[:1].expand_as(by_output), rtol=1e-6):
-        raise ValueError(
-            f"`structure='kronecker'` needs a prior precision that is the same for all outputs of layer {name!r}, such "
-            "as that of `bnn.gaussian_prior`. The posterior of earlier data has another form: use structure='full' or "
-            "'diagonal', which add exactly."
-        )
-    return by_output[0].rsqrt()

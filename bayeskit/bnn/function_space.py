@@ -2,20 +2,23 @@
 
 import torch
 from linear_operator import LinearOperator
+from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
+from bayeskit.bnn.blocks import has_factors
 from bayeskit.bnn.conditioned import ConditionedWeights
 from bayeskit.bnn.conditioned_values import ConditionedValues
-from bayeskit.bnn.kronecker_values import KroneckerValues, has_factors
+from bayeskit.bnn.kronecker_values import DiagonalValues, KroneckerValues
 from bayeskit.bnn.network import NetworkFunction
 from bayeskit.bnn.tangent import shared_variances, sides
 from bayeskit.core import operators
 
 
 def in_function_space(values: operators.Linearized) -> LinearOperator:
-    """The same covariance without rows of the Jacobian, if all layers are linear and S has Kronecker factors or rows.
+    """The same covariance without rows of the Jacobian, if all layers are linear and S suits that.
 
-    Where a gradient is to reach the inputs, and for other layers and other S, it is `values`.
+    S may be diagonal, have Kronecker factors, or be conditioned on rows. Where a gradient is to reach the inputs, and
+    for other layers and other S, it is `values`.
     """
     covariance, function = values.weight_covariance, values.function
     if not isinstance(function, NetworkFunction) or not len(values.x) or _followed(values):
@@ -23,11 +26,19 @@ def in_function_space(values: operators.Linearized) -> LinearOperator:
     if isinstance(covariance, ConditionedWeights):
         known = shared_variances(function, covariance.weights_before) is not None
         return ConditionedValues(values) if known and _linear(values, function) else values
+    if isinstance(covariance, DiagLinearOperator):
+        return DiagonalValues(values) if _whole(function) and _linear(values, function) else values
     return KroneckerValues(values) if has_factors(covariance) and _linear(values, function) else values
 
 
 def _linear(values: operators.Linearized, function: NetworkFunction) -> bool:
     return sides(function, values.mean, values.x[:1]) is not None
+
+
+def _whole(function: NetworkFunction) -> bool:
+    """Whether no layer has its biases alone among the weights."""
+    layers = {name.rpartition("bias")[0] for name in function.like if name.rpartition(".")[2] == "bias"}
+    return all(f"{layer}weight" in function.like for layer in layers)
 
 
 def _followed(values: operators.Linearized) -> bool:

@@ -1,16 +1,14 @@
 """The Kronecker factors of the curvature, collected from what passes through each layer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from bayeskit.bnn.curvature import KroneckerCurvature, kronecker_order, likelihood_root, pieces, with_one
+from bayeskit.bnn.curvature import kronecker_order, likelihood_root, pieces, with_one
+from bayeskit.bnn.kronecker_curvature import KroneckerCurvature
 from bayeskit.bnn.layers import aliases, is_plain
 from bayeskit.bnn.network import NetworkFunction, call, unflatten
+from bayeskit.bnn.passing import passing
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 
@@ -86,25 +84,6 @@ def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
             f"{silent[0]!r}: it uses the layer's weights by themselves. Leave it out by `subset=[...]`, or use "
             "structure='diagonal'."
         )
-
-
-@contextmanager
-def passing(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """What enters and leaves each layer while the network runs; a layer may run more than once."""
-    passed: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
-    handles = []
-    for name, layer in layers.items():
-
-        def remember(layer: nn.Module, inputs: Any, named: Any, output: Tensor, name: str = name) -> Tensor:
-            passed[name].append((next(iter((*inputs, *named.values()))).detach(), output))
-            return output.clone()  # an in-place activation must not change what was remembered
-
-        handles.append(layer.register_forward_hook(remember, with_kwargs=True))
-    try:
-        yield passed
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _locations(layer: nn.Module, inputs: Tensor) -> Tensor:

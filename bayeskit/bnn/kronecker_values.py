@@ -1,4 +1,4 @@
-"""The covariance of functions of weights with Kronecker factors, from what enters and leaves each layer.
+"""The covariance of functions of weights with Kronecker factors or none, from what enters and leaves each layer.
 
 The gradient of an output in a layer's weights is `s a'`, of rank one, so in the eigenbasis of the layer's factors
 its coordinates are `(Q_g' s) (Q_a' a)'`: a rotation of two vectors in place of one of a whole matrix.
@@ -11,7 +11,6 @@ References:
 from collections.abc import Iterator
 
 import torch
-from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.blocks import LayerBlocks
@@ -38,7 +37,7 @@ class KroneckerValues(ValuesByWeights):
     def blocks(self) -> Tensor:
         """The covariance of the outputs at each input, (n, k, k)."""
         x, k, pieces = self.values.x, self.values.num_outputs, []
-        width = sum(len(index) for _, index, _ in _layer_blocks(self.values)) ** 0.5
+        width = self.values.weight_covariance.shape[-1] ** 0.5
         for points in operators.chunks(len(x), int(16 * k * width)):
             total = torch.zeros((), dtype=torch.float64, device=x.device)
             for left, entered, variances in self._coordinates(x[points]):
@@ -73,11 +72,19 @@ class KroneckerValues(ValuesByWeights):
         return self.values.function
 
 
-def has_factors(covariance: LinearOperator) -> bool:
-    """Whether these are layers with Kronecker factors."""
-    return isinstance(covariance, LayerBlocks) and all(
-        isinstance(block, operators.KroneckerInverse) for block, _, _ in covariance.blocks
-    )
+class DiagonalValues(KroneckerValues):
+    """The same for independent weights: V holds their variances, and nothing is rotated.
+
+    Args:
+        values: The same covariance by way of the weights, those of each layer with its biases or without.
+    """
+
+    def _coordinates(self, x: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each layer s (n, k, a), a (n, b) and the variances (a, b), float64."""
+        variances = self.values.weight_covariance.diagonal().double()
+        for name, (entered, left) in known_sides(self.values, x).items():
+            order = kronecker_order(self._function, name)
+            yield left, with_one(entered, order.shape[1]), variances[order]
 
 
 def _layer_blocks(values: operators.Linearized) -> list[tuple[operators.KroneckerInverse, Tensor, Tensor]]:

@@ -55,6 +55,8 @@ class Laplace(Inference):
     References:
         MacKay. A practical Bayesian framework for backpropagation networks. Neural Computation 1992.
         Daxberger et al. Laplace redux: effortless Bayesian deep learning. NeurIPS 2021.
+        Ritter, Botev, Barber. Online structured Laplace approximations for overcoming catastrophic forgetting. NeurIPS
+        2018.
         Daxberger et al. Bayesian deep learning via subnetwork inference. ICML 2021.
         Immer et al. Stochastic marginal likelihood gradients using neural tangent kernels. ICML 2023.
 

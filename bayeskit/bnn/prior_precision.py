@@ -8,6 +8,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
+from bayeskit.bnn.blocks import has_factors
 from bayeskit.bnn.conditioned import Precision
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import checks, operators
@@ -57,7 +58,9 @@ class PriorPrecision:
         if isinstance(self.base, Tensor) and self.base.ndim == 1:
             terms = self.base * step.square()
             return terms.new_zeros(len(self.names)).index_add(0, self.groups, terms)
-        return (step @ (self.base @ step.to(self.base.dtype)).to(step)).reshape(1)  # type: ignore[operator]
+        if isinstance(self.base, Precision):
+            return operators.quadratic(self.base.covariance, step.to(self.base.dtype)).to(step).reshape(1)
+        return (step @ (self.base @ step)).reshape(1)
 
 
 def prior_precision(prior: GaussianWeights, names: list[str], structure: str, setting: Setting) -> PriorPrecision:
@@ -66,14 +69,16 @@ def prior_precision(prior: GaussianWeights, names: list[str], structure: str, se
     Args:
         prior: Law of all the weights.
         names: The chosen ones, in its order.
-        structure: Of the curvature; "full" and "kernel" take priors that are not diagonal.
+        structure: Of the curvature; "full" and "kernel" take priors that are not diagonal, "kronecker" one of layers
+            with Kronecker factors.
         setting: What says which weights share a factor.
 
     Raises:
         ValueError: The setting names something else than parts of these weights, or leaves some out.
     """
-    diagonal = isinstance(prior.covariance, DiagLinearOperator)
-    unformed = structure == "kernel" and not diagonal and names == list(prior.mean)
+    diagonal, whole = isinstance(prior.covariance, DiagLinearOperator), names == list(prior.mean)
+    taken = structure == "kernel" or (structure == "kronecker" and has_factors(prior.covariance))
+    unformed = whole and taken and not diagonal
     base = Precision(prior.covariance) if unformed else base_precision(prior, names, structure)
     keys = [""] * len(names)  # a prior that is no one's choice has no factors
     if not prior.scale_known and isinstance(setting, Mapping):
@@ -96,7 +101,7 @@ def base_precision(prior: GaussianWeights, names: list[str], structure: str) -> 
         raise ValueError(
             f"structure={structure!r} needs independent weights in the prior; got a "
             f"{type(prior.covariance).__name__}, the posterior of earlier data. Use structure='full', or 'diagonal' "
-            "from the first data on."
+            "from the first data on; 'kronecker' goes on from what it has made itself of the same `subset`."
         )
     if len(chosen) > FULL_LIMIT:
         raise ValueError(

@@ -91,7 +91,8 @@ def refit(problem: Problem, setting: Setting) -> Refit:
     likelihood = copy.deepcopy(problem.likelihood)
     gaussian = isinstance(likelihood, Gaussian)
     exact = problem.structure in ("full", "kernel")
-    faithful = exact or (problem.structure == "kronecker" and problem.linear and gaussian)
+    summed = isinstance(problem.prior.base, Tensor)  # not so beside factors of earlier data: the nearest product
+    faithful = exact or (problem.structure == "kronecker" and problem.linear and gaussian and summed)
     learnable = gaussian and likelihood.raw_noise.requires_grad
     # Of weights that stay, a curvature that drops terms counts more as determined than there are: noise would swell.
     log_precision, learnt = start(setting, problem.prior)
@@ -212,7 +213,9 @@ def _modelled(
     problem: Problem, weights: Tensor, likelihood: Likelihood, learning: _Learning
 ) -> tuple[Curvature, MovingEvidence]:
     curvature, expansion = _expand(problem, weights, likelihood, learning)
-    return curvature, curvature.evidence(expansion)
+    model = curvature.evidence(expansion)
+    assert isinstance(model, MovingEvidence)
+    return curvature, model
 
 
 def _expand(

@@ -16,9 +16,9 @@ from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 
-from bayeskit.bnn.kronecker import passing
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import NetworkFunction, aliases, call, unflatten
+from bayeskit.bnn.passing import passing
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params

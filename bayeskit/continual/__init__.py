@@ -5,7 +5,7 @@
         stage.scores                        # on the test rows of every task, those to come included
 
 `scores(stages)` is the matrix that the field's summaries are read from: `metrics.average_accuracy`,
-`metrics.backward_transfer`, `metrics.forgetting`, and the picture `plots.score_matrix`.
+`metrics.backward_transfer`, `metrics.forgetting`, and the pictures `plots.score_matrix` and `plots.score_curves`.
 """
 
 from bayeskit.continual.coreset import Coreset as Coreset

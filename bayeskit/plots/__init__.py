@@ -8,6 +8,7 @@ Matplotlib is imported at the first call.
 from bayeskit.plots.calibration import coverage_curve as coverage_curve
 from bayeskit.plots.calibration import pit_histogram as pit_histogram
 from bayeskit.plots.calibration import reliability_diagram as reliability_diagram
+from bayeskit.plots.continual import score_curves as score_curves
 from bayeskit.plots.continual import score_matrix as score_matrix
 from bayeskit.plots.distances import distance_map as distance_map
 from bayeskit.plots.learning import learning_curve as learning_curve

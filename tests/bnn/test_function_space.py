@@ -9,7 +9,7 @@ from linear_operator.operators import RootLinearOperator
 
 from bayeskit import BNNRegressor, bnn, load, registry, save
 from bayeskit.bnn.conditioned_values import ConditionedValues
-from bayeskit.bnn.kronecker_values import KroneckerValues
+from bayeskit.bnn.kronecker_values import DiagonalValues, KroneckerValues
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Categorical, Gaussian
 from bayeskit.core.optimize import Training
@@ -17,7 +17,7 @@ from bayeskit.core.types import Data
 
 from .networks import Convolutional, images, seeded
 
-KINDS = {"kernel": ConditionedValues, "kronecker": KroneckerValues}
+KINDS = {"kernel": ConditionedValues, "kronecker": KroneckerValues, "diagonal": DiagonalValues}
 
 
 def case(generator, outputs, dtype=torch.float64, factor=2.0, structure="kernel"):
@@ -28,7 +28,7 @@ def case(generator, outputs, dtype=torch.float64, factor=2.0, structure="kernel"
     return inference.infer(bnn.gaussian_prior(network), likelihood, Data(x, y), generator=generator).posterior
 
 
-@pytest.mark.parametrize("structure", ["kernel", "kronecker"])
+@pytest.mark.parametrize("structure", KINDS)
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_it_is_the_covariance_by_way_of_the_weights(structure, outputs, generator, monkeypatch):
     posterior = case(generator, outputs, structure=structure)
@@ -54,7 +54,7 @@ def test_it_is_the_covariance_by_way_of_the_weights(structure, outputs, generato
         assert torch.allclose(operators.block_diagonal(op, outputs), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("structure", ["kernel", "kronecker"])
+@pytest.mark.parametrize("structure", KINDS)
 def test_gradients_reach_the_inputs(structure, generator):
     posterior = case(generator, 1, structure=structure)
     x = torch.randn(2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -64,6 +64,17 @@ def test_gradients_reach_the_inputs(structure, generator):
     step = torch.randn(2, 3, generator=generator, dtype=torch.float64)
     around = [posterior((x + h * step).detach()).variance.sum() for h in (1e-4, -1e-4)]
     assert float((slope * step).sum()) == pytest.approx(float(around[0] - around[1]) / 2e-4, rel=1e-5)
+
+
+def test_biases_alone_go_through_the_weights(generator):
+    x = torch.randn(9, 1, generator=generator, dtype=torch.float64)
+    prior = bnn.gaussian_prior(seeded(lambda: bnn.MLP(1, 1, hidden=(6,), dtype=torch.float64)))
+    inference = bnn.Laplace(["1.bias", "3.weight"], "diagonal", 1.0, pretrained=True)
+    covariance = inference.infer(prior, Gaussian(0.1), Data(x, x), generator=generator).posterior(x).covariance
+    assert isinstance(covariance, operators.Linearized)
+    jacobian = covariance.jacobian(x).flatten(0, 1)
+    dense = jacobian @ covariance.weight_covariance.to_dense() @ jacobian.mT
+    assert torch.allclose(covariance.diagonal(), dense.diagonal(), atol=1e-10)
 
 
 def test_other_layers_go_through_the_weights(generator):
@@ -128,7 +139,7 @@ def test_every_method_has_a_joint_law_of_few_rows_of_a_network_of_many_weights(n
     assert isinstance(root, LinearOperator | RootLinearOperator)
 
 
-@pytest.mark.parametrize("structure", ["kernel", "kronecker"])
+@pytest.mark.parametrize("structure", KINDS)
 def test_laplace_of_many_weights_by_every_structure(structure, generator):
     x = torch.randn(10, 3, generator=generator)
     prior = bnn.gaussian_prior(seeded(lambda: bnn.MLP(3, 2, hidden=(200, 200))))

@@ -72,6 +72,7 @@ def test_scores_are_those_of_the_metrics_at_each_stage():
     "model",
     [
         BNNClassifier(inference=bnn.Laplace(), random_state=0),
+        BNNClassifier(inference=bnn.Laplace("all", "kronecker", training=bnn.training.QUICK_TRAINING), random_state=0),
         BNNClassifier(inference=bnn.VBLL.quickly(), random_state=0),
         BNNClassifier(inference=bnn.IVON.quickly(), random_state=0),
         BNNClassifier(inference=bnn.MeanFieldVI.quickly(), random_state=0),

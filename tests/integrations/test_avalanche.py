@@ -90,11 +90,13 @@ def test_after_an_experience_the_posterior_is_laplaces_around_the_trained_weight
     assert (plugin.posterior.weights.covariance.diagonal() <= precise * (1 + 1e-6)).all()  # data only add precision
 
 
-def test_what_was_learnt_is_kept_better_than_without():
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_what_was_learnt_is_kept_better_than_without(structure):
+    method = bnn.Laplace(subset="all", structure=structure, prior_precision=1.0, pretrained=True)
     kept = []
     for plugins in ([], [0]):
         net = network()
-        plugin = PosteriorPlugin(net, Categorical(2))
+        plugin = PosteriorPlugin(net, Categorical(2), method)
         train = strategy(net, [plugin] if plugins else [], train_epochs=60)
         for experience in STREAM.train_stream:
             train.train(experience)

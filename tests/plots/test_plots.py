@@ -35,6 +35,7 @@ CALLS = {
         {"a": (RNG.uniform(size=9), RNG.uniform(size=9))}, ax=ax
     ),
     "ood_histogram": lambda ax: plots.ood_histogram(RNG.uniform(size=30), RNG.uniform(size=20) + 0.5, ax=ax),
+    "score_curves": lambda ax: plots.score_curves(RNG.uniform(size=(3, 3)), ax=ax),
     "score_matrix": lambda ax: plots.score_matrix(RNG.uniform(size=(3, 3)), ax=ax),
     "learning_curve": lambda ax: plots.learning_curve({"a": ([1, 2], RNG.uniform(size=(3, 2)))}, ax=ax),
     "distance_map": lambda ax: plots.distance_map(1 - np.eye(3), ["a", "b", "c"], ax=ax),

@@ -80,9 +80,8 @@ def quadratic(op: LinearOperator, v: Tensor) -> Tensor:
         [3.0, 1.0]
     """
     if op.dim() == 2:  # one solve for all the vectors
-        columns = v.reshape(-1, v.shape[-1]).mT  # (N, c)
-        return (columns * solve_rule(op, columns)).sum(0).reshape(v.shape[:-1])
-    return (v * solve_rule(op, v.unsqueeze(-1)).squeeze(-1)).sum(-1)
+        return quadratic_rule(op, v.reshape(-1, v.shape[-1]).mT).reshape(v.shape[:-1])
+    return quadratic_rule(op, v.unsqueeze(-1)).squeeze(-1)
 
 
 def draw(op: LinearOperator, num_samples: int, *, generator: torch.Generator) -> Tensor:
@@ -153,6 +152,12 @@ def half_product(op: LinearOperator, rhs: Tensor) -> Tensor:
 def solve_rule(op: LinearOperator, rhs: Tensor) -> Tensor:
     """How an operator of this type solves for `rhs` (*b, N, c)."""
     return dense_factor(op).solve(rhs).to(rhs.dtype)
+
+
+@singledispatch
+def quadratic_rule(op: LinearOperator, columns: Tensor) -> Tensor:
+    """How an operator of this type forms `v' op^-1 v` for columns (*b, N, c): (*b, c)."""
+    return (columns * solve_rule(op, columns)).sum(-2)
 
 
 @singledispatch

@@ -5,7 +5,7 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.core import random
-from bayeskit.core.operators.algebra import draw_rule, half_rule, logdet_rule, solve_rule
+from bayeskit.core.operators.algebra import draw_rule, half_rule, logdet_rule, quadratic_rule, solve_rule
 
 
 class KroneckerInverse(LinearOperator):
@@ -85,14 +85,18 @@ class KroneckerInverse(LinearOperator):
         return self._rotate(self.vectors_a, self.vectors_g, rhs)
 
     def _rotate(self, left: Tensor, right: Tensor, rhs: Tensor) -> Tensor:
-        a, g, c = left.shape[-1], right.shape[-1], rhs.shape[-1]
-        rows = left @ rhs.reshape(*rhs.shape[:-2], a, g * c)  # (*b, a, g*c)
-        return (right.unsqueeze(-3) @ rows.unflatten(-1, (g, c))).flatten(-3, -2)
+        columns = rhs.mT.unflatten(-1, (left.shape[-1], right.shape[-1]))  # (*b, c, a, g)
+        return (left.unsqueeze(-3) @ (columns @ right.mT.unsqueeze(-3))).flatten(-2).mT
 
 
 @solve_rule.register
 def _(op: KroneckerInverse, rhs: Tensor) -> Tensor:
     return op.basis(op.coordinates(rhs) / op.eigenvalues().flatten(-2).unsqueeze(-1))
+
+
+@quadratic_rule.register
+def _(op: KroneckerInverse, columns: Tensor) -> Tensor:
+    return (op.coordinates(columns).square() / op.eigenvalues().flatten(-2).unsqueeze(-1)).sum(-2)
 
 
 @logdet_rule.register
