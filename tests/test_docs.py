@@ -34,6 +34,7 @@ def test_every_decision_is_listed():
 def test_every_example_is_listed():
     text = (ROOT / "docs" / "guide" / "examples.md").read_text()
     assert all(path.stem in text for path in (ROOT / "examples").glob("[0-9]*.py"))
+    assert all(f"integrations/{path.name}" in text for path in (ROOT / "examples" / "integrations").glob("*.py"))
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -1,4 +1,4 @@
-"""Every example runs from top to bottom, and keeps its figure in the folder it is given."""
+"""Every example and every notebook runs from top to bottom, and keeps its figure in the folder it is given."""
 
 import runpy
 import sys
@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9]*.py"))
+FOLDER = Path(__file__).parents[1] / "examples"
+EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
+NOTEBOOKS = sorted((FOLDER / "integrations").glob("*.py"))
+CELL = "# %%"
 
 
 @pytest.fixture
@@ -33,3 +36,20 @@ def test_example(path, clean, monkeypatch, capsys):
     assert any(character.isdigit() for character in capsys.readouterr().out)
     figure = clean / f"{path.stem}.png"
     assert figure.exists() == ("savefig" in path.read_text())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_open_with_a_title_and_are_short(path):
+    """Cells as Jupytext and editors read them; named so that running one does not hide the library it is about."""
+    lines = path.read_text().splitlines()
+    assert lines[:1] == [f"{CELL} [markdown]"] and lines[1].startswith("# # ") and len(lines) < 60
+    assert {line for line in lines if line.startswith(CELL)} == {CELL, f"{CELL} [markdown]"}
+    assert path.stem.startswith("with_")
+
+
+# Avalanche has an installation of its own: tests/integrations/test_avalanche.py runs its notebook.
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem != "with_avalanche"], ids=lambda path: path.stem)
+def test_notebook(path, clean, capsys):
+    runpy.run_path(str(path), run_name="__main__")
+    assert any(character.isdigit() for character in capsys.readouterr().out)
+    assert (clean / f"{path.stem}.png").exists() == ("savefig" in path.read_text())

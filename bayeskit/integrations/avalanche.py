@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn import BayesNet, Laplace, gaussian_prior
-from bayeskit.bnn.network import parameters
 from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core.inference import Inference
 from bayeskit.core.likelihood import Likelihood
@@ -70,7 +69,8 @@ class PosteriorPlugin(SupervisedPlugin):
         """The prior's share of the loss."""
         weights = self.posterior.weights
         assert isinstance(weights, GaussianWeights)
-        here = parameters(strategy.model, weights.mean)
+        live = dict(strategy.model.named_parameters())
+        here = {name: live[name] for name in weights.mean}  # no copies: the optimizer is to feel it
         strategy.loss = strategy.loss - weights.log_prob(here) / len(strategy.experience.dataset)
 
     def after_training_exp(self, strategy: Any, **_: Any) -> None:

@@ -1,6 +1,10 @@
 """A posterior inside Avalanche's strategies, by the real library."""
 
+import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +77,31 @@ def test_the_loss_is_that_of_the_posterior_before():
     assert len(gaps) == 3 and np.ptp(gaps) < 1e-4 and np.std([total for total, _ in seen]) > 1e-3
 
 
+@pytest.mark.parametrize("structure", ["diagonal", "full"])
+def test_a_step_goes_down_the_penalized_loss(structure):
+    """Plain gradient descent, one step in the second experience, against the gradient written out."""
+    net, rate = network(), 0.01
+    method = bnn.Laplace(subset="all", structure=structure, prior_precision=1.0, pretrained=True)
+    plugin = PosteriorPlugin(net, Categorical(2), method)
+    train = strategy(net, [plugin], train_epochs=3)
+    train.train(STREAM.train_stream[0])
+    with torch.no_grad():
+        for value in net.parameters():
+            value.add_(0.3)  # away from the mean, where the penalty has no slope
+    weights = plugin.posterior.weights
+    start = nn.utils.parameters_to_vector(net.parameters()).detach().requires_grad_()
+    like = dict(zip(weights.mean, start.split([v.numel() for v in weights.mean.values()]), strict=True))
+    like = {name: part.reshape(weights.mean[name].shape) for name, part in like.items()}
+    plain = nn.functional.cross_entropy(torch.func.functional_call(net, like, X[60:]), LABELS[60:])
+    pull = torch.linalg.solve(weights.covariance.to_dense(), start.detach() - weights.flat_mean) / 60
+    (slope,) = torch.autograd.grad(plain, start)
+    assert pull.norm() > 0.1 * slope.norm()
+    train.optimizer, train.train_epochs = torch.optim.SGD(net.parameters(), lr=rate), 1
+    train.train(STREAM.train_stream[1])
+    moved = nn.utils.parameters_to_vector(net.parameters()).detach() - start.detach()
+    torch.testing.assert_close(moved, -rate * (slope + pull), rtol=1e-3, atol=1e-6)  # float32
+
+
 def test_after_an_experience_the_posterior_is_laplaces_around_the_trained_weights():
     net = network()
     plugin = PosteriorPlugin(net, Categorical(2))
@@ -105,3 +134,12 @@ def test_what_was_learnt_is_kept_better_than_without(structure):
             law = plugin.predictive(X[:60]).probs if plugins else net(X[:60]).softmax(-1)
         kept.append(float((law.argmax(-1) == LABELS[:60]).double().mean()))
     assert kept[1] > kept[0]
+
+
+def test_its_notebook_runs():
+    """In a process of its own, for it declares torchvision's operators as this file does."""
+    path = Path(__file__).parents[2] / "examples" / "integrations" / "with_avalanche.py"
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    shares = [[float(share) for share in re.findall(r"\d\.\d\d", line)] for line in result.stdout.splitlines()]
+    plain, posterior = shares[1], shares[3]
+    assert posterior[0] > plain[0] + 0.05  # of what was learnt first
