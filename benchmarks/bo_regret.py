@@ -30,7 +30,7 @@ from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.integrations.botorch import as_model
 
-PROBLEMS = {"branin": (Branin(negate=True), 10, 2, 8), "hartmann6": (Hartmann(negate=True), 14, 2, 10)}
+PROBLEMS = {"branin": (Branin(negate=True), 10, 2, 8), "hartmann6": (Hartmann(negate=True), 14, 2, 20)}
 """Function to maximize, Sobol points at the start (10, and 2 (d + 1)), q, batches."""
 
 

@@ -13,6 +13,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from bayeskit.active import draws as functions
+from bayeskit.core import checks
 
 ROWS = 1_024
 """Rows drawn together; functions agree within them, not between them."""
@@ -34,6 +35,10 @@ def draws(estimator: Any, X: Any, *, iterations: int = 20, random_state: Any = 0
     Returns:
         (n, c, s) class probabilities in the order of `classes_`, or (n, k, s) values.
 
+    Raises:
+        TypeError: The estimator is none of this library.
+        NotFittedError: It is not fitted.
+
     Examples:
         >>> from bayeskit import BNNClassifier
         >>> x = np.linspace(-1, 1, 20)[:, None]
@@ -41,9 +46,15 @@ def draws(estimator: Any, X: Any, *, iterations: int = 20, random_state: Any = 0
         >>> draws(model, x[:3], iterations=5).shape
         (3, 2, 5)
     """
+    checks.positive(iterations, name="iterations", integer=True)
+    if not hasattr(estimator, "latent"):
+        raise TypeError(
+            f"`estimator` must be a GP or BNN estimator of this library, for it has draws; got "
+            f"{type(estimator).__name__}"
+        )
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     n = len(X)
-    return np.concatenate([_drawn(estimator, X[i : i + ROWS], iterations, seed) for i in range(0, n, ROWS)])
+    return np.concatenate([_drawn(estimator, X[i : i + ROWS], iterations, seed) for i in range(0, max(n, 1), ROWS)])
 
 
 def _drawn(estimator: Any, X: Any, iterations: int, seed: int) -> np.ndarray:

@@ -5,27 +5,22 @@ candidates, _ = optimize_acqf(qLogExpectedImprovement(model, best_f), bounds, q=
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
-from linear_operator import to_linear_operator
 from torch import Tensor
 
-from bayeskit.core import operators, random
-from bayeskit.core.likelihood import Drawn, Gaussian, StudentT
-from bayeskit.core.operators.algebra import dense_blocks
-from bayeskit.core.posterior import FunctionValues, GaussianValues, MixtureValues, SampledValues
+from bayeskit.core import operators
+from bayeskit.core.likelihood import Drawn, Gaussian
+from bayeskit.core.posterior import FunctionValues, SampledValues
+from bayeskit.integrations.botorch_given import Observed, check_estimator, check_inputs, chosen, joined, told
+from bayeskit.integrations.botorch_laws import blocks, gaussian, noisy
 from bayeskit.integrations.extra import needed
 
 with needed("BoTorch", extra="botorch"):
     from botorch.models.model import FantasizeMixin, Model
-    from botorch.posteriors import GPyTorchPosterior, Posterior
+    from botorch.posteriors import Posterior
     from botorch.posteriors.ensemble import EnsemblePosterior
-
-NUM_DRAWS = 256
-"""Functions of an ensemble posterior that is not made of stored draws alone."""
 
 ROWS = 256
 """Inputs whose joint covariance is formed at once, more only where q is; the blocks of q are kept."""
@@ -60,26 +55,6 @@ def as_model(estimator: Any) -> "EstimatorModel":
     return EstimatorModel(estimator)
 
 
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """What a model was told after its fit.
-
-    Args:
-        x: Inputs (*b, n, d).
-        y: Observations (*c, n, m), *c broadcasting against *b.
-        noise: Their noise variances, broadcasting against y.
-    """
-
-    x: Tensor
-    y: Tensor
-    noise: Tensor
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """*b and *c together."""
-        return torch.broadcast_shapes(self.x.shape[:-2], self.y.shape[:-2])
-
-
 class EstimatorModel(Model, FantasizeMixin):
     """A fitted estimator behind BoTorch's interface; see `as_model`.
 
@@ -90,7 +65,7 @@ class EstimatorModel(Model, FantasizeMixin):
 
     def __init__(self, estimator: Any, observed: Observed | None = None):
         super().__init__()
-        _check(estimator)
+        check_estimator(estimator)
         self.estimator, self.observed = estimator, observed
         self.likelihood = copy.deepcopy(estimator.likelihood_).requires_grad_(False)
         self.eval()
@@ -123,17 +98,19 @@ class EstimatorModel(Model, FantasizeMixin):
         Returns:
             `GPyTorchPosterior` or `EnsemblePosterior`, of batch *b broadcast against that of the model.
         """
-        told = () if self.observed is None else (self.observed.x, self.observed.y)
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (X, *told))
+        check_inputs(X, self.estimator.n_features_in_)
+        outputs = None if output_indices is None else chosen(output_indices, self.num_outputs)
+        earlier = () if self.observed is None else (self.observed.x, self.observed.y)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (X, *earlier))
         noise = None if observation_noise is False else self._noise(observation_noise, X)
         with torch.set_grad_enabled(wanted):
             law = self._law(X) if self.observed is None else self._conditioned(X, self.observed)
             posterior: Posterior
             if isinstance(law, tuple):
-                posterior = _gaussian(law, noise, output_indices)
+                posterior = gaussian(law, noise, outputs)
             else:
-                functions = law if noise is None else _noisy(law, noise)
-                posterior = EnsemblePosterior(functions if output_indices is None else functions[..., output_indices])
+                functions = law if noise is None else noisy(law, noise)
+                posterior = EnsemblePosterior(functions if outputs is None else functions[..., outputs])
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **_: Any) -> Self:
@@ -146,16 +123,17 @@ class EstimatorModel(Model, FantasizeMixin):
 
         Raises:
             NotImplementedError: The function or the noise is not Gaussian.
+            ValueError: There is not one finite row of `Y` for each row of `X`, or `noise` does not fit.
         """
+        check_inputs(X, self.estimator.n_features_in_)
         if not isinstance(self.likelihood, Gaussian) or not isinstance(self._law(X[..., :1, :].detach()), tuple):
             method = type(self.estimator.inference_).__name__
             raise NotImplementedError(
                 f"{method} under {type(self.likelihood).__name__} noise has no exact conditioning: fit the estimator "
                 "again with the new observations, or use a method with a Gaussian law of the function"
             )
-        noise = self._noise(True, X) if noise is None else noise
-        added = Observed(X, Y, noise.expand(torch.broadcast_shapes(noise.shape, Y.shape[-2:])))
-        observed = added if self.observed is None else _joined(self.observed, added)
+        added = told(X, Y, self._noise(True, X) if noise is None else noise, num_outputs=self.num_outputs)
+        observed = added if self.observed is None else joined(self.observed, added)
         return type(self)(self.estimator, observed)
 
     def _noise(self, given: bool | Tensor, X: Tensor) -> Tensor:
@@ -185,12 +163,9 @@ class EstimatorModel(Model, FantasizeMixin):
 
     def _law(self, X: Tensor) -> "tuple[Tensor, Tensor] | Tensor":
         """Mean (*b, q, m) and covariance (*b, q m, q m), point-major; or functions (*b, s, q, m)."""
-        if X.ndim < 2 or X.shape[-1] != self.estimator.n_features_in_:
-            expected = f"(*b, q, {self.estimator.n_features_in_})"
-            raise ValueError(f"`X` must have shape {expected}, with the features of the fit; got {tuple(X.shape)}")
         *batch, q, d = X.shape
         flat = X.reshape(-1, q, d)
-        laws = [_blocks(self._values(part.reshape(-1, d)), q) for part in flat.split(max(1, ROWS // q))]
+        laws = [blocks(self._values(part.reshape(-1, d)), q) for part in flat.split(max(1, ROWS // q))]
         if isinstance(laws[0], tuple):
             mean, covariance = (torch.cat(parts).to(X) for parts in zip(*laws, strict=True))
             return mean.reshape(*batch, q, -1), covariance.reshape(*batch, *covariance.shape[1:])
@@ -215,76 +190,3 @@ class EstimatorModel(Model, FantasizeMixin):
         kept = covariance[..., size:, size:] - half.mT @ half
         mean = mean[..., size // m :, :] + shift.to(X)
         return mean, kept.to(X).expand(*mean.shape[:-2], *kept.shape[-2:])
-
-
-def _check(estimator: Any) -> None:
-    from sklearn.utils.validation import check_is_fitted
-
-    if not all(hasattr(type(estimator), name) for name in ("sample_functions", "sample_y")):
-        raise TypeError(f"`estimator` must be a GPRegressor or BNNRegressor; got {type(estimator).__name__}")
-    check_is_fitted(estimator)
-    likelihood = estimator.likelihood_
-    members = list(likelihood.members) if isinstance(likelihood, Drawn) else [likelihood]
-    allowed = (Gaussian,) if isinstance(likelihood, Drawn) else (Gaussian, StudentT)
-    if not all(isinstance(member, allowed) for member in members):
-        raise TypeError(
-            f"`estimator` must have a likelihood whose latents are the outputs, Gaussian or StudentT; got "
-            f"{type(members[0]).__name__}"
-        )
-
-
-def _blocks(values: FunctionValues, q: int) -> "tuple[Tensor, Tensor] | Tensor":
-    """Mean (b, q, m) and covariance (b, q m, q m) of each q inputs together; or functions (b, s, q, m)."""
-    m = values.mean.shape[-1]
-    if isinstance(values, SampledValues):
-        return values.draws.unflatten(1, (-1, q)).movedim(0, 1)
-    if isinstance(values, GaussianValues):
-        mean, variance = values.moments
-        covariance = variance.unsqueeze(-1) if q * m == 1 else dense_blocks(values.covariance.to_dense(), q * m)
-        return mean.unflatten(0, (-1, q)), covariance
-    assert isinstance(values, MixtureValues)
-    counts = (values.weights * NUM_DRAWS).round().clamp(min=1).long().tolist()
-    functions = []
-    for part, count in zip(values.components, counts, strict=True):
-        law = _blocks(part, q)
-        functions.append(_drawn(*law, count) if isinstance(law, tuple) else law)
-    return torch.cat(functions, 1)
-
-
-def _drawn(mean: Tensor, covariance: Tensor, count: int) -> Tensor:
-    """Fixed draws (b, s, q, m), the same normal numbers for every q inputs."""
-    z = random.normal((count, covariance.shape[-1]), like=mean, generator=torch.Generator().manual_seed(0))
-    tril = operators.factorize(covariance, name="the covariance of q inputs").tril.to(mean)
-    return mean.unsqueeze(1) + torch.einsum("bij,sj->bsi", tril, z).unflatten(-1, mean.shape[1:])
-
-
-def _gaussian(law: tuple[Tensor, Tensor], noise: Tensor | None, output_indices: list[int] | None) -> GPyTorchPosterior:
-    (mean, covariance), m = law, law[0].shape[-1]
-    if noise is not None:
-        covariance = covariance + torch.diag_embed(noise.expand(mean.shape).flatten(-2))
-    if output_indices is not None:
-        rows = torch.arange(mean.shape[-2], device=mean.device)[:, None] * m
-        rows = (rows + torch.as_tensor(output_indices, device=mean.device)).flatten()
-        mean, covariance = mean[..., output_indices], covariance[..., rows, :][..., rows]
-    if mean.shape[-1] == 1:
-        return GPyTorchPosterior(MultivariateNormal(mean.squeeze(-1), to_linear_operator(covariance)))
-    return GPyTorchPosterior(MultitaskMultivariateNormal(mean, to_linear_operator(covariance)))
-
-
-def _noisy(functions: Tensor, noise: Tensor) -> Tensor:
-    """Functions (*b, s, q, m) with fixed noise added, each several times where they are few."""
-    repeats = max(1, NUM_DRAWS // functions.shape[-3])
-    wide = functions.repeat_interleave(repeats, dim=-3)
-    z = random.normal(tuple(wide.shape[-3:]), like=wide, generator=torch.Generator().manual_seed(0))
-    return wide + noise.to(wide).expand(*functions.shape[:-3], *functions.shape[-2:]).unsqueeze(-3).sqrt() * z
-
-
-def _joined(first: Observed, second: Observed) -> Observed:
-    """All observations, batches broadcast."""
-
-    def cat(a: Tensor, b: Tensor) -> Tensor:
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        return torch.cat([a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])], -2)
-
-    noises = (o.noise.expand(*o.noise.shape[:-2], *o.y.shape[-2:]) for o in (first, second))
-    return Observed(cat(first.x, second.x), cat(first.y, second.y), cat(*noises))

@@ -10,6 +10,7 @@ Labels not known are NaN, or whatever `missing_label` says.
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from bayeskit.integrations import baal
 from bayeskit.integrations.extra import needed
@@ -62,8 +63,15 @@ class BayesianClassifier(SklearnClassifier):
             random_state: Seed; None for the model's.
 
         Returns:
-            (s, n, c), a class that has no label yet at probability zero.
+            (s, n, c), a class that has no label yet at probability zero. Where no estimator could be fitted (no labels,
+            or one class of them), each draw is `predict_proba`, which scikit-activeml then takes from the counts.
+
+        Raises:
+            NotFittedError: `fit` was not called.
         """
+        check_is_fitted(self)
+        if not self.is_fitted_:
+            return np.repeat(self.predict_proba(X)[None], n_samples, axis=0)
         seed = self.random_state if random_state is None else random_state
         drawn = baal.draws(self.estimator_, np.asarray(X), iterations=n_samples, random_state=seed or 0)
         classes = np.asarray(self.classes_)

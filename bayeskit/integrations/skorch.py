@@ -7,80 +7,23 @@
 `max_epochs=0` leaves the training to the inference, which then starts where the module starts.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
 from torch import nn
 
-from bayeskit import registry
-from bayeskit.bnn import Laplace, gaussian_prior
-from bayeskit.core.inference import Fit, Inference
-from bayeskit.core.inputs import as_inputs
+from bayeskit.core.inference import Inference
 from bayeskit.core.likelihood import Categorical, Gaussian, Likelihood
-from bayeskit.core.predictive import Predictive
 from bayeskit.core.types import Data
 from bayeskit.integrations.extra import needed
+from bayeskit.integrations.skorch_posterior import ROWS, PosteriorNet, outputs
 
 with needed("skorch", extra="skorch"):
     from skorch import NeuralNetClassifier, NeuralNetRegressor
-    from skorch.utils import data_from_dataset, to_tensor
-
-ROWS = 2_000
-"""Rows predicted at a time."""
 
 
-class _Bayesian:
-    """What both nets add to skorch's own: a posterior behind the predictions."""
-
-    result_: Fit | None = None  # None while skorch trains: its callbacks then score the module itself
-
-    def partial_fit(self: Any, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Any:
-        """Train on, then infer; the posterior is that of the rows of this call.
-
-        Args:
-            X: Inputs, as skorch takes them: array, tensor, dictionary of those, or `Dataset` of pairs.
-            y: Targets; None for a `Dataset`.
-            classes: As in skorch.
-            **fit_params: As in skorch.
-        """
-        self.result_ = None
-        super().partial_fit(X, y, classes=classes, **fit_params)  # type: ignore[misc]
-        inputs, targets = data_from_dataset(self.get_dataset(X, y))
-        x: Any = to_tensor(inputs, self.device)
-        data = Data(x, self._targets(torch.as_tensor(targets)).to(self.device))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        generator = torch.Generator(self.device).manual_seed(seed)
-        module = self.module_.eval()
-        likelihood = self._likelihood(data)
-        self.result_ = self._inference().infer(gaussian_prior(module), likelihood, data, generator=generator)
-        return self
-
-    def predictive(self: Any, X: Any) -> Predictive:
-        """The law of an observation at each row of `X`.
-
-        Raises:
-            NotFittedError: There is no posterior yet.
-        """
-        if self.result_ is None:
-            raise NotFittedError(f"This {type(self).__name__} has no posterior yet: call `fit` first")
-        x: Any = to_tensor(X, self.device)
-        with torch.no_grad():
-            return self.result_.likelihood.predictive(self.result_.posterior(as_inputs(x)))
-
-    def _inference(self: Any) -> Inference:
-        if self.inference is None:
-            return Laplace(pretrained=True)
-        return self.inference if isinstance(self.inference, Inference) else registry.get(self.inference)()
-
-    def _parts(self: Any, X: Any) -> Iterator[Any]:
-        return (self.predictive(X[i : i + ROWS]) for i in range(0, len(X), ROWS))
-
-
-class BayesianNetClassifier(_Bayesian, NeuralNetClassifier):
+class BayesianNetClassifier(PosteriorNet, NeuralNetClassifier):
     """skorch's `NeuralNetClassifier` with the predictions of a posterior.
 
     Args:
@@ -117,21 +60,21 @@ class BayesianNetClassifier(_Bayesian, NeuralNetClassifier):
         """Class probabilities (n, c) of the posterior."""
         if self.result_ is None:
             return super().predict_proba(X)
-        return np.concatenate([part.probs.cpu().numpy() for part in self._parts(X)])
+        return np.concatenate([part.probs.cpu().numpy() for part in self.parts(X)])
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class (n,)."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        chosen = self.predict_proba(X).argmax(1)
+        return self.classes_[chosen]
 
     def _targets(self, y: torch.Tensor) -> torch.Tensor:
         return y.long()
 
     def _likelihood(self, data: Data) -> Likelihood:
-        with torch.no_grad():
-            return Categorical(self.module_(data.x[:1]).shape[-1]).to(data.y.device)
+        return Categorical(outputs(self.module_, data).shape[-1]).to(data.y.device)
 
 
-class BayesianNetRegressor(_Bayesian, NeuralNetRegressor):
+class BayesianNetRegressor(PosteriorNet, NeuralNetRegressor):
     """skorch's `NeuralNetRegressor` with the predictions of a posterior, in the units of the module's own outputs.
 
     The noise variance is the inference's to learn, from the module's mean squared residual on.
@@ -171,7 +114,7 @@ class BayesianNetRegressor(_Bayesian, NeuralNetRegressor):
         """The mean of an observation (n, k), with its standard deviation on request, as scikit-learn's GPR has it."""
         if self.result_ is None:
             return super().predict(X)
-        parts = [(part.mean.cpu().numpy(), part.std.cpu().numpy()) for part in self._parts(X)]
+        parts = [(part.mean.cpu().numpy(), part.std.cpu().numpy()) for part in self.parts(X)]
         mean, std = (np.concatenate(column) for column in zip(*parts, strict=True))
         return (mean, std) if return_std else mean
 
@@ -179,6 +122,5 @@ class BayesianNetRegressor(_Bayesian, NeuralNetRegressor):
         return y.reshape(len(y), -1)
 
     def _likelihood(self, data: Data) -> Likelihood:
-        with torch.no_grad():
-            residual = float((self.module_(data.x[:ROWS]) - data.y[:ROWS]).square().mean())
+        residual = float((outputs(self.module_, data) - data.y[:ROWS]).square().mean())
         return Gaussian(max(residual, 1e-6)).to(data.y.device)

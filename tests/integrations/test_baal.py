@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 
 from bayeskit import BNNClassifier, BNNRegressor, GPClassifier, GPRegressor, bnn, gp
 from bayeskit.integrations import baal
@@ -50,3 +52,27 @@ def test_rows_beyond_a_block_are_there(monkeypatch):
     assert drawn.shape == (40, 6)
     assert np.abs(drawn[:, :, None] - members.numpy().T[:, None, :]).min(-1).max() < 1e-6
     assert np.array_equal(drawn, baal.draws(model, X, iterations=6)[:, 0])
+
+
+def test_several_outputs_keep_their_units_and_their_joint_law():
+    y = np.stack([X[:, 0], 1000 + 100 * X[:, 0] * X[:, 1], X[:, 1] ** 2], 1)
+    for estimator in (GPRegressor(inference=gp.Exact()), BNNRegressor(inference=bnn.VBLL.quickly())):
+        model = estimator.set_params(random_state=0).fit(X, y)
+        drawn, values = baal.draws(model, X, iterations=400), model.latent(X)
+        assert drawn.shape == (40, 3, 400)
+        std = values.variance.sqrt().numpy()
+        assert (np.abs(drawn.mean(-1) - values.mean.numpy()) < 5 * std / 400**0.5 + 1e-6).all()
+        # a deviation of 400 draws is known to a share of 1 / sqrt(800)
+        np.testing.assert_allclose(drawn.std(-1), std, rtol=5 / 800**0.5)
+
+
+def test_what_has_no_draws_says_so():
+    with pytest.raises(TypeError, match="must be a GP or BNN estimator of this library.*got LogisticRegression"):
+        baal.draws(LogisticRegression().fit(X, X[:, 0] > 0), X)
+    with pytest.raises(NotFittedError):
+        baal.draws(GPRegressor(), X)
+    model = GPRegressor(inference=gp.Exact(), random_state=0).fit(X, X[:, 0])
+    with pytest.raises(ValueError, match="`iterations` must be"):
+        baal.draws(model, X, iterations=0)
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        baal.draws(model, X[:0])

@@ -1,6 +1,7 @@
 """Estimators as BoTorch models, by the real library: acquisition functions, batches, gradients, fantasies."""
 
 import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from botorch.posteriors import GPyTorchPosterior
 from botorch.posteriors.ensemble import EnsemblePosterior
 from botorch.sampling import SobolQMCNormalSampler
 from botorch.sampling.get_sampler import get_sampler
+from sklearn.exceptions import NotFittedError
 
 from bayeskit import BNNRegressor, GPClassifier, GPRegressor, gp, registry
 from bayeskit.core.likelihood import Heteroscedastic, StudentT
@@ -255,6 +257,56 @@ def test_what_cannot_be_a_model_is_refused():
         as_model(EXACT).posterior(torch.rand(3, 5))
     with pytest.raises(NotImplementedError, match="needs Gaussian noise"):
         as_model(HEAVY).posterior(inputs(2), None, True)
+
+
+def test_outputs_may_be_counted_from_the_end():
+    model, x = as_model(PAIR), inputs(3, 4)
+    last, second = (model.posterior(x, output_indices=[i]).distribution.covariance_matrix for i in (-1, 1))
+    torch.testing.assert_close(last, second)
+    for wrong in ([2], [-3], []):
+        with pytest.raises(ValueError, match="`output_indices` must choose among the 2 outputs, 0 to 1"):
+            model.posterior(x, output_indices=wrong)
+
+
+@pytest.mark.parametrize("name", ["exact", "vbll", "deep_ensemble"])
+def test_noise_that_does_not_fit_is_refused(name):
+    model, x = as_model(fitted(name)), inputs(3, 2)
+    for shape in ((5, 1), (3,), (7, 2, 1)):
+        with pytest.raises(ValueError, match=r"noise variances that broadcast against \(\*b, q, m\), here \(3, 2, 1\)"):
+            model.posterior(x, observation_noise=torch.ones(shape))
+    for wrong in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="none of them negative or NaN"):
+            model.posterior(x, observation_noise=torch.full((2, 1), wrong))
+
+
+def test_inputs_that_are_none_are_refused():
+    for name in ("exact", "deep_ensemble"):
+        model = as_model(fitted(name))
+        for wrong in (torch.zeros(3, 2, dtype=torch.long), X):  # integers would have had their means rounded
+            with pytest.raises(TypeError, match="`X` must be a tensor of real numbers"):
+                model.posterior(wrong)
+        for wrong in (torch.rand(2), torch.rand(0, 2), torch.rand(0, 3, 2)):
+            with pytest.raises(ValueError, match="at least one input"):
+                model.posterior(wrong)
+
+
+def test_observations_that_do_not_fit_are_refused():
+    model, x, y = as_model(PAIR), inputs(3), torch.ones(3, 2, dtype=torch.float64)
+    for wrong in (y[:, 0], y[:2], y[:, :1]):
+        with pytest.raises(ValueError, match=r"`Y` must have shape \(\*c, 3, 2\), a row for each of `X`"):
+            model.condition_on_observations(x, wrong)
+    with pytest.raises(ValueError, match="`Y` must be finite"):
+        model.condition_on_observations(x, y * float("nan"))
+    with pytest.raises(ValueError, match="`noise` must hold noise variances that broadcast"):
+        model.condition_on_observations(x, y, noise=torch.ones(4, 1))
+
+
+def test_a_model_is_copied_whole_and_an_estimator_must_be_fitted():
+    model = as_model(EXACT).condition_on_observations(inputs(2), torch.ones(2, 1, dtype=torch.float64))
+    again = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(again.posterior(inputs(3)).mean, model.posterior(inputs(3)).mean, rtol=0, atol=0)
+    with pytest.raises(NotFittedError):
+        as_model(GPRegressor())
 
 
 def test_a_missing_botorch_is_one_sentence():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from skactiveml.pool import ExpectedModelVarianceReduction, GreedyBALD, UncertaintySampling
+from sklearn.exceptions import NotFittedError
 
 from bayeskit import BNNClassifier, GPClassifier, GPRegressor, bnn, gp
 from bayeskit.integrations.skactiveml import BayesianClassifier, BayesianRegressor
@@ -53,3 +54,45 @@ def test_strategies_of_numbers_read_mean_and_deviation():
     np.testing.assert_allclose(law.std(), std)
     chosen = ExpectedModelVarianceReduction(random_state=0).query(X[:20], y[:20], model, fit_reg=True)
     assert np.isnan(y[chosen]).all()
+
+
+@pytest.mark.parametrize("unknown", [None, "nan"])
+def test_labels_may_be_words(unknown):
+    words = np.where(LABELS > 0, "right", "left").astype(object if unknown is None else str)
+    known = np.where(np.isnan(PARTLY), unknown, words).astype(words.dtype)
+    model = BayesianClassifier(CLASSIFIERS[1], classes=["right", "left"], missing_label=unknown, random_state=0)
+    numbers = BayesianClassifier(CLASSIFIERS[1], classes=[0, 1], random_state=0).fit(X, PARTLY)
+    model.fit(X, known)
+    assert list(model.classes_) == ["left", "right"]
+    assert np.array_equal(model.predict(X), np.array(["left", "right"])[numbers.predict(X).astype(int)])
+    np.testing.assert_allclose(model.sample_proba(X, 5), numbers.sample_proba(X, 5))
+    strategy = GreedyBALD(sample_predictions_method_name="sample_proba", missing_label=unknown, random_state=0)
+    chosen = strategy.query(X, known, model, batch_size=4)
+    assert np.isnan(PARTLY[chosen]).all()
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_before_there_are_two_classes_all_draws_are_alike(first):
+    """No label at all, or labels of one class: scikit-activeml goes by its counts, and a strategy can begin."""
+    known = np.where(np.arange(60) < first, 1.0, np.nan)
+    model = BayesianClassifier(CLASSIFIERS[0], classes=[0, 1], random_state=0)
+    with pytest.warns(UserWarning, match="could not be fitted"):
+        drawn = model.fit(X, known).sample_proba(X, n_samples=4)
+    expected = [0.5, 0.5] if first == 0 else [0.0, 1.0]
+    np.testing.assert_array_equal(drawn, np.broadcast_to(expected, (4, 60, 2)))
+    with pytest.warns(UserWarning, match="could not be fitted"):
+        chosen = GreedyBALD(sample_predictions_method_name="sample_proba", random_state=0).query(X, known, model)
+    assert np.isnan(known[chosen]).all()
+
+
+def test_a_regressor_without_targets_is_scikit_activemls_own_guess():
+    with pytest.warns(UserWarning, match="could not be fitted"):
+        model = BayesianRegressor(GPRegressor(random_state=0)).fit(X, np.full(60, np.nan))
+    with pytest.warns(UserWarning, match="could not be fitted"):
+        mean, std = model.predict(X[:2], return_std=True)
+    assert (mean == 0).all() and (std == 1).all()
+
+
+def test_without_a_fit_there_are_no_draws():
+    with pytest.raises(NotFittedError):
+        BayesianClassifier(CLASSIFIERS[0], classes=[0, 1]).sample_proba(X)

@@ -1,11 +1,15 @@
 """Our inferences inside skorch's nets, by the real library."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from skorch.exceptions import NotInitializedError
 from torch import nn
 
 from bayeskit import bnn
@@ -82,3 +86,61 @@ def test_datasets_and_tensors_are_taken():
 def test_without_a_fit_there_is_no_law():
     with pytest.raises(NotFittedError, match="call `fit` first"):
         classifier().predictive(X)
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Rows one by one, of which nothing can be cut."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i], int(LABELS[i])
+
+
+def test_a_dataset_is_read_by_skorchs_own_iterator():
+    pairs = Pairs()
+    net = classifier(train_split=None, classes=[0, 1], batch_size=30).fit(pairs, None)
+    torch.manual_seed(0)
+    same = classifier(train_split=None, batch_size=30).fit(X, LABELS)
+    np.testing.assert_allclose(net.predict_proba(pairs), same.predict_proba(X), atol=1e-6)
+    np.testing.assert_allclose(net.predictive(pairs).probs, net.predict_proba(X), atol=1e-6)
+    assert np.array_equal(net.predict(torch.utils.data.Subset(pairs, range(50))), net.predict(X[:50]))
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, first, rest):
+        return self.layer(torch.cat([first[:, None], rest], 1))
+
+
+def test_named_inputs_arrive_by_name():
+    named = {"first": X[:, 0], "rest": X[:, 1:]}
+    settings = {"max_epochs": 5, "lr": 0.1, "verbose": 0, "random_state": 0}
+    torch.manual_seed(0)
+    by_name = BayesianNetClassifier(Two, **settings).fit(named, LABELS)
+    torch.manual_seed(0)
+    plain = BayesianNetClassifier(nn.Linear(3, 2), **settings).fit(X, LABELS)
+    np.testing.assert_allclose(by_name.predict_proba(named), plain.predict_proba(X), atol=1e-5)
+
+
+def test_a_grid_search_reaches_into_the_inference():
+    net = classifier(inference=bnn.Laplace(pretrained=True))
+    search = GridSearchCV(net, {"inference__subset": ["all", "last_layer"]}, cv=2, scoring="accuracy").fit(X, LABELS)
+    assert search.best_estimator_.inference.subset == search.best_params_["inference__subset"]
+    assert net.inference.subset == "last_layer"  # the search worked on clones
+    with pytest.raises(ValueError, match=r"\['inference__subset'\] need an `inference` that has settings"):
+        classifier(inference="laplace").set_params(inference__subset="all")
+
+
+@pytest.mark.parametrize("make", [pickle.dumps, copy.deepcopy])
+def test_a_fitted_net_can_be_copied_and_a_clone_is_not_fitted(make):
+    net = classifier().fit(X, LABELS)
+    again = pickle.loads(make(net)) if make is pickle.dumps else make(net)
+    assert np.array_equal(again.predict_proba(X), net.predict_proba(X))
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(NotInitializedError, match="not initialized yet"):
+            getattr(clone(net), method)(X)

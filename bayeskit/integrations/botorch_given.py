@@ -1,0 +1,117 @@
+"""What BoTorch and its users hand over to a model of ours: checked, and kept."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeskit.core.likelihood import Drawn, Gaussian, StudentT
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a model was told after its fit.
+
+    Args:
+        x: Inputs (*b, n, d).
+        y: Observations (*c, n, m), *c broadcasting against *b.
+        noise: Their noise variances, broadcasting against y.
+    """
+
+    x: Tensor
+    y: Tensor
+    noise: Tensor
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """*b and *c together."""
+        return torch.broadcast_shapes(self.x.shape[:-2], self.y.shape[:-2])
+
+
+def told(x: Tensor, y: Tensor, noise: Tensor, *, num_outputs: int) -> Observed:
+    """Observations that fit each other.
+
+    Args:
+        x: Inputs (*b, n, d).
+        y: Observations (*c, n, m).
+        noise: Noise variances, broadcasting against y.
+        num_outputs: m.
+
+    Raises:
+        ValueError: They do not, or something is not finite.
+    """
+    if y.ndim < 2 or y.shape[-2:] != (x.shape[-2], num_outputs):
+        raise ValueError(
+            f"`Y` must have shape (*c, {x.shape[-2]}, {num_outputs}), a row for each of `X`; got {tuple(y.shape)}"
+        )
+    if not bool(y.isfinite().all()):
+        raise ValueError("`Y` must be finite: leave out rows that were not observed")
+    variances(noise, torch.broadcast_shapes(noise.shape[:-2], y.shape[:-2]) + y.shape[-2:], name="noise")
+    return Observed(x, y, noise.expand(torch.broadcast_shapes(noise.shape, y.shape[-2:])))
+
+
+def joined(first: Observed, second: Observed) -> Observed:
+    """All observations, batches broadcast."""
+
+    def cat(a: Tensor, b: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        return torch.cat([a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])], -2)
+
+    noises = (o.noise.expand(*o.noise.shape[:-2], *o.y.shape[-2:]) for o in (first, second))
+    return Observed(cat(first.x, second.x), cat(first.y, second.y), cat(*noises))
+
+
+def check_estimator(estimator: Any) -> None:
+    """Raise unless it is a fitted regressor whose latents are the outputs."""
+    from sklearn.utils.validation import check_is_fitted
+
+    if not all(hasattr(type(estimator), name) for name in ("sample_functions", "sample_y")):
+        raise TypeError(f"`estimator` must be a GPRegressor or BNNRegressor; got {type(estimator).__name__}")
+    check_is_fitted(estimator)
+    likelihood = estimator.likelihood_
+    members = list(likelihood.members) if isinstance(likelihood, Drawn) else [likelihood]
+    allowed = (Gaussian,) if isinstance(likelihood, Drawn) else (Gaussian, StudentT)
+    if not all(isinstance(member, allowed) for member in members):
+        raise TypeError(
+            f"`estimator` must have a likelihood whose latents are the outputs, Gaussian or StudentT; got "
+            f"{type(members[0]).__name__}"
+        )
+
+
+def check_inputs(x: Any, num_features: int) -> None:
+    """Raise unless these are inputs (*b, q, d) of real numbers."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"`X` must be a tensor of real numbers, best in float64; got {found}")
+    if x.ndim < 2 or x.shape[-1] != num_features or x.numel() == 0:
+        expected = f"(*b, q, {num_features})"
+        raise ValueError(
+            f"`X` must have shape {expected}, with the features of the fit and at least one input; got {tuple(x.shape)}"
+        )
+
+
+def chosen(output_indices: list[int], num_outputs: int) -> list[int]:
+    """Outputs counted from 0, wherever they were counted from; raise unless there are such."""
+    m = num_outputs
+    if not output_indices or any(not -m <= i < m for i in output_indices):
+        raise ValueError(f"`output_indices` must choose among the {m} outputs, 0 to {m - 1}; got {output_indices}")
+    return [i % m for i in output_indices]
+
+
+def variances(noise: Tensor, shape: torch.Size, *, name: str = "observation_noise") -> Tensor:
+    """Noise variances as they were given, spread over (*b, q, m).
+
+    Raises:
+        ValueError: They do not fit, or one is no variance.
+    """
+    try:
+        wide = noise.expand(shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`{name}` must hold noise variances that broadcast against (*b, q, m), here {tuple(shape)}; got shape "
+            f"{tuple(noise.shape)}"
+        ) from error
+    if not bool((noise >= 0).all()):
+        raise ValueError(f"`{name}` must hold noise variances, none of them negative or NaN; got {float(noise.min())}")
+    return wide
