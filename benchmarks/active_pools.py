@@ -4,25 +4,27 @@
         [--acquisitions bald,random] [--out active_pools.json] [--figure active_pools.png] [--threads 1]
 
 Every seed is another split into pool and test rows and another start; within a seed all acquisitions start from the
-same labels. Numbers are by an exact GP, classes by one on Dirichlet targets, a latent for each. Score is the accuracy,
-or minus the RMSE in standard deviations of y. The tables show the last score and the area between the curve and that of
-random labels, as the mean difference over all rounds after the first, with the standard error over seeds; a star marks
-more than twice that. Cells already in `--out` are not computed again.
+same labels. Numbers are by an exact GP, banana is by GPClassifier as it comes, and MNIST by a softmax regression with a
+Bayesian layer on 50 principal components of its strokes (the directions of the edges in each cell of the image). Score
+is the accuracy, or minus the RMSE in standard deviations of y. The tables show the last score and the area between the
+curve and that of random labels, as the mean difference over all rounds after the first, with the standard error over
+seeds; a star marks more than twice that. Cells that `--out` has under the same setting are not computed again.
 """
 
 import argparse
+import functools
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from gpytorch.kernels import RBFKernel, ScaleKernel
+from sklearn.decomposition import PCA
+from torch import nn
 
-from bayeskit import GPClassifier, GPRegressor, active, metrics
-from bayeskit.core.likelihood import Dirichlet
+from bayeskit import BNNClassifier, GPClassifier, GPRegressor, active, bnn, metrics
 
 
 @dataclass(frozen=True)
@@ -34,32 +36,47 @@ class Setting:
     pool: int = 1_000
     test: int = 1_000
 
-    def table(self):
-        stored = np.load(Path(os.environ["BAYESKIT_DATA"]) / self.file)
-        if "x_train" in stored:
-            return stored["x_train"].reshape(len(stored["y_train"]), -1) / 255.0, stored["y_train"]
-        suffix = "_full" if "X_full" in stored else ""
-        return stored[f"X{suffix}"], np.ravel(stored[f"y{suffix}"])
+
+@functools.cache
+def table(name):
+    stored = np.load(Path(os.environ["BAYESKIT_DATA"]) / SETTINGS[name].file)
+    if name == "mnist":
+        return PCA(50, random_state=0).fit_transform(strokes(stored["x_train"][:IMAGES])), stored["y_train"][:IMAGES]
+    suffix = "_full" if "X_full" in stored else ""
+    return stored[f"X{suffix}"], np.ravel(stored[f"y{suffix}"])
+
+
+def strokes(images, directions=8, cell=4):
+    """How much edge of each direction lies in each cell of images (n, 28, 28), as (n, 392) with rows of length one."""
+    down, right = np.gradient(images.astype(np.float32) / 255, axis=(1, 2))
+    angle = np.arctan2(down, right) % (2 * np.pi) * directions / (2 * np.pi)
+    lower, share, length = np.floor(angle).astype(int) % directions, angle % 1, np.hypot(down, right)
+    edges = np.zeros((*images.shape, directions), dtype=np.float32)
+    for direction, part in ((lower, 1 - share), ((lower + 1) % directions, share)):
+        edges[(*np.indices(lower.shape), direction)] += part * length
+    cells = edges.reshape(len(images), 28 // cell, cell, 28 // cell, cell, directions).sum((2, 4))
+    roots = np.sqrt(cells).reshape(len(images), -1)
+    return roots / np.linalg.norm(roots, axis=1, keepdims=True)
 
 
 SETTINGS = {
-    "banana": Setting("classification/banana.npz", 20, 10, 8, pool=500),
-    "mnist": Setting("images/mnist.npz", 20, 40, 8, pool=500),
+    "banana": Setting("classification/banana.npz", 10, 10, 10, pool=2_000, test=2_000),
+    "mnist": Setting("images/mnist.npz", 20, 40, 8, pool=2_000, test=2_000),
     "boston": Setting("uci/boston.npz", 20, 20, 6),
     "concrete": Setting("uci/concrete.npz", 20, 20, 6),
     "energy": Setting("uci/energy.npz", 20, 20, 6),
 }
 CLASSES = ("banana", "mnist")
+IMAGES = 10_000
 
 
 def estimator(name):
     if name not in CLASSES:
         return GPRegressor(random_state=0)
-    kernel = ScaleKernel(RBFKernel())
-    if name == "mnist":
-        kernel.base_kernel.lengthscale = 28.0  # of standardized pixels: sqrt(784)
-    likelihood = Dirichlet(10 if name == "mnist" else 2)
-    return GPClassifier(kernel, inference="exact", likelihood=likelihood, random_state=0)
+    if name == "banana":
+        return GPClassifier(random_state=0)
+    # 0.1 and 0.01 were tried, on 300 random labels of another split of these images: accuracies of 0.912 and 0.916.
+    return BNNClassifier(nn.Linear, inference=bnn.VBLL(prior_precision=0.03), random_state=0)
 
 
 def start_of(y, size, rng, *, classes):
@@ -72,13 +89,13 @@ def start_of(y, size, rng, *, classes):
 
 def cell(name, acquisition, seed):
     setting, rng = SETTINGS[name], np.random.default_rng(seed)
-    x, y = setting.table()
+    x, y = table(name)
     rows = rng.permutation(len(y))[: setting.pool + setting.test]
     cut = min(setting.pool, int(0.7 * len(rows)))
     pool, test = rows[:cut], rows[cut:]
     initial = start_of(y[pool], setting.initial, rng, classes=name in CLASSES)
     scale = y[pool].std() if name not in CLASSES else 1.0
-    found = {"labels": [], "score": [], "nlpd": [], "seconds": []}
+    found = {"setting": asdict(setting), "labels": [], "score": [], "nlpd": [], "seconds": []}
     loop = active.run(
         estimator(name),
         x[pool],
@@ -166,7 +183,9 @@ if __name__ == "__main__":
         for name in sets:
             for acquisition in given.acquisitions.split(","):
                 key = f"{name}/{acquisition}/{seed}"
-                if key in cells or (acquisition == "margin" and name not in CLASSES):
+                if cells.get(key, {}).get("setting") == asdict(SETTINGS[name]) or (
+                    acquisition == "margin" and name not in CLASSES
+                ):
                     continue
                 began = time.perf_counter()
                 cells[key] = cell(name, acquisition, seed)
