@@ -12,6 +12,7 @@ from torch import Tensor
 from bayeskit.active import scores
 from bayeskit.active.batch import Batch, batch_bald
 from bayeskit.active.epig import epig
+from bayeskit.active.reading import check_targets, one_number_each, positions, stacked, unwrapped
 from bayeskit.core import checks, progress
 from bayeskit.core.inputs import take
 from bayeskit.core.likelihood import Likelihood
@@ -78,7 +79,9 @@ def query(
         standardized units.
 
     Raises:
-        ValueError: The acquisition is not known, cannot be had from this method, or no rows are left.
+        ValueError: The acquisition is not known, cannot be had from this method or gives no number for an input;
+            `exclude` are no positions, or no rows are left; `targets` are not like the rows of the pool.
+        TypeError: The estimator has no joint law of the function.
 
     Examples:
         >>> from bayeskit import GPRegressor
@@ -91,11 +94,14 @@ def query(
 
     check_acquisition(acquisition)
     checks.positive(batch_size, name="batch_size", integer=True)
-    estimator, X, targets = _unwrapped(estimator, X, targets)
-    _refuse_points(estimator, acquisition)
     targets = targets if acquisition == "epig" else None
+    if targets is not None:
+        check_targets(X, targets)
+    asked = positions(exclude, _num_samples(X), name="exclude")
+    estimator, X, targets = unwrapped(estimator, X, targets)
+    _refuse_points(estimator, acquisition)
     rng = check_random_state(random_state)
-    left = rng.permutation(np.setdiff1d(np.arange(_num_samples(X)), np.asarray(exclude, dtype=int)))
+    left = rng.permutation(np.setdiff1d(np.arange(_num_samples(X)), asked))
     if not len(left):
         raise ValueError("`X` must have rows that are not in `exclude`; all have been asked for")
     if candidates is not None:
@@ -113,24 +119,12 @@ def query(
 
 
 def check_acquisition(acquisition: Any) -> None:
-    """Refuse what is neither a name that is known nor a function."""
+    """Refuse what is neither a name that is known nor a function of (values, likelihood)."""
+    for name, function in (("epig", epig), ("batch_bald", batch_bald)):
+        if acquisition is function:
+            raise ValueError(f"`acquisition` must be the name {name!r} here: the function itself needs more than a law")
     if not callable(acquisition):
         checks.choice(acquisition, name="acquisition", options=ACQUISITIONS)
-
-
-def _unwrapped(estimator: Any, X: Any, targets: Any) -> tuple[Any, Any, Any]:
-    """The estimator at the end of a pipeline, and inputs as it gets them."""
-    if hasattr(estimator, "steps"):
-        if len(estimator.steps) > 1:
-            before = estimator[:-1]
-            X, targets = before.transform(X), None if targets is None else before.transform(targets)
-        estimator = estimator[-1]
-    if not hasattr(estimator, "standardized"):
-        raise TypeError(
-            "`estimator` must be a GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, which have a joint law of "
-            f"the function, or a pipeline that ends in one; got {type(estimator).__name__}"
-        )
-    return estimator, X, targets
 
 
 def _refuse_points(estimator: Any, acquisition: Any) -> None:
@@ -165,29 +159,12 @@ def _scored(estimator: Any, X: Any, rows: np.ndarray, score: Score, targets: Any
     with progress.track(len(rows), "scoring the pool") as bar:
         for start in range(0, len(rows), ROWS):
             x = take(X, rows[start : start + ROWS])
-            values = estimator.standardized(x if targets is None else _stacked(x, targets))
-            parts.append(score(values, estimator.likelihood_).detach().double().cpu())
+            values = estimator.standardized(x if targets is None else stacked(x, targets))
+            parts.append(one_number_each(score(values, estimator.likelihood_), len(rows[start : start + ROWS])))
             bar.update(len(parts[-1]))
-    found = torch.cat(parts)
-    if found.shape != (len(rows),) or bool(found.isnan().any()):
-        raise ValueError(
-            f"`acquisition` must give one number for each input, none of them NaN; got shape {tuple(found.shape)} for "
-            f"{len(rows)} inputs, with {int(found.isnan().sum())} NaN"
-        )
-    return found
+    return torch.cat(parts)
 
 
 def _best(found: Tensor, count: int) -> Tensor:
     """Positions of the largest, best first; of equal ones the first."""
     return found.argsort(descending=True, stable=True)[:count]
-
-
-def _stacked(first: Any, second: Any) -> Any:
-    """Rows of the same kind one after the other."""
-    if isinstance(first, Tensor):
-        return torch.cat([first, torch.as_tensor(second).to(first)])
-    if hasattr(first, "iloc"):
-        import pandas as pd
-
-        return pd.concat([first, pd.DataFrame(second, columns=first.columns)], ignore_index=True)
-    return np.concatenate([np.asarray(first), np.asarray(second)])

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
 from bayeskit.active.pool import Score, check_acquisition, query
+from bayeskit.active.reading import last_step, positions
 from bayeskit.core import checks, progress
 from bayeskit.core.inputs import take
 
@@ -84,7 +85,9 @@ def run(
         A `Round` for each.
 
     Raises:
-        ValueError: An argument is out of range; before the first round.
+        ValueError: An argument is out of range, before the first round; or what `y` returned is not a label for each
+            row, or the labels at the start are all of one class.
+        TypeError: The estimator has no joint law of the function; before the first round.
 
     Examples:
         >>> from bayeskit import GPRegressor
@@ -94,6 +97,9 @@ def run(
         [5, 6, 7]
     """
     check_acquisition(acquisition)
+    last_step(estimator)
+    if acquisition == "margin" and not is_classifier(estimator):
+        raise ValueError("`acquisition` 'margin' compares the probabilities of labels: use 'variance' or 'bald'")
     checks.positive(batch_size, name="batch_size", integer=True)
     if rounds is not None:
         checks.positive(rounds, name="rounds", integer=True)
@@ -110,6 +116,11 @@ def _rounds(
     estimator: Any, X: Any, y: Any, start: np.ndarray, *, rounds: int | None, seed: int, verbose: bool, options: dict
 ) -> Iterator[Round]:
     labeled, labels = start, _ask(y, start)
+    if is_classifier(estimator) and len(np.unique(labels)) == 1:
+        raise ValueError(
+            f"`initial`: the {len(start)} labels at the start are all {labels[0]!r}, and a classifier needs two "
+            "classes. Ask for more rows, or give the positions of some of another class."
+        )
     queried, scores, spent, number = start, np.full(len(start), np.nan), 0.0, 0
     while True:
         began = time.perf_counter()
@@ -126,7 +137,7 @@ def _rounds(
         batch = query(fitted, X, exclude=labeled, random_state=choice, verbose=verbose, **options)
         spent = time.perf_counter() - began
         queried, scores = batch.indices.numpy(), batch.scores.numpy()
-        labeled, labels = np.concatenate([labeled, queried]), np.concatenate([labels, _ask(y, queried)])
+        labeled, labels = np.concatenate([labeled, queried]), np.concatenate([labels, _ask(y, queried, labels)])
 
 
 def _start(initial: Any, n: int, seed: int) -> np.ndarray:
@@ -136,15 +147,21 @@ def _start(initial: Any, n: int, seed: int) -> np.ndarray:
         if initial > n:
             raise ValueError(f"`initial` must be at most the number of rows of the pool, {n}; got {initial}")
         return np.random.default_rng(seed).choice(n, initial, replace=False)
-    rows = np.asarray(initial)
-    if not len(rows) or len(np.unique(rows)) < len(rows) or rows.min() < 0 or rows.max() >= n:
-        raise ValueError(f"`initial` must be a number, or positions between 0 and {n - 1}, at least one and none twice")
+    rows = positions(initial, n, name="initial")
+    if not len(rows) or len(np.unique(rows)) < len(rows):
+        raise ValueError("`initial` must hold at least one position, and none twice")
     return rows
 
 
-def _ask(y: Any, rows: np.ndarray) -> np.ndarray:
-    """The labels of some rows."""
+def _ask(y: Any, rows: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+    """The labels of some rows, of the shape of those `before`."""
     labels = np.asarray(y(rows) if callable(y) else take(y, rows))
-    if len(labels) != len(rows):
-        raise ValueError(f"`y` must return a label for each position; got {len(labels)} for {len(rows)} positions")
+    if labels.shape[:1] != (len(rows),):
+        got = f"{len(labels)} for {len(rows)} positions" if labels.ndim else f"{labels.item()!r}"
+        raise ValueError(f"`y` must return a label for each position; got {got}")
+    if before is not None and labels.shape[1:] != before.shape[1:]:
+        raise ValueError(
+            f"`y` must return labels of one shape; got {labels.shape} for {len(rows)} positions, and {before.shape} "
+            f"for the {len(before)} before"
+        )
     return labels

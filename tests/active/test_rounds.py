@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 
-from bayeskit import BNNClassifier, GPRegressor, active, bnn
+from bayeskit import BNNClassifier, GPClassifier, GPRegressor, active, bnn
 from bayeskit.core.optimize import Training
 
 RNG = np.random.default_rng(0)
@@ -110,12 +111,74 @@ def test_asking_where_little_is_known_beats_chance():
         ({"initial": [-1]}, "between 0 and 59"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"rounds": 0}, "`rounds` must be a positive integer"),
+        ({"initial": [0.0, 1.0]}, "`initial` must hold positions.*float64"),
+        ({"initial": [[0, 1]]}, r"`initial` must hold positions.*shape \(1, 2\)"),
+        ({"initial": Y > 0}, r"`initial` must hold positions.*np\.flatnonzero"),
+        ({"initial": []}, "at least one position"),
+        ({"acquisition": "margin"}, "'margin' compares the probabilities of labels"),
         ({"y": Y[:5]}, "same number of rows"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_round(settings, words):
     with pytest.raises(ValueError, match=words):
         active.run(MODEL, X, **{"y": Y, **settings})
+
+
+def test_an_estimator_without_a_law_is_refused_before_the_first_round():
+    with pytest.raises(TypeError, match="joint law of the function.*got LinearRegression"):
+        active.run(LinearRegression(), X, Y)
+
+
+@pytest.mark.parametrize("acquisition", ["bald", "batch_bald"])
+def test_a_loop_that_was_interrupted_goes_on_as_if_it_had_not_been(acquisition):
+    settings = {"acquisition": acquisition, "batch_size": 3, "random_state": 3}
+    calls = []
+
+    def label(rows):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Y[rows]
+
+    rounds, loop = [], active.run(MODEL, X, label, initial=5, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        for r in loop:
+            rounds.append(r)
+    assert next(loop, None) is None
+    resumed = list(active.run(MODEL, X, label, initial=rounds[-1].labeled, rounds=2, **settings))
+    whole = list(active.run(MODEL, X, Y, initial=5, rounds=3, **settings))
+    assert resumed[-1].labeled.tolist() == whole[-1].labeled.tolist()
+    assert calls[2].tolist() == resumed[-1].queried.tolist()  # asked again, since its labels never came
+
+
+def test_one_class_at_the_start_is_said_with_what_to_do():
+    y = np.where(X[:, 0] > 0, "yes", "no")
+    loop = active.run(GPClassifier(random_state=0), X, y, initial=np.flatnonzero(y == "no")[:5])
+    with pytest.raises(ValueError, match=r"`initial`: the 5 labels at the start are all .*'no'.*two classes"):
+        next(loop)
+
+
+def test_labels_may_be_words_of_any_length():
+    def words(rows):
+        return ["yes" if X[row, 0] > 0 else "certainly not" for row in rows]
+
+    start = [int((X[:, 0] > 0).argmax()), int((X[:, 0] <= 0).argmax())]
+    method = bnn.VBLL(training=Training(lr=1e-2, max_epochs=3))
+    last = list(active.run(BNNClassifier(inference=method, random_state=0), X, words, initial=start, rounds=3))[-1]
+    assert last.estimator.classes_.tolist() == ["certainly not", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda rows: None, "a label for each position; got None"),
+        (lambda rows: 1.0, r"a label for each position; got 1\.0"),
+        (lambda rows: Y[rows] if len(rows) > 1 else Y[rows][:, None], r"of one shape; got \(1, 1\).*\(5,\)"),
+    ],
+)
+def test_an_answer_that_is_not_labels(answer, words):
+    with pytest.raises(ValueError, match=words):
+        list(active.run(MODEL, X, answer, initial=5, rounds=2))
 
 
 def test_labels_for_all_that_were_asked():

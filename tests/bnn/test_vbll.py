@@ -12,6 +12,7 @@ from torch import nn
 from bayeskit import BNNClassifier, BNNRegressor, bnn, gp
 from bayeskit.bnn.head import find_head
 from bayeskit.bnn.heads.bounds import Expectation, has_logits
+from bayeskit.bnn.training import DEFAULT_TRAINING
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
@@ -306,3 +307,15 @@ def test_in_the_estimators(generator):
     assert model.score(x, y) > 0.5
     labels = BNNClassifier(inference="vbll", random_state=0).fit(x, y > 0)
     assert labels.score(x, y > 0) > 0.9
+
+
+def test_labels_get_steps_enough_before_a_training_stops(generator):
+    # Nothing is to be learnt here, so a training stops as soon as it may: after 10 epochs of one step, or after 40.
+    x, y = torch.randn(60, 4, generator=generator), torch.randint(3, (60,), generator=generator)
+    prior = bnn.gaussian_prior(seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))))
+    state = generator.get_state()
+    short, default = (
+        len(method.infer(prior, Categorical(3), Data(x, y), generator=generator.set_state(state)).history["loss"])
+        for method in (bnn.VBLL(prior_precision=1.0, training=DEFAULT_TRAINING), bnn.VBLL(prior_precision=1.0))
+    )
+    assert short < 40 <= default
