@@ -1,7 +1,6 @@
 """MemoryDualGP on streams, beside a fit to all rows, a stream without memory, and the last chunk alone.
 
     BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_memory.py [sets ...] [--seeds 0 1 2] [--set memory=64 ...]
-    BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_memory.py mnist [--images 2000]
     python benchmarks/gp_memory.py cost [--batches 100]
 
 The first cuts the training rows of elevators, bike, banana and mammographic (seed s takes fold s of ten as its test
@@ -14,11 +13,9 @@ at the end, and processor seconds, for
 - `last chunk`: `DualSVGP` on the last chunk alone.
 
 All start from one prior, and inputs and targets are standardized by all training rows; with `--door` the estimators do
-both, from the first chunk. `--set name=value` changes a setting of `MemoryDualGP`.
-
-`mnist` learns ten digits in five tasks of two, by ten softmax latents over a Matern-5/2 on the pixels, in batches of at
-most 2,000 of the `--images` first training images of a digit, with a memory of 400 rows a task; after each it prints
-the accuracy on the test images of each task so far, and on all.
+both, from the first chunk. `--set name=value` changes a setting of `MemoryDualGP`. With several seeds there follow, for
+each set, the mean of each over the folds and that of `memory` less it, fold by fold, both with their standard errors,
+and how far it is from `offline`, as the root of the mean square over the folds.
 
 `cost` prints the processor time of a batch of 200 rows as a stream of labels in two dimensions goes on.
 """
@@ -31,11 +28,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpytorch.kernels import MaternKernel, ScaleKernel
-from gpytorch.means import ConstantMean
 
 from bayeskit import GPClassifier, GPRegressor, gp
-from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian
+from bayeskit.core.likelihood import Bernoulli, Gaussian
 from bayeskit.core.types import Data
 
 SETS = ("elevators", "bike", "banana", "mammographic")
@@ -104,6 +99,7 @@ class Door:
 
 def stream(names, seeds, settings, door, only):
     for name in names:
+        scores = {}
         for seed in seeds:
             rows = table(name, seed)
             problem, parts = (Door if door else Direct)(*rows), chunks(rows[0])
@@ -119,38 +115,26 @@ def stream(names, seeds, settings, door, only):
                 begin = time.process_time()
                 score = problem.run(method, given, seed)
                 seconds = time.process_time() - begin
+                scores.setdefault(label, []).append(score)
                 print(f"{name:13s} seed {seed}  {label:11s} {score:9.4f}  {seconds:7.1f} s", flush=True)
+        if len(seeds) > 1:
+            summary(name, scores)
 
 
-TASK = 400
-"""Rows of memory for each task of two digits."""
+def summary(name, scores):
+    """Print means over folds and paired differences, with standard errors."""
+    for label, values in scores.items():
+        line = f"{name:13s} {label:11s} mean {shown(values)}"
+        if label != "memory" and "memory" in scores:
+            line += f"   memory less it {shown(np.subtract(scores['memory'], values))}"
+        if label != "offline" and "offline" in scores:
+            away = np.subtract(scores["offline"], values)
+            line += f"   from offline, root mean square {np.mean(away**2) ** 0.5:.4f}"
+        print(line, flush=True)
 
 
-def mnist(images, settings):
-    arrays = np.load(Path(os.environ["BAYESKIT_DATA"]) / "images" / "mnist.npz")
-    parts = ((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
-    x, y, x_test, y_test = (
-        torch.from_numpy(array) for x, y in parts for array in (x.reshape(len(x), -1) / 255.0, y.astype(np.int64))
-    )
-    base = MaternKernel(nu=2.5).double()
-    base.lengthscale = torch.tensor(10.0).double()  # about the distance between two images
-    posterior, likelihood = (
-        gp.GaussianProcess(ConstantMean(batch_shape=torch.Size([10])), ScaleKernel(base).double(), 10),
-        Categorical(10),
-    )
-    generator, begin = torch.Generator().manual_seed(0), time.process_time()
-    settings = {"num_inducing": 200, "max_iter": 8, "learn_inducing": False} | settings
-    for task in range(5):
-        rows = torch.cat([(y == digit).nonzero()[:images, 0] for digit in (2 * task, 2 * task + 1)])
-        method = gp.MemoryDualGP(memory=TASK * (task + 1), **settings)
-        fit = method.infer(posterior, likelihood, Data(x[rows], y[rows]), generator=generator)
-        posterior, likelihood = fit.posterior, fit.likelihood
-        with torch.no_grad():
-            right = torch.cat([posterior(part).mean.argmax(-1) for part in x_test.split(1_000)]) == y_test
-        of_tasks = [float(right[y_test // 2 == done].double().mean()) for done in range(task + 1)]
-        seen = float(right[y_test < 2 * (task + 1)].double().mean())
-        seconds = time.process_time() - begin
-        print(f"task {task + 1}:", *(f"{a:.3f}" for a in of_tasks), f" all {seen:.4f}  {seconds:.0f} s", flush=True)
+def shown(values):
+    return f"{np.mean(values):8.4f} ({np.std(values, ddof=1) / len(values) ** 0.5:.4f})"
 
 
 def cost(batches, settings):
@@ -175,7 +159,6 @@ def parse():
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--door", action="store_true")
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--batches", type=int, default=100)
     return parser.parse_args()
 
@@ -193,9 +176,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     given = parse()
     settings = {key: value_of(value) for key, value in (pair.split("=") for pair in given.set)}
-    if given.names == ["mnist"]:
-        mnist(given.images, settings)
-    elif given.names == ["cost"]:
+    if given.names == ["cost"]:
         cost(given.batches, settings)
     else:
         stream(given.names or SETS, given.seeds, settings, given.door, given.only)

@@ -31,6 +31,10 @@ from bayeskit.gp.variational import settle
 ROUND = 8
 """L-BFGS iterations with the rows' sites held, before q is settled again."""
 
+SETTLED = 1e-6
+"""Natural-gradient steps end where one gains less than this share of the bound. With softmax, all that they do beyond
+that is to pull the sum of the latent functions, which no label sees, to its prior, a little each time."""
+
 History = dict[str, list[float]]
 
 
@@ -104,7 +108,8 @@ def learn_by_rows(
             at = z()
             tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
             before = None if earlier is None else earlier.now(model, tril, at)[0]
-            sites, value = settle(model, tril, at, rows, sites, before=before, max_steps=1 if closed else 100)
+            steps = 1 if closed else 100
+            sites, value = settle(model, tril, at, rows, sites, before=before, max_steps=steps, tolerance=SETTLED)
             held = RowSites.at(model, tril, at, rows, sites if before is None else before + sites)
             if earlier is not None and before is not None:
                 value = float(rows_bound(model, at, rows, held, earlier)[0])

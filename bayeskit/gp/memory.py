@@ -14,7 +14,7 @@ from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.by_rows import History, learn_by_rows
+from bayeskit.gp.by_rows import SETTLED, History, learn_by_rows
 from bayeskit.gp.dual_process import DualProcess
 from bayeskit.gp.earlier import Earlier, Rest
 from bayeskit.gp.gram import gram
@@ -215,7 +215,7 @@ class _Batch:
         rest = self.gone.rest_now(model, at, how)
         before = rest.sites + self._sites(self.memory, at)
         steps = 1 if isinstance(model.likelihood, Gaussian) else 100
-        sites, _ = settle(model, tril, z, every, start, before=rest.sites, max_steps=steps, tolerance=1e-9)
+        sites, _ = settle(model, tril, z, every, start, before=rest.sites, max_steps=steps, tolerance=SETTLED)
         total = rest.sites + sites
         law = Variational.from_sites(total)
         value = data_term(model, z, law.mean, law.root, self.rows, form="triangular")

@@ -9,6 +9,7 @@ from bayeskit import GPClassifier, GPRegressor, gp, load, save
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
 from bayeskit.core.types import Data
 from bayeskit.gp import DualProcess, DualSVGP, MemoryDualGP, MemoryProcess, default_prior
+from bayeskit.gp.by_rows import SETTLED
 from bayeskit.gp.collapsed import collapsed
 from bayeskit.gp.gram import gram
 from bayeskit.gp.hyperparameters import learnable
@@ -279,6 +280,18 @@ def test_softmax_latents_share_one_memory():
     method = MemoryDualGP(num_inducing=15, memory=10)
     fit = stream(method, default_prior(data.x, 3), Categorical(3), parts(three, 30, 30))[-1]
     assert fit.posterior.memory.sites.pull.shape == (3, 10)
+
+
+def test_softmax_steps_that_were_left_out_would_not_have_changed_a_prediction(monkeypatch):
+    data = regression(60)
+    three = Data(data.x, data.y[:, 0].sort().indices.argsort() // 20)
+    method, laws = MemoryDualGP(num_inducing=15, memory=10, learn=False), []
+    for tolerance in (SETTLED, 1e-14):
+        monkeypatch.setattr("bayeskit.gp.memory.SETTLED", tolerance)
+        fit = stream(method, default_prior(data.x, 3), Categorical(3), parts(three, 20, 20, 20))[-1]
+        laws.append(Categorical(3).predictive(fit.posterior(data.x)).probs)
+    assert not torch.equal(*laws)
+    close(laws[0], laws[1], 1e-3)  # about sqrt(SETTLED): a bound that is flat in the steps left out
 
 
 # -- going on --------------------------------------------------------------------------------------------------------
