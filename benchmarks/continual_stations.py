@@ -29,6 +29,7 @@ METHODS = ("memory_dual_gp", "vbll", "mean_field", "laplace", "laplace+kronecker
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "laplace+kronecker": ("laplace", {"subset": "all", "structure": "kronecker"}),
 }
+NAMES = ("Aotizhongxin", "Changping", "Dingling", "Dongsi", "Guanyuan", "Gucheng")
 WAYS = ("in turn", "at once", "alone")
 
 
@@ -91,6 +92,17 @@ def table(results: dict[str, dict], methods: list[str]) -> str:
     return "\n".join(lines)
 
 
+def by_station(results: dict[str, dict], methods: list[str]) -> str:
+    """Markdown, the NLL at each station after the last one, means over seeds."""
+    lines = [f"| method | stations | {' | '.join(NAMES)} |", "|---" * (2 + len(NAMES)) + "|"]
+    for method in methods:
+        for way in WAYS:
+            cells = [value["nll"] for key, value in results.items() if key.startswith(f"{method}/{way}/")]
+            if cells:
+                lines.append(f"| `{method}` | {way} | {' | '.join(f'{mean:.3f}' for mean in np.mean(cells, 0))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -112,7 +124,7 @@ def main() -> None:
                     out.write_text(json.dumps(results))
                     shown = (f"{name} {np.mean(value):.3f}" for name, value in results[key].items())
                     print(key, *shown, flush=True)
-    print(f"\n{table(results, methods)}\n")
+    print(f"\n{table(results, methods)}\n\n{by_station(results, methods)}\n")
 
 
 if __name__ == "__main__":
