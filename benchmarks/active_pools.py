@@ -62,7 +62,7 @@ def strokes(images, directions=8, cell=4):
 
 SETTINGS = {
     "banana": Setting("classification/banana.npz", 10, 10, 10, pool=2_000, test=2_000),
-    "banana_single": Setting("classification/banana.npz", 10, 1, 51, pool=2_000, test=2_000, candidates=300),
+    "banana_single": Setting("classification/banana.npz", 10, 1, 31, pool=2_000, test=2_000, candidates=300),
     "mnist": Setting("images/mnist.npz", 20, 40, 8, pool=2_000, test=2_000),
     "boston": Setting("uci/boston.npz", 20, 20, 6),
     "concrete": Setting("uci/concrete.npz", 20, 20, 6),
@@ -157,7 +157,7 @@ def draw(cells, names, seeds, path):
     from bayeskit import plots
 
     shape, shared = (len(names), len(ORDER[1:])), {"sharex": "row", "sharey": "row", "squeeze": False}
-    figure, rows = plt.subplots(*shape, figsize=(1.7 * shape[1], 1.9 * shape[0]), layout="constrained", **shared)
+    figure, rows = plt.subplots(*shape, figsize=(1.7 * shape[1], 2.1 * shape[0]), layout="constrained", **shared)
     for name, row in zip(names, rows, strict=True):
         known = {a: runs for a in ORDER if (runs := runs_of(cells, name, a, seeds))}
         for acquisition, panel in zip(ORDER[1:], row, strict=True):
@@ -166,7 +166,7 @@ def draw(cells, names, seeds, path):
             plots.learning_curve(curves, score="", ax=panel).get_legend().remove()
             panel.set(visible=acquisition in known, title=acquisition)
         row[0].set_ylabel(f"{name.replace('_', ', ')}: " + ("accuracy" if name in CLASSES else "minus RMSE / std"))
-    rows[0, 0].legend(frameon=False, fontsize="small")
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=100)
 
 
