@@ -118,22 +118,28 @@ def report(cells, names, rows, seeds):
             print("| " + " | ".join(columns) + " |")
 
 
-def draw(cells, names, rows, seeds, path):
+def draw(cells, names, methods, acquisitions, seeds, path):
+    """A row of panels for each function, a column for each acquisition, the same random points in all of a row."""
     import matplotlib.pyplot as plt
 
     from bayeskit import plots
 
-    figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), layout="constrained", squeeze=False)
-    for name, panel in zip(names, panels[0], strict=True):
-        curves = {}
-        for row in rows:
-            found = runs(cells, name, row, seeds)
-            if found:
-                log10 = [np.log10(np.maximum(run["regret"], 1e-4)) for run in found]
-                curves[row.replace("/", ", ").strip(", ")] = found[0]["evaluations"], log10
-        plots.learning_curve(curves, score="log10 of the regret", xlabel="evaluations", ax=panel).set_title(name)
-        if panel is not panels[0, 0]:
-            panel.get_legend().remove()
+    size = {"figsize": (5 * len(acquisitions), 3.4 * len(names)), "layout": "constrained"}
+    figure, panels = plt.subplots(len(names), len(acquisitions), sharey="row", squeeze=False, **size)
+    for name, row in zip(names, panels, strict=True):
+        for acquisition, panel in zip(acquisitions, row, strict=True):
+            curves = {}
+            for method in ("random", *methods):
+                found = runs(cells, name, "/random" if method == "random" else f"{method}/{acquisition}", seeds)
+                if found:
+                    log10 = [np.log10(np.maximum(run["regret"], 1e-4)) for run in found]
+                    curves[method] = found[0]["evaluations"], log10
+            plots.learning_curve(curves, score="log10 of the regret", xlabel="evaluations", band="range", ax=panel)
+            panel.set_title(f"{name}, {acquisition}")
+            if panel is panels[0, 0]:
+                panel.legend(frameon=False, fontsize="small", loc="lower left")
+            else:
+                panel.get_legend().remove()
     figure.savefig(path, dpi=110)
 
 
@@ -163,4 +169,4 @@ if __name__ == "__main__":
                 print(f"{key} {cells[key]['regret'][-1]:.3f} in {cells[key]['seconds']:.0f} s", flush=True)
     report(cells, names, rows, given.seeds)
     if given.figure:
-        draw(cells, names, rows, given.seeds, given.figure)
+        draw(cells, names, given.methods.split(","), given.acquisitions.split(","), given.seeds, given.figure)
