@@ -25,9 +25,9 @@ test-slow: .venv/.test
 test-gpu: .venv/.test
 	$(BIN)/python -m pytest -m "gpu" --timeout 600
 
-# Avalanche brings much that nothing else needs, so its tests are a job of their own.
+# Avalanche brings much that nothing else needs, so its tests are a job of their own; BaaL's heuristics need some of it.
 test-avalanche: .venv/.avalanche
-	$(BIN)/python -m pytest tests/integrations/test_avalanche.py
+	$(BIN)/python -m pytest tests/integrations/test_avalanche.py tests/integrations/test_baal_library.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -63,6 +63,7 @@ clean:
 
 .venv/.avalanche: .venv/.test
 	$(PIP) --editable '.[test,avalanche]'
+	$(PIP) --no-deps baal structlog # BaaL asks for Jupyter too, which its heuristics do without
 	touch $@
 
 .venv/.docs: .venv/.runtime

@@ -1,7 +1,8 @@
-"""What pytest leaves out: Avalanche's tests where Avalanche is not; `make test-avalanche` installs and runs them."""
+"""What pytest leaves out: the tests of Avalanche and BaaL where these are not; `make test-avalanche` has them."""
 
 from importlib.util import find_spec
 
 collect_ignore = ["bayeskit/integrations/avalanche.py"]  # has no doctest, and its requirements warn when imported
-if find_spec("avalanche") is None:
-    collect_ignore.append("tests/integrations/test_avalanche.py")
+for library, tests in {"avalanche": "test_avalanche.py", "baal": "test_baal_library.py"}.items():
+    if find_spec(library) is None:
+        collect_ignore.append(f"tests/integrations/{tests}")

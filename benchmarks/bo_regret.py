@@ -1,7 +1,7 @@
 """Bayesian optimization by BoTorch over posteriors of this library: regret on Branin and Hartmann-6.
 
     python benchmarks/bo_regret.py [--problems branin,hartmann6] [--methods exact,dual_svgp,vbll,ivon]
-        [--acquisitions logei,thompson] [--seeds 5] [--out bo_regret.json] [--figure bo_regret.png] [--threads 1]
+        [--acquisitions logei,thompson] [--seeds 3] [--out bo_regret.json] [--figure bo_regret.png] [--threads 1]
 
 Each run starts from the same Sobol points for a seed, then fits, asks for a batch of q inputs and evaluates them, with
 noise of a hundredth of the start's standard deviation. "logei" is `qLogExpectedImprovement` climbed by `optimize_acqf`,
@@ -30,7 +30,7 @@ from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.integrations.botorch import as_model
 
-PROBLEMS = {"branin": (Branin(negate=True), 10, 2, 8), "hartmann6": (Hartmann(negate=True), 14, 2, 20)}
+PROBLEMS = {"branin": (Branin(negate=True), 10, 2, 8), "hartmann6": (Hartmann(negate=True), 14, 2, 15)}
 """Function to maximize, Sobol points at the start (10, and 2 (d + 1)), q, batches."""
 
 
@@ -118,22 +118,28 @@ def report(cells, names, rows, seeds):
             print("| " + " | ".join(columns) + " |")
 
 
-def draw(cells, names, rows, seeds, path):
+def draw(cells, names, methods, acquisitions, seeds, path):
+    """A row of panels for each function, a column for each acquisition, the same random points in all of a row."""
     import matplotlib.pyplot as plt
 
     from bayeskit import plots
 
-    figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), layout="constrained", squeeze=False)
-    for name, panel in zip(names, panels[0], strict=True):
-        curves = {}
-        for row in rows:
-            found = runs(cells, name, row, seeds)
-            if found:
-                log10 = [np.log10(np.maximum(run["regret"], 1e-4)) for run in found]
-                curves[row.replace("/", ", ").strip(", ")] = found[0]["evaluations"], log10
-        plots.learning_curve(curves, score="log10 of the regret", xlabel="evaluations", ax=panel).set_title(name)
-        if panel is not panels[0, 0]:
-            panel.get_legend().remove()
+    size = {"figsize": (5 * len(acquisitions), 3.4 * len(names)), "layout": "constrained"}
+    figure, panels = plt.subplots(len(names), len(acquisitions), sharey="row", squeeze=False, **size)
+    for name, row in zip(names, panels, strict=True):
+        for acquisition, panel in zip(acquisitions, row, strict=True):
+            curves = {}
+            for method in ("random", *methods):
+                found = runs(cells, name, "/random" if method == "random" else f"{method}/{acquisition}", seeds)
+                if found:
+                    log10 = [np.log10(np.maximum(run["regret"], 1e-4)) for run in found]
+                    curves[method] = found[0]["evaluations"], log10
+            plots.learning_curve(curves, score="log10 of the regret", xlabel="evaluations", band="range", ax=panel)
+            panel.set_title(f"{name}, {acquisition}")
+            if panel is panels[0, 0]:
+                panel.legend(frameon=False, fontsize="small", loc="lower left")
+            else:
+                panel.get_legend().remove()
     figure.savefig(path, dpi=110)
 
 
@@ -142,7 +148,7 @@ if __name__ == "__main__":
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--acquisitions", default="logei,thompson")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("bo_regret.json"))
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -163,4 +169,4 @@ if __name__ == "__main__":
                 print(f"{key} {cells[key]['regret'][-1]:.3f} in {cells[key]['seconds']:.0f} s", flush=True)
     report(cells, names, rows, given.seeds)
     if given.figure:
-        draw(cells, names, rows, given.seeds, given.figure)
+        draw(cells, names, given.methods.split(","), given.acquisitions.split(","), given.seeds, given.figure)

@@ -77,7 +77,7 @@ class IVON(Inference):
         kl_weight: What the divergence from the prior is multiplied by, or "validation": 1, and 0.1 where the held-out
             log-likelihood gains by two standard errors. At 1 it is Bayes, within what a diagonal covariance can say,
             which for a network with many more weights than rows is often that hidden units are not worth their cost.
-            With a prior that is the posterior of earlier data, "validation" is 1.
+            With a prior that is the posterior of earlier data, or fewer than 20 rows, "validation" is 1.
         num_samples: Draws of the weights at prediction.
 
     References:

@@ -62,7 +62,8 @@ class VBLL(Inference):
             quadrature. None for "knowles_minka" where there are logits, else "expectation".
         rank: Columns of the factor of "low_rank".
         kl_weight: Factor on the divergence of the last layer; 1 for the bound.
-        prior_precision: A factor on the prior's precision, or "validation" as in `MAP`.
+        prior_precision: A factor on the prior's precision, or "validation" as in `MAP`, which is 1 for fewer than 20
+            rows: too much for few clean ones.
         num_samples: Predict by so many draws of the last layer instead of in closed form.
         training: Settings of the training loop; None for Adam with early stopping, which for labels waits for 40 steps
             at least, however few the rows.

@@ -42,8 +42,9 @@ for _ in range(60):
 posterior, noise = gp.from_gpytorch(model, likelihood), gp.likelihood_from_gpytorch(likelihood)
 grid = torch.linspace(-1, 13, 200, dtype=torch.float64)[:, None]
 functions = posterior.sample_functions(100, generator=generator)  # the same functions at every call
-peaks = grid[functions(grid)[..., 0].argmax(-1), 0]
-print(f"the highest point lies at {peaks.mean():.2f}, give or take {peaks.std():.2f}")
+within = torch.linspace(0, 10, 200, dtype=torch.float64)[:, None]
+lows = within[functions(within)[..., 0].argmin(-1), 0]
+print(f"the lowest point within the data lies at {lows.mean():.2f}, give or take {lows.std():.2f}")
 later = Data(torch.tensor([[12.0]], dtype=torch.float64), torch.tensor([[-0.5]], dtype=torch.float64))
 more = gp.Exact(learn=False).infer(posterior, noise, later, generator=generator).posterior
 print(f"std at 12.5: {posterior(grid[193:194]).variance.sqrt().item():.2f}, and after one more row", end=" ")

@@ -16,7 +16,8 @@ from bayeskit.core.likelihood import Categorical
 from bayeskit.core.types import Data
 
 for operator in ("nms", "qnms"):  # torchvision asks for them at its import, and has none beside a torch without CUDA
-    torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
+    if not hasattr(torch.ops.torchvision, operator):
+        torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what Avalanche and its requirements say when they are imported

@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 from functools import cache
 
@@ -307,11 +305,3 @@ def test_a_model_is_copied_whole_and_an_estimator_must_be_fitted():
     torch.testing.assert_close(again.posterior(inputs(3)).mean, model.posterior(inputs(3)).mean, rtol=0, atol=0)
     with pytest.raises(NotFittedError):
         as_model(GPRegressor())
-
-
-def test_a_missing_botorch_is_one_sentence():
-    code = (
-        "import sys; sys.modules['botorch'] = None; import bayeskit.integrations; import bayeskit.integrations.botorch"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.stderr.strip().endswith("this needs BoTorch; install it with `pip install 'bayeskit[botorch]'`")
