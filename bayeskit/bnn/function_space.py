@@ -10,7 +10,7 @@ from bayeskit.bnn.conditioned import ConditionedWeights
 from bayeskit.bnn.conditioned_values import ConditionedValues
 from bayeskit.bnn.kronecker_values import DiagonalValues, KroneckerValues
 from bayeskit.bnn.network import NetworkFunction
-from bayeskit.bnn.tangent import shared_variances, sides
+from bayeskit.bnn.tangent import is_by_rows, shared_variances, sides
 from bayeskit.core import operators
 
 
@@ -27,7 +27,8 @@ def in_function_space(values: operators.Linearized) -> LinearOperator:
         known = shared_variances(function, covariance.weights_before) is not None
         return ConditionedValues(values) if known and _linear(values, function) else values
     if isinstance(covariance, DiagLinearOperator):
-        return DiagonalValues(values) if _whole(function) and _linear(values, function) else values
+        apart = _whole(function) and is_by_rows(function, values.mean, values.x)
+        return DiagonalValues(values) if apart and _linear(values, function) else values
     return KroneckerValues(values) if has_factors(covariance) and _linear(values, function) else values
 
 

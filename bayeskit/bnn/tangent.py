@@ -15,6 +15,7 @@ import torch
 from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
+from torch.func import vmap
 
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import NetworkFunction, aliases, call, unflatten
@@ -116,6 +117,15 @@ def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
     found = [torch.autograd.grad(total, outputs, retain_graph=True, materialize_grads=True) for total in sums]
     gradients = [torch.stack(values, 1) for values in zip(*found, strict=True)]
     return {n: (calls[0][0], s) for (n, calls), s in zip(passed.items(), gradients, strict=True)}
+
+
+def is_by_rows(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
+    """Whether a row's output is a function of that row: control flow on values may look at a whole batch, unseen."""
+    try:
+        vmap(lambda row: function(weights, row.unsqueeze(0)))(x[:1])
+    except RuntimeError:
+        return False
+    return True
 
 
 def known_sides(values: operators.Linearized, x: Batch) -> Sides:

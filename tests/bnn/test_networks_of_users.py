@@ -107,6 +107,8 @@ def test_control_flow_on_values_is_trained_in_a_loop_and_refused_where_it_must_b
     ).all()
     with pytest.raises(ValueError, match="torch.func cannot differentiate Recursive.*last_layer"):
         METHODS["diagonal"].infer(prior, Gaussian(), data, generator=generator)
+    with pytest.raises(RuntimeError, match="vmap"):  # not the answer of another batch
+        bnn.BayesNet(prior.network, prior.weights, bnn.Linearize())(x).variance
 
 
 def test_statistics_of_the_batch_are_refused_by_name(generator):
