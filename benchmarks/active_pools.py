@@ -163,7 +163,7 @@ def draw(cells, names, seeds, path):
         for acquisition, panel in zip(ORDER[1:], row, strict=True):
             pair = {"random labels": known["random"], "asked for": known.get(acquisition, known["random"])}
             curves = {label: (runs[0]["labels"], [run["score"] for run in runs]) for label, runs in pair.items()}
-            plots.learning_curve(curves, score="", ax=panel).get_legend().remove()
+            plots.learning_curve(curves, score="", ax=panel).legend().remove()
             panel.set(visible=acquisition in known, title=acquisition)
         row[0].set_ylabel(f"{name.replace('_', ', ')}: " + ("accuracy" if name in CLASSES else "minus RMSE / std"))
     figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
