@@ -1,7 +1,7 @@
 """Bayesian optimization by BoTorch over posteriors of this library: regret on Branin and Hartmann-6.
 
     python benchmarks/bo_regret.py [--problems branin,hartmann6] [--methods exact,dual_svgp,vbll,ivon]
-        [--acquisitions logei,thompson] [--seeds 3] [--out bo_regret.json] [--figure bo_regret.png] [--threads 1]
+        [--acquisitions logei,thompson] [--seeds 5] [--out bo_regret.json] [--figure bo_regret.png] [--threads 1]
 
 Each run starts from the same Sobol points for a seed, then fits, asks for a batch of q inputs and evaluates them, with
 noise of a hundredth of the start's standard deviation. "logei" is `qLogExpectedImprovement` climbed by `optimize_acqf`,
@@ -148,7 +148,7 @@ if __name__ == "__main__":
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--acquisitions", default="logei,thompson")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("bo_regret.json"))
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--threads", type=int, default=1)
