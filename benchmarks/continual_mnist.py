@@ -1,16 +1,17 @@
 """Split and permuted MNIST, one task after the other: accuracy, forgetting and calibration beside Avalanche's EWC.
 
     BAYESKIT_DATA=folder python benchmarks/continual_mnist.py [--tasks split,permuted] [--methods mean_field,ewc-100]
-        [--rows 3000] [--test 1000] [--epochs 10] [--memory 0,100] [--seeds 3] [--lr 0.001]
+        [--rows 3000] [--test 1000] [--epochs 20] [--memory 0,100] [--seeds 3] [--lr 0.001] [--precision 0.1]
         [--out continual_mnist.json] [--figure docs/images/continual.png]
 
 `BAYESKIT_DATA` holds `images/mnist.npz`. Every method trains the same network, 784-256-256-10 with one set of ten
-outputs, for the same epochs of 128 rows with Adam on the same `--rows` random rows of each task, sees each task once,
-and is not told at test time which task an image is of. `split` has five pairs of digits, `permuted` five orders of the
-pixels. `--memory` is how many rows a task are remembered; Avalanche's methods have `Replay` of as many instead.
-`naive` is training on, `ewc-x` is EWC with `ewc_lambda` x; both need avalanche-lib, and come from it. Test images are
-`--test` random ones a task. Scores are after the last task: mean accuracy over tasks, forgetting, mean ECE; seconds
-are of the processor, of one thread. Cells already in `--out` are not computed again.
+outputs, for the same epochs of 128 rows with Adam (at 0.001, or what `RATES` says) on the same `--rows` random rows of
+each task, sees each task once, and is not told at test time which task an image is of. `split` has five pairs of
+digits, `permuted` five orders of the pixels. `--memory` is how many rows a task are remembered; Avalanche's methods
+have `Replay` of as many instead. `naive` is training on, `ewc-x` is EWC with `ewc_lambda` x; both need avalanche-lib,
+and come from it. Test images are `--test` random ones a task. Scores are after the last task: mean accuracy over
+tasks, forgetting, mean ECE; seconds are of the processor, of one thread. Cells already in `--out` are not computed
+again.
 """
 
 import argparse
@@ -30,13 +31,21 @@ from bayeskit import BNNClassifier, continual, metrics, plots, registry
 from bayeskit.core.inference import Inference
 from bayeskit.core.optimize import Training
 
-METHODS = ("naive", "ewc-100", "ewc-1000", "ewc-10000", "mean_field", "ivon", "laplace", "vbll")
+METHODS = tuple(
+    "naive,ewc-1000,ewc-10000,ewc-100000,ewc-1000000,laplace,laplace+kronecker,mean_field,ivon,vbll,ssvi".split(",")
+)
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "laplace": ("laplace", {"subset": "all", "structure": "diagonal"}),
     "laplace+kronecker": ("laplace", {"subset": "all", "structure": "kronecker"}),
     "mean_field": ("mean_field", {"initial_scale": 0.3}),
 }
+RATES = {"mean_field": 3e-3, "ivon": 3e-3, "vbll": 3e-3, "ssvi": 3e-3}
+"""Of Adam, where it is not 0.001; `--lr` takes the place of both."""
 WIDTHS = (784, 256, 256, 10)
+
+
+def rate(method: str, arguments: argparse.Namespace) -> float:
+    return arguments.lr or RATES.get(method, 1e-3)
 
 
 def network(seed: int) -> nn.Module:
@@ -75,7 +84,7 @@ def tasks(kind: str, seed: int, rows: int, test: int) -> list[continual.Task]:
 
 def inference(name: str, arguments: argparse.Namespace) -> Inference:
     method, settings = SETTINGS.get(name, (name, {}))
-    training = Training(lr=arguments.lr, max_epochs=arguments.epochs, batch_size=128, schedule="cosine")
+    training = Training(lr=rate(name, arguments), max_epochs=arguments.epochs, batch_size=128, schedule="cosine")
     return registry.get(method, training=training, prior_precision=arguments.precision, **settings)()
 
 
@@ -114,7 +123,7 @@ def avalanche(name: str, sequence: list[continual.Task], memory: int, seed: int,
     streams = benchmark_from_datasets(
         train=[dataset(*t.train()) for t in sequence], test=[dataset(*t.test()) for t in sequence]
     )
-    common: dict[str, Any] = {"model": net, "optimizer": torch.optim.Adam(net.parameters(), lr=arguments.lr)}
+    common: dict[str, Any] = {"model": net, "optimizer": torch.optim.Adam(net.parameters(), lr=rate(name, arguments))}
     common |= {"criterion": nn.CrossEntropyLoss(), "train_mb_size": 128, "train_epochs": arguments.epochs}
     common |= {"evaluator": None, "plugins": [ReplayPlugin(mem_size=memory * len(sequence))] if memory else None}
     strategy = Naive(**common) if name == "naive" else EWC(ewc_lambda=float(name.removeprefix("ewc-")), **common)
@@ -188,7 +197,7 @@ def figure(results: dict[str, dict], keys: list[str], path: Path) -> None:
     for axis in axes.flat:
         axis.set_visible(False)
     for number, key in enumerate(keys):
-        kind, *_, method, memory, _ = key.split("/")
+        kind, *_, method, memory, _, _ = key.split("/")
         row, column = 2 * (number // columns), number % columns
         upper, lower = axes[row, column], axes[row + 1, column]
         remembered = f", {memory} remembered" if memory != "0" else ""
@@ -210,8 +219,8 @@ def main() -> None:
     parser.add_argument("--memory", default="0,100")
     parser.add_argument("--rows", type=int, default=3_000)
     parser.add_argument("--test", type=int, default=1_000)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--lr", type=float)
     parser.add_argument("--precision", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", default="continual_mnist.json")
@@ -232,15 +241,19 @@ def main() -> None:
                         out.write_text(json.dumps(results))
                         shown = (f"{name} {value:.3f}" for name, value in summary(results[key]).items())
                         print(key, *shown, flush=True)
-        start = f"{kind}/{arguments.rows}/{arguments.epochs}"
+        start = _setting(arguments, kind)
         print(f"\n### {kind}\n\n{table(results, start, methods, memories)}\n", flush=True)
     if arguments.figure:
         keys = [settled(k, m, r, 0) for k in arguments.tasks.split(",") for m in methods for r in memories]
         figure(results, keys, arguments.figure)
 
 
+def _setting(arguments: argparse.Namespace, kind: str) -> str:
+    return f"{kind}/{arguments.rows}/{arguments.test}/{arguments.epochs}/{arguments.precision:g}"
+
+
 def _key(arguments: argparse.Namespace, kind: str, method: str, memory: int, seed: int) -> str:
-    return f"{kind}/{arguments.rows}/{arguments.epochs}/{method}/{memory}/{seed}"
+    return f"{_setting(arguments, kind)}/{method}/{memory}/{rate(method, arguments):g}/{seed}"
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def run(
         A `Stage` a task.
 
     Raises:
-        TypeError: The learner cannot go on from its posterior, or `prior` and `likelihood` are missing.
+        TypeError: The learner cannot go on from its posterior, `prior` and `likelihood` are missing, a task is no
+            `Task`, or `memory` is no `Coreset`.
         ValueError: There are no tasks.
 
     References:
@@ -86,6 +87,14 @@ def run(
     tasks = list(tasks)
     if not tasks:
         raise ValueError("`tasks` must have at least one task; got none")
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise TypeError(
+                f"`tasks` must hold `continual.Task`s, by `split_tasks`, `permuted_tasks`, `domain_tasks` or "
+                f"`Task(name, X, y, X_test, y_test)`; got {type(task).__name__}"
+            )
+    if memory is not None and not isinstance(memory, Coreset):
+        raise TypeError(f"`memory` must be a `continual.Coreset`, such as Coreset(20) rows a task; got {memory!r}")
     learner = _start(learner, prior, likelihood)
     return _stages(learner, tasks, memory, scoring, check_random_state(random_state).randint(2**31 - 1))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import type_of_target
 
 from bayeskit.core import checks
 from bayeskit.core.inputs import take
@@ -76,7 +77,8 @@ def split_tasks(
         groups: The labels of each task, instead.
 
     Raises:
-        ValueError: Neither or both of `num_tasks` and `groups` are given, or a label of a group never comes.
+        ValueError: Neither or both of `num_tasks` and `groups` are given, a label of a group never comes, or `y` are no
+            labels.
 
     References:
         Zenke et al. (2017), Continual learning through synaptic intelligence, section 5.1.
@@ -86,6 +88,8 @@ def split_tasks(
     ['a, b', 'c, d']
     """
     _same_rows(X, y, X_test, y_test)
+    if type_of_target(y).startswith("continuous"):
+        raise ValueError("`y` must be labels, of which each task has some; for numbers use `domain_tasks`")
     labels = np.unique(np.asarray(y))
     if (groups is None) == (num_tasks is None):
         raise ValueError("`num_tasks` or `groups` must be given, and not both")

@@ -67,8 +67,8 @@ def score_curves(
 def _named(R: Any, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     """The scores (stages, tasks), and a name for each task."""
     matrix = np.asarray(R, dtype=float)
-    if matrix.ndim != 2:
-        raise ValueError(f"`R` must have shape (stages, tasks); got {matrix.shape}")
+    if matrix.ndim != 2 or len(matrix) > matrix.shape[1]:
+        raise ValueError(f"`R` must have shape (stages, tasks), with no more stages than tasks; got {matrix.shape}")
     names = [str(j + 1) for j in range(matrix.shape[1])] if names is None else list(names)
     if len(names) != matrix.shape[1]:
         raise ValueError(f"`names` must have one for each of {matrix.shape[1]} tasks; got {len(names)}")

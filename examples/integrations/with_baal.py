@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Heuristics in BaaL's convention
 #
-# BaaL's heuristics take an array of class probabilities (rows, classes, iterations), whoever made it. Here a Bayesian
-# network makes it, and the heuristic is `BALD` as BaaL has it, written out so that nothing need be installed:
+# BaaL's heuristics take an array of class probabilities (rows, classes, iterations), whoever made it. Here a Gaussian
+# process makes it, and the heuristic is `BALD` as BaaL has it, written out so that nothing need be installed:
 #
 #     from baal.active.heuristics import BALD
 #     order = BALD()(draws)
@@ -31,7 +31,7 @@ def bald(draws):
 
 # %% [markdown]
 # All labels so far lie left of 1. There, where the classes overlap, the probabilities are near a half and no label will
-# change that; to the right nobody knows yet. Entropy cannot tell these apart, disagreement can.
+# change that; to the right nobody knows yet. Entropy mixes the two, disagreement does not.
 
 # %%
 model = GPClassifier(random_state=0).fit(X[labeled], y[labeled])

@@ -2,7 +2,7 @@
 # # BoTorch asks, a posterior of this library answers
 #
 # Eight evaluations of Branin's function, then sixteen more in batches of two that BoTorch's expected improvement
-# chooses. The model is any fitted regressor: an exact process here, a network by changing one line.
+# chooses. The model is any fitted regressor, here an exact process; of networks and few rows the guide has more to say.
 
 # %%
 import warnings

@@ -2,7 +2,7 @@
 # # GPyTorch models in and out
 #
 # A model that GPyTorch trained, in your own loop, comes in as it is. It then has what every posterior of this library
-# has: functions that can be evaluated anywhere, quantiles of what will be observed, further data. The law at some
+# has: functions that can be evaluated anywhere, further data without another training. The law at some
 # inputs goes back out as GPyTorch's own distribution.
 
 # %%
@@ -47,8 +47,8 @@ lows = within[functions(within)[..., 0].argmin(-1), 0]
 print(f"the lowest point within the data lies at {lows.mean():.2f}, give or take {lows.std():.2f}")
 later = Data(torch.tensor([[12.0]], dtype=torch.float64), torch.tensor([[-0.5]], dtype=torch.float64))
 more = gp.Exact(learn=False).infer(posterior, noise, later, generator=generator).posterior
-print(f"std at 12.5: {posterior(grid[193:194]).variance.sqrt().item():.2f}, and after one more row", end=" ")
-print(f"{more(grid[193:194]).variance.sqrt().item():.2f}")
+before, after = (law(later.x + 0.5).variance.sqrt().item() for law in (posterior, more))
+print(f"std of the function at 12.5: {before:.2f}, and after one more row at 12 {after:.2f}")
 law = more(grid).to_gpytorch()  # and out: a gpytorch MultivariateNormal
 print(f"{type(law).__name__} over {len(grid)} inputs, log density of its mean {law.log_prob(law.mean):.0f}")
 plt.plot(grid, functions(grid)[:20, :, 0].mT, color="tab:blue", alpha=0.3)

@@ -118,6 +118,10 @@ def test_what_cannot_go_on_says_so():
         run(gp.Exact(), DOMAINS)
     with pytest.raises(ValueError, match="at least one task"):
         run(GPRegressor(), [])
+    with pytest.raises(TypeError, match="`tasks` must hold `continual.Task`s.*got tuple"):
+        run(GPRegressor(), [(X, Y)])
+    with pytest.raises(TypeError, match="`memory` must be a `continual.Coreset`.*got 20"):
+        run(GPRegressor(), DOMAINS, memory=20)
 
 
 def test_a_fold_leaves_what_it_was_given():

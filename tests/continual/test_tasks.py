@@ -63,6 +63,7 @@ def test_tensors_and_tables_are_views_too():
         (lambda: split_tasks(X, LABELS, X, LABELS, num_tasks=2, groups=[["a"]]), "and not both"),
         (lambda: split_tasks(X, LABELS, X, LABELS, num_tasks=6), "at most the 5 classes"),
         (lambda: split_tasks(X, LABELS, X, LABELS, groups=[["a", "z"]]), r"\['z'\] never come"),
+        (lambda: split_tasks(X, X[:, 0] + 0.5, X, X[:, 0], num_tasks=2), "`y` must be labels"),
         (lambda: split_tasks(X, LABELS[:3], X, LABELS, num_tasks=2), "same number of rows"),
         (lambda: permuted_tasks(X, LABELS, X, LABELS, num_tasks=0), "`num_tasks`"),
         (lambda: domain_tasks(X, LABELS, [0] * 9 + [1]), "`domain` '1' must have at least 2 rows"),

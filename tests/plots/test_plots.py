@@ -117,3 +117,9 @@ def test_panels_share_their_axes():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"`distances` must have shape \(3, 3\)"):
         plots.distance_map(np.eye(2), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("draw", [plots.score_matrix, plots.score_curves])
+def test_scores_of_more_stages_than_tasks_are_refused(draw):
+    with pytest.raises(ValueError, match=r"no more stages than tasks; got \(3, 2\)"):
+        draw(RNG.uniform(size=(3, 2)))
