@@ -27,7 +27,7 @@ from bayeskit.bnn.evidence import LocalEvidence, MovingEvidence, Noise, Separabl
 from bayeskit.bnn.layers import is_plain
 from bayeskit.bnn.network import CHUNK_ELEMENTS, NetworkFunction
 from bayeskit.bnn.prior_precision import PriorPrecision
-from bayeskit.bnn.tangent import is_by_rows, sides
+from bayeskit.bnn.tangent import is_by_rows, separates, sides
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, one_tensor
 from bayeskit.core.likelihood import Likelihood
@@ -147,10 +147,10 @@ def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Lik
 
 
 def diagonal(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> DiagonalCurvature:
-    """The diagonal of H; of linear layers from what enters and leaves them, without Jacobians."""
+    """The diagonal of H, from what enters and leaves linear layers; by rows of the Jacobian for other networks."""
     total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
     first = data.x[:1]
-    if is_by_rows(function, weights, first) and sides(function, weights, first) is not None:
+    if is_by_rows(function, weights, first) and separates(function, weights, data.x[:2]):
         for rows in pieces(data, 8 * function(weights, first).shape[-1] * _width(function)):
             total += _squares(function, weights, rows, likelihood)
         return DiagonalCurvature(total)

@@ -10,15 +10,15 @@ from bayeskit.bnn.conditioned import ConditionedWeights
 from bayeskit.bnn.conditioned_values import ConditionedValues
 from bayeskit.bnn.kronecker_values import DiagonalValues, KroneckerValues
 from bayeskit.bnn.network import NetworkFunction
-from bayeskit.bnn.tangent import is_by_rows, shared_variances, sides
+from bayeskit.bnn.tangent import is_by_rows, separates, shared_variances
 from bayeskit.core import operators
 
 
 def in_function_space(values: operators.Linearized) -> LinearOperator:
     """The same covariance without rows of the Jacobian, if all layers are linear and S suits that.
 
-    S may be diagonal, have Kronecker factors, or be conditioned on rows. Where a gradient is to reach the inputs, and
-    for other layers and other S, it is `values`.
+    S may be diagonal, have Kronecker factors, or be conditioned on rows. Where a gradient is to reach the inputs or
+    the weights' mean, and for other layers and other S, it is `values`.
     """
     covariance, function = values.weight_covariance, values.function
     if not isinstance(function, NetworkFunction) or not len(values.x) or _followed(values):
@@ -33,7 +33,7 @@ def in_function_space(values: operators.Linearized) -> LinearOperator:
 
 
 def _linear(values: operators.Linearized, function: NetworkFunction) -> bool:
-    return sides(function, values.mean, values.x[:1]) is not None
+    return separates(function, values.mean, values.x)
 
 
 def _whole(function: NetworkFunction) -> bool:
@@ -43,4 +43,5 @@ def _whole(function: NetworkFunction) -> bool:
 
 
 def _followed(values: operators.Linearized) -> bool:
-    return torch.is_grad_enabled() and isinstance(values.x, Tensor) and values.x.requires_grad
+    inputs = isinstance(values.x, Tensor) and values.x.requires_grad
+    return torch.is_grad_enabled() and (inputs or values.mean.requires_grad)

@@ -86,7 +86,7 @@ def find_head(network: nn.Module, x: Inputs) -> Head | None:
 
             handles.append(module.register_forward_hook(remember, with_kwargs=True))
     try:
-        with torch.no_grad(), evaluating(network):
+        with torch.inference_mode(False), torch.no_grad(), evaluating(network):  # inference keeps no versions
             result = call_plainly(network, x[:1])
     finally:
         for handle in handles:

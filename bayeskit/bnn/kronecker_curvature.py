@@ -103,7 +103,7 @@ class ProductEvidence(LocalEvidence):
         assert not moving
         layers = self.curvature.added_to(self.precision, torch.exp(-log_noise))
         after = [torch.log1p(torch.outer(_eigvalsh(g), _eigvalsh(a))).sum() for _, _, (g, a) in layers]
-        before = [block.eigenvalues().double().log().sum() for block, _, _ in _blocks(self.precision)]
+        before = [(block.shift * block.eigenvalues()).double().log().sum() for block, _, _ in _blocks(self.precision)]
         return -0.5 * self.penalty, -0.5 * (torch.stack(after).sum() + torch.stack(before).sum())
 
 
@@ -150,7 +150,8 @@ def _prior_of(precision: Tensor | Precision, index: Tensor, outputs: int, name: 
         if torch.equal(own, index):
             output = (block.vectors_a * block.values_a) @ block.vectors_a.mT
             inputs = (block.vectors_g * block.values_g) @ block.vectors_g.mT
-            return scale[: len(inputs)].double(), (output.double(), inputs.double())
+            shift = block.shift.double()  # D^-1 (G (x) A + shift I) D^-1, in units in which it is 1
+            return scale[: len(inputs)].double() / shift.sqrt(), (output.double() / shift, inputs.double())
     raise ValueError(f"`prior` must have the factors of layer {name!r}, all of its weights in one block")
 
 

@@ -114,9 +114,9 @@ def base_precision(prior: GaussianWeights, names: list[str], structure: str) -> 
 
 def start(setting: Setting, precision: PriorPrecision) -> tuple[Tensor, Tensor]:
     """Where the log factors begin, (g,) in float64, and which of them the evidence is to learn, (g,)."""
-    chosen = [setting[name] if isinstance(setting, Mapping) else setting for name in precision.names]
     if precision.known:
-        chosen = [1.0] * len(chosen)
+        setting = 1.0
+    chosen = [setting[name] if isinstance(setting, Mapping) else setting for name in precision.names]
     values = [1.0 if isinstance(value, str) else value for value in chosen]
     learnt = [isinstance(value, str) for value in chosen]
     device = precision.groups.device

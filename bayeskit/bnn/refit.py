@@ -173,6 +173,9 @@ def _by_alternation(problem: Problem, likelihood: Likelihood, log_precision: Ten
         log_precision, log_noise = _learn(model, log_precision, likelihood, learning, moving=False)
         steps += 1
         settled = torch.cat([log_precision - before, log_noise.reshape(1)]).abs().max() < SETTLED_ALTERNATION
+        if settled and learning.noise and steps < ROUNDS_ALTERNATION:
+            covariance = curvature.covariance(problem.prior, log_precision, torch.exp(-log_noise), dtype=problem.dtype)
+            settled = _share_noise(problem, weights, likelihood, covariance, SETTLED_ALTERNATION) == "arrived"
         if not problem.linear or settled or steps == ROUNDS_ALTERNATION:
             if learning.bound:
                 occam = occam_bound(problem, weights, likelihood, log_precision)
@@ -255,7 +258,9 @@ def _step(
     return weights, "stuck"
 
 
-def _share_noise(problem: Problem, weights: Tensor, likelihood: Likelihood, covariance: LinearOperator) -> str:
+def _share_noise(
+    problem: Problem, weights: Tensor, likelihood: Likelihood, covariance: LinearOperator, tolerance: float = SETTLED
+) -> str:
     """Noise by output, `r_j / (N - g_j)` with g_j the number of parameters that output j has determined.
 
     The evidence has already found the common factor; with a single variance there is nothing left to do.
@@ -276,7 +281,7 @@ def _share_noise(problem: Problem, weights: Tensor, likelihood: Likelihood, cova
     new = problem.squared_residuals(weights) / (problem.counts - variances / old).clamp_min(1)
     new = torch.where(problem.counts > 0, new, old)  # of an output that was not observed nothing is learnt
     set_noise(likelihood, new)
-    return "arrived" if bool(((new / old).log().abs() < SETTLED).all()) else "moved"
+    return "arrived" if bool(((new / old).log().abs() < tolerance).all()) else "moved"
 
 
 def set_noise(likelihood: Gaussian, noise: Tensor) -> None:

@@ -50,8 +50,8 @@ def tangent_kernels(
     >>> tangent_kernels(f, w, x, ones, groups=groups, count=2).tolist()
     [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]
     """
-    own = sides(function, weights, x) if isinstance(covariance, DiagLinearOperator) else None
     variances = shared_variances(function, covariance)
+    own = sides(function, weights, x) if variances is not None and separates(function, weights, x) else None
     if own is not None and variances is not None:
         return gram(own, own, variances, groups=groups, count=count)
     if count == 1:
@@ -101,22 +101,64 @@ def blocks(rows: Sides, variances: Params) -> Tensor:
 
 
 def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
-    """What enters and leaves the layers of all the weights, in float64; None if one of them is not linear."""
-    layers = _linear_layers(function)
-    if layers is None:
+    """What enters and leaves the layers of all the weights, in float64; None if one of them is not linear.
+
+    None as well if a layer does not run once, on one input a row. `separates` says whether these are all there is.
+    """
+    run = _run(function, weights, x)
+    if run is None:
+        return None
+    outputs, _, passed = run
+    left = [leaving for _, leaving in passed.values()]
+    sums = outputs.sum(0).unbind()  # a row's output depends on that row alone
+    found = [torch.autograd.grad(total, left, retain_graph=True, materialize_grads=True) for total in sums]
+    gradients = [torch.stack(values, 1) for values in zip(*found, strict=True)]
+    return {n: (entered, s) for (n, (entered, _)), s in zip(passed.items(), gradients, strict=True)}
+
+
+def separates(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
+    """Whether the gradient of every row's outputs is made of its `sides`, which is tried at two rows.
+
+    It is not where a weight acts outside its own layer, where rows meet inside the network, where a hook changes what
+    leaves a layer, or where the network does not run in float64. A random combination of all outputs has the gradient
+    that its sides foretell only if each row's has.
+    """
+    try:
+        few = x[: min(2, len(x))]
+        run, own = _run(function, weights, few), sides(function, weights, few)
+        if run is None or own is None:
+            return False
+        outputs, params, _ = run
+        random = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        share = random.to(outputs.device)
+        found = torch.autograd.grad((share * outputs).sum(), list(params.values()), materialize_grads=True)
+    except RuntimeError:
+        return False
+    for name, gradient in zip(params, found, strict=True):
+        layer, _, part = name.rpartition(".")
+        entered, left = own[layer]
+        reaching = (share.unsqueeze(1) @ left).squeeze(1)  # (n, a)
+        foretold = reaching.mT @ entered if part == "weight" else reaching.sum(0)
+        if not torch.allclose(gradient, foretold, rtol=1e-8, atol=1e-10 * float(gradient.abs().max())):
+            return False
+    return True
+
+
+def _run(
+    function: NetworkFunction, weights: Tensor, x: Batch
+) -> tuple[Tensor, Params, dict[str, tuple[Tensor, Tensor]]] | None:
+    """Outputs (n, k), parameters, and what enters and leaves each layer, in float64; None as in `sides`."""
+    if _linear_layers(function) is None:
         return None
     function = NetworkFunction(copy.deepcopy(function.network).double(), _as_double(function.like))
     layers, x = _linear_layers(function) or {}, x.to(torch.float64) if x.is_floating_point() else x
     flat = unflatten(weights.double(), function.like)
     params = {name: value.detach().requires_grad_() for name, value in flat.items()}
     with torch.enable_grad(), passing(layers) as passed:
-        sums = call(function.network, params, x).sum(0).unbind()  # a row's output depends on that row alone
-    if any(len(calls) != 1 or calls[0][0].ndim != 2 for calls in passed.values()):
+        outputs = call(function.network, params, x)
+    if any(len(calls) != 1 or calls[0][0].ndim != 2 or len(calls[0][0]) != len(x) for calls in passed.values()):
         return None
-    outputs = [calls[0][1] for calls in passed.values()]
-    found = [torch.autograd.grad(total, outputs, retain_graph=True, materialize_grads=True) for total in sums]
-    gradients = [torch.stack(values, 1) for values in zip(*found, strict=True)]
-    return {n: (calls[0][0], s) for (n, calls), s in zip(passed.items(), gradients, strict=True)}
+    return outputs, params, {name: calls[0] for name, calls in passed.items()}
 
 
 def is_by_rows(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:

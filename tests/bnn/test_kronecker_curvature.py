@@ -5,9 +5,14 @@ import torch
 from torch import nn
 
 from bayeskit import bnn
+from bayeskit.bnn.blocks import LayerBlocks
+from bayeskit.bnn.curvature import Expansion
+from bayeskit.bnn.evidence import Noise
 from bayeskit.bnn.kronecker import kronecker
-from bayeskit.bnn.kronecker_curvature import nearest_product
+from bayeskit.bnn.kronecker_curvature import KroneckerCurvature, nearest_product
 from bayeskit.bnn.network import NetworkFunction, flatten
+from bayeskit.bnn.prior_precision import prior_precision
+from bayeskit.bnn.weights import GaussianWeights
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Categorical, Gaussian
 from bayeskit.core.optimize import Training
@@ -132,14 +137,66 @@ def test_the_penalty_of_training_is_the_log_density(generator):
     assert torch.allclose(slope, expected, atol=1e-10)
 
 
-def test_noise_is_learnt_beside_factors_of_earlier_data(generator):
-    x, y = regression(generator, n=400)
-    posterior, likelihood = bnn.gaussian_prior(seeded(lambda: nn.Linear(3, 2).double())), Gaussian(0.1)
-    inference = bnn.Laplace(structure="kronecker", training=SHORT)
-    for rows in (slice(0, 200), slice(200, None)):
+def test_noise_of_each_output_is_learnt_beside_factors_of_earlier_data(generator):
+    x, y = regression(generator, n=420)
+    noisy = torch.tensor([0.1, 1.0], dtype=torch.float64) * torch.randn(420, 2, generator=generator).double()
+    y[20:] = x[20:, :2] + noisy[20:]
+    y[:20] = x[:20, :2] + torch.randn(20, 2, generator=generator).double()
+    posterior = bnn.gaussian_prior(seeded(lambda: nn.Linear(3, 2).double()))
+    likelihood = Gaussian(torch.tensor([0.5, 0.5]))
+    inference = bnn.Laplace("all", "kronecker", 1.0, pretrained=True)
+    for rows in (slice(0, 20), slice(20, None)):
         fit = inference.infer(posterior, likelihood, Data(x[rows], y[rows]), generator=generator)
         posterior, likelihood = fit.posterior, fit.likelihood
-    assert float(likelihood.noise.detach()) == pytest.approx(1.0, abs=0.2)  # 3 standard errors of 400 squares: 0.21
+    ratio = likelihood.noise.detach() / torch.tensor([0.01, 1.0])
+    assert torch.allclose(ratio, torch.ones(2).to(ratio), atol=0.22)  # 3 standard errors of 400 squares: 0.21
+
+
+@pytest.mark.parametrize("shift", [1.0, 30.0])
+def test_the_evidence_is_that_of_the_covariances(shift, generator):
+    network, (first, second) = networks("layers", generator)
+    before = ALL.infer(bnn.gaussian_prior(network), Categorical(3), first, generator=generator).posterior.weights
+    parts = [(operators.KroneckerInverse(*block._args[:4], shift), *rest) for block, *rest in before.covariance.blocks]
+    law = GaussianWeights(before.mean, LayerBlocks(*(piece for part in parts for piece in part)))
+    function, flat = NetworkFunction(network, before.mean), law.flat_mean
+    curvature = kronecker(function, flat, second, Categorical(3))
+    prior = prior_precision(law, list(law.mean), "kronecker", 1.0)
+    offset, ones = torch.full_like(flat, 0.1), torch.zeros(1, dtype=torch.float64)
+    noise = torch.tensor(0.7, dtype=torch.float64)
+    model = curvature.evidence(Expansion(offset, offset, ones.sum(), Noise(1.0, ones.sum(), -9.0), prior))
+    fit, occam = model.terms(ones, noise, moving=False)
+    dense = law.covariance.to_dense()
+    after = curvature.covariance(prior, ones, (-noise).exp(), dtype=torch.float64).to_dense()
+    scaled = [(index, (-noise).exp() * g, a, name) for index, g, a, name in curvature.layers]
+    again = KroneckerCurvature(tuple(scaled)).covariance(prior, ones, torch.ones_like(noise), dtype=torch.float64)
+    assert torch.allclose(after, again.to_dense(), atol=1e-12)
+    assert float(fit) == pytest.approx(float(-0.5 * offset @ torch.linalg.solve(dense, offset)), rel=1e-8)
+    assert float(occam) == pytest.approx(float(0.5 * (torch.logdet(after) - torch.logdet(dense))), rel=1e-8)
+
+
+@pytest.mark.parametrize("shift", [1.0, 100.0])
+def test_a_prior_of_one_layer_adds_up_as_the_whole_matrix_does(shift):
+    one, two = torch.eye(1).double(), torch.eye(2).double()
+    block = operators.KroneckerInverse(one, torch.ones(1).double(), two, torch.ones(2).double(), shift)
+    law = GaussianWeights({"weight": torch.zeros(1, 2).double()}, LayerBlocks(block, torch.arange(2), two[0] + two[1]))
+    prior = bnn.BayesNet(seeded(lambda: nn.Linear(2, 1, bias=False).double()), law, bnn.Linearize())
+    found = [
+        bnn.Laplace("all", structure, 1.0, pretrained=True)
+        .infer(prior, Gaussian(1.0, learn=False), Data(two, two[:, :1]), generator=torch.Generator())
+        .posterior.weights.covariance.to_dense()
+        for structure in ("full", "kronecker")
+    ]
+    assert torch.allclose(found[0], found[1], rtol=1e-10)
+    assert torch.allclose(found[0], two / (shift + 2), rtol=1e-10)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
+def test_factors_by_part_are_for_the_first_data(structure, generator):
+    network, (first, second) = networks("layers", generator)
+    parts = sorted({name.rpartition(".")[0] for name, _ in network.named_parameters()})
+    inference = bnn.Laplace("all", structure, dict(zip(parts, (2.0, "evidence"), strict=True)), training=SHORT)
+    one = inference.infer(bnn.gaussian_prior(network), Categorical(3), first, generator=generator).posterior
+    assert inference.infer(one, Categorical(3), second, generator=generator).posterior.weights.scale_known
 
 
 def test_factors_of_other_weights_are_refused_by_name(generator):
