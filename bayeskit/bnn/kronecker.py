@@ -20,7 +20,7 @@ def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood
     sequences) counts each place as a row of its own.
 
     Raises:
-        ValueError: A parameter belongs to a layer that has no such factors.
+        ValueError: A parameter belongs to a layer that has no such factors, or a layer mixes rows.
     """
     layers = _layers(function)
     orders = {name: kronecker_order(function, name) for name in layers}
@@ -33,7 +33,7 @@ def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood
         case_weights = torch.ones(len(rows), **options) if rows.weights is None else rows.weights.double()
         with torch.enable_grad(), passing(layers) as passed:
             f = call(function.network, params, rows.x[:])
-        _check_called(passed)
+        _check_called(passed, len(rows))
         for name, calls in passed.items():
             for entered, _ in calls:
                 columns = with_one(_locations(layers[name], entered).double(), len(inputs[name]))  # (c, T, b)
@@ -75,8 +75,8 @@ def _layers(function: NetworkFunction) -> dict[str, nn.Module]:
     return layers
 
 
-def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
-    """Refuse a layer whose weights are used without calling it, as those within `nn.MultiheadAttention` are."""
+def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]], num_rows: int) -> None:
+    """Refuse a layer that is not called, as those within `nn.MultiheadAttention`, or not with an input for each row."""
     silent = [name for name, calls in passed.items() if not calls]
     if silent:
         raise ValueError(
@@ -84,6 +84,13 @@ def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
             f"{silent[0]!r}: it uses the layer's weights by themselves. Leave it out by `subset=[...]`, or use "
             "structure='diagonal'."
         )
+    for name, calls in passed.items():
+        for entered, _ in calls:
+            if len(entered) != num_rows:
+                raise ValueError(
+                    f"`structure='kronecker'` needs rows kept apart inside the network, (n, ..., d); {name!r} got "
+                    f"{len(entered)} inputs for {num_rows} rows. Use structure='diagonal' or 'full'."
+                )
 
 
 def _locations(layer: nn.Module, inputs: Tensor) -> Tensor:

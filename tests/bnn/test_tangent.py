@@ -121,3 +121,11 @@ def test_predictions_under_inference_mode(structure, generator):
     expected = posterior(x).moments[1]
     with torch.inference_mode():
         assert torch.allclose(posterior(x.clone()).moments[1], expected, rtol=1e-4)
+
+
+def test_kronecker_factors_of_rows_that_meet_are_refused(generator):
+    x = torch.randn(5, 4, 3, generator=generator)
+    prior = bnn.gaussian_prior(seeded(Bags))
+    inference = bnn.Laplace("all", "kronecker", 1.0, pretrained=True)
+    with pytest.raises(ValueError, match="needs rows kept apart.*'layer' got 20 inputs for 5 rows"):
+        inference.infer(prior, Gaussian(), Data(x, x[:, 0, :2]), generator=generator)
