@@ -100,6 +100,8 @@ def blocks(rows: Sides, variances: Params) -> Tensor:
     return total
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
     """What enters and leaves the layers of all the weights, in float64; None if one of them is not linear.
 
@@ -116,6 +118,8 @@ def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
     return {n: (entered, s) for (n, (entered, _)), s in zip(passed.items(), gradients, strict=True)}
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def separates(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
     """Whether the gradient of every row's outputs is made of its `sides`, which is tried at two rows.
 
@@ -153,8 +157,10 @@ def _run(
     function = NetworkFunction(copy.deepcopy(function.network).double(), _as_double(function.like))
     layers, x = _linear_layers(function) or {}, x.to(torch.float64) if x.is_floating_point() else x
     flat = unflatten(weights.double(), function.like)
-    params = {name: value.detach().requires_grad_() for name, value in flat.items()}
-    with torch.enable_grad(), passing(layers) as passed:
+    params = {name: value.detach().clone().requires_grad_() for name, value in flat.items()}
+    if isinstance(x, Tensor) and x.is_inference():
+        x = x.clone()  # what inference mode has made takes part in no gradient
+    with passing(layers) as passed:
         outputs = call(function.network, params, x)
     if any(len(calls) != 1 or calls[0][0].ndim != 2 or len(calls[0][0]) != len(x) for calls in passed.values()):
         return None

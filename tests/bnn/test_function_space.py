@@ -35,6 +35,9 @@ def test_it_is_the_covariance_by_way_of_the_weights(structure, outputs, generato
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     op = posterior(x).covariance
     assert isinstance(op, KINDS[structure])
+    for mode in (torch.no_grad(), torch.inference_mode()):  # as predictions are
+        with mode:
+            assert isinstance(posterior(x).covariance, KINDS[structure])
     jacobian = op.values.jacobian(x).flatten(0, 1)
     dense = jacobian @ op.values.weight_covariance.to_dense() @ jacobian.mT
     v = torch.randn(len(dense), 2, generator=generator, dtype=torch.float64)
