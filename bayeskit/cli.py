@@ -105,14 +105,14 @@ def _about_method(name: str) -> str:
 
 def _show(comparison: "Comparison") -> None:
     """The table, the answer and where the report is: drawn at a terminal, plain text elsewhere."""
-    from bayeskit.benchmark import tables, verdict
+    from bayeskit.benchmark.report import result_tables, summary_text
 
     if sys.stdout.isatty():
         from rich.console import Console
 
         console = Console()
-        console.print(tables.terminal(comparison))
-        for sentence in tables.legend(comparison):
+        console.print(result_tables.terminal(comparison))
+        for sentence in result_tables.legend(comparison):
             console.print(sentence, style="dim", markup=False)
         for row in comparison.failures:
             console.print(
@@ -121,6 +121,6 @@ def _show(comparison: "Comparison") -> None:
     else:
         print(comparison.to_markdown())
     print()
-    for sentence in verdict.verdict(comparison):
+    for sentence in summary_text.verdict(comparison):
         print(sentence)
     print(f"Report: {comparison.report}")

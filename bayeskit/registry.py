@@ -60,7 +60,10 @@ METHODS: dict[str, tuple[Family, str, dict[str, Any]]] = {
 }
 
 # family -> what turns a kernel or a network into the prior of an estimator.
-PRIORS: dict[Family, str] = {"gp": "bayeskit.gp.default:kernel_prior", "bnn": "bayeskit.bnn.default:default_prior"}
+PRIORS: dict[Family, str] = {
+    "gp": "bayeskit.gp.model.gp_priors:kernel_prior",
+    "bnn": "bayeskit.bnn.training.network_priors:default_prior",
+}
 
 # what may stand behind a name and a plus, as in "map+temperature" -> the estimator around, and its settings.
 AROUND: dict[str, tuple[str, dict[str, Any]]] = {

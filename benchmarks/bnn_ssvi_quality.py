@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bayeskit import bnn
-from bayeskit.core import random
+from bayeskit.core import generators
 from bayeskit.core.likelihood import Categorical
 from bayeskit.core.optimize import Training
 from bayeskit.core.posterior import SampledValues
@@ -41,7 +41,7 @@ def fit(density: float, train: Data, arguments: argparse.Namespace, seed: int) -
     settings = {"training": training, "prior_precision": arguments.precision}
     method = bnn.MeanFieldVI(**settings) if density == 1 else bnn.SSVI(density=density, **settings)
     generator = torch.Generator().manual_seed(seed)
-    with random.seeded(generator):
+    with generators.seeded(generator):
         network = bnn.MLP(784, 10, hidden=(1024, 1024), activation=nn.ReLU, dtype=torch.float32)
     found = method.infer(bnn.gaussian_prior(network), Categorical(10), train, generator=generator)
     assert isinstance(found.posterior, bnn.BayesNet)

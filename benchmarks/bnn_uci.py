@@ -24,8 +24,11 @@ import numpy as np
 import torch
 
 from bayeskit import registry
-from bayeskit.bnn import MLP, ensemble, ivon, training
-from bayeskit.bnn.variational import training as variational
+from bayeskit.bnn import MLP
+from bayeskit.bnn.ivon import ivon
+from bayeskit.bnn.methods import deep_ensemble
+from bayeskit.bnn.training import map_training
+from bayeskit.bnn.variational_inference import elbo_training as variational
 from bayeskit.estimators import make
 
 SETS = ("boston", "concrete", "energy", "kin8nm", "naval", "power", "protein", "wine", "yacht")
@@ -61,8 +64,8 @@ def longer(method, num_rows):
         return {
             "training": replace(ivon.DEFAULT_TRAINING, max_epochs=math.ceil(STEPS / math.ceil(0.85 * num_rows / 128)))
         }
-    default = {"deep_ensemble": ensemble.DEFAULT_TRAINING, "mean_field": variational.DEFAULT_TRAINING}
-    return {"training": replace(default.get(method, training.DEFAULT_TRAINING), **PATIENCE)}
+    default = {"deep_ensemble": deep_ensemble.DEFAULT_TRAINING, "mean_field": variational.DEFAULT_TRAINING}
+    return {"training": replace(default.get(method, map_training.DEFAULT_TRAINING), **PATIENCE)}
 
 
 def cell(name, split, method, kind):

@@ -26,12 +26,12 @@ from bayeskit.core.likelihood import Bernoulli, Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp import default_prior
-from bayeskit.gp.dual import _started
-from bayeskit.gp.gram import gram
-from bayeskit.gp.hyperparameters import learnable
-from bayeskit.gp.inducing import starting_points
-from bayeskit.gp.minibatches import TYPES
-from bayeskit.gp.variational import Variational, bound
+from bayeskit.gp.kernels.evaluate import gram
+from bayeskit.gp.methods.dual_svgp import _started
+from bayeskit.gp.model.hyperparameters import learnable
+from bayeskit.gp.model.inducing_points import starting_points
+from bayeskit.gp.model.minibatches import TYPES
+from bayeskit.gp.variational.whitened_posterior import Variational, bound
 
 
 def table(name):

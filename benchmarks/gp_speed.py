@@ -21,11 +21,11 @@ from bayeskit import gp
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.types import Data
-from bayeskit.gp.collapsed import collapsed
-from bayeskit.gp.hyperparameters import Model, learnable
-from bayeskit.gp.natural import NaturalGradient
-from bayeskit.gp.process import GaussianProcess
-from bayeskit.gp.variational import Variational, bound, data_term
+from bayeskit.gp.model.hyperparameters import Model, learnable
+from bayeskit.gp.process.gaussian_process import GaussianProcess
+from bayeskit.gp.variational.collapsed_bound import collapsed
+from bayeskit.gp.variational.natural_gradient import NaturalGradient
+from bayeskit.gp.variational.whitened_posterior import Variational, bound, data_term
 
 SIZES = ((128, 256), (512, 1024), (1024, 1024))
 NUM_ROWS, FEATURES = 40_000, 8

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bayeskit.bnn.map import MAP
-from bayeskit.bnn.posterior import BayesNet, MonteCarlo
-from bayeskit.bnn.weights import SampledWeights
+from bayeskit.bnn.methods.map import MAP
+from bayeskit.bnn.pushforward.bayes_net import BayesNet, MonteCarlo
+from bayeskit.bnn.weights.weight_posterior import SampledWeights
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood

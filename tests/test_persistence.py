@@ -163,7 +163,7 @@ def test_an_existing_file_survives_a_failed_save(tmp_path):
         {"operator": "builtins:eval", "args": {"list": []}, "kwargs": {"dict": []}},
         {"module": "bayeskit.registry:load", "state": {"dict": []}},
         {"dataclass": "bayeskit.core.checkpoint:Path", "fields": {"dict": []}},
-        {"dataclass": "bayeskit.estimators.gp:GPRegressor", "fields": {"dict": []}},
+        {"dataclass": "bayeskit.estimators.gp_estimators:GPRegressor", "fields": {"dict": []}},
     ],
 )
 def test_hostile_files_are_refused(node, tmp_path):

@@ -38,7 +38,7 @@ def test_wheel_holds_the_package_alone(wheel):
     import zipfile
 
     names = zipfile.ZipFile(wheel).namelist()
-    assert "bayeskit/py.typed" in names and "bayeskit/estimators/gp.py" in names
+    assert "bayeskit/py.typed" in names and "bayeskit/estimators/gp_estimators.py" in names
     assert {name.split("/")[0] for name in names} == {"bayeskit", f"bayeskit-{wheel.name.split('-')[1]}.dist-info"}
 
 

@@ -5,10 +5,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bayeskit.active import draws
+from bayeskit.active import function_draws
+from bayeskit.active.acquisition import classifies
 from bayeskit.active.conditional import GaussianGains, LabelGains, SimulatedGains
-from bayeskit.active.scores import classifies
-from bayeskit.core import checks, random
+from bayeskit.core import checks, generators
 from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.posterior import FunctionValues, GaussianValues
 
@@ -74,7 +74,7 @@ def batch_bald(
     checks.positive(batch_size, name="batch_size", integer=True)
     if batch_size > n:
         raise ValueError(f"`batch_size` must be at most the number of inputs, {n}; got {batch_size}")
-    state = _state(values, likelihood, random.given_or_fixed(generator))
+    state = _state(values, likelihood, generators.given_or_fixed(generator))
     alone = state.gains(torch.arange(n, device=values.mean.device)).double().cpu()
     bounds = alone.clone()  # a label never says more after others than it did before
     index = int(alone.argmax())
@@ -112,7 +112,7 @@ def _next(state: Gains, bounds: Tensor) -> tuple[int, float]:
 def _state(values: FunctionValues, likelihood: Likelihood, generator: torch.Generator) -> Gains:
     if isinstance(values, GaussianValues) and isinstance(likelihood, Gaussian):
         return GaussianGains(values, likelihood)
-    functions = draws.joint(values, likelihood, generator=generator)
+    functions = function_draws.joint(values, likelihood, generator=generator)
     if classifies(likelihood):
         return LabelGains(functions, generator=generator)
     return SimulatedGains(functions, generator=generator)

@@ -7,12 +7,12 @@ Gaussians, where it does not depend on the outcome, over all outcomes or over ou
 import torch
 from torch import Tensor
 
-from bayeskit.active.draws import Draws
+from bayeskit.active.function_draws import Draws
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators.algebra import product
 from bayeskit.core.posterior import GaussianValues
-from bayeskit.core.predictive.categorical import entropy
+from bayeskit.core.predictive.categorical_predictive import entropy
 
 NUM_OUTCOMES = 512
 """Outcomes of a batch that are followed: all of them while there are no more, else so many drawn from the model."""

@@ -4,13 +4,13 @@ import torch
 from linear_operator import LinearOperator
 from torch import Tensor
 
-from bayeskit.active import draws
-from bayeskit.active.scores import classifies
-from bayeskit.core import operators, random
-from bayeskit.core.likelihood import Gaussian, Likelihood, marginals
+from bayeskit.active import function_draws
+from bayeskit.active.acquisition import classifies
+from bayeskit.core import generators, operators
+from bayeskit.core.likelihood import Gaussian, Likelihood, noise_marginals
 from bayeskit.core.operators.algebra import product
 from bayeskit.core.posterior import FunctionValues, GaussianValues
-from bayeskit.core.predictive import laws, quadrature
+from bayeskit.core.predictive import distribution_cdfs, quadrature
 
 NUM_NODES = 24
 """Gauss-Hermite nodes in each of the two latents of a pair of labels."""
@@ -55,8 +55,8 @@ def epig(
             return _gaussian(values, likelihood, num_targets)
         if classifies(likelihood) and values.mean.shape[-1] == 1:
             return _labels_on_one_latent(values, likelihood, num_targets)
-    generator = random.given_or_fixed(generator)
-    functions = draws.joint(values, likelihood, generator=generator)
+    generator = generators.given_or_fixed(generator)
+    functions = function_draws.joint(values, likelihood, generator=generator)
     if classifies(likelihood):
         return _labels(functions, num_targets)
     return _numbers(functions, functions.sample(generator=generator), num_targets)
@@ -106,8 +106,8 @@ def _labels_on_one_latent(values: GaussianValues, likelihood: Likelihood, m: int
 
 def _probabilities(likelihood: Likelihood, f: Tensor) -> Tensor:
     """Class probabilities (*f, c) at latents of any shape."""
-    with laws.unvalidated():
-        return marginals.label_log_probs(likelihood.distribution(f.unsqueeze(-1))).exp()
+    with distribution_cdfs.unvalidated():
+        return noise_marginals.label_log_probs(likelihood.distribution(f.unsqueeze(-1))).exp()
 
 
 def _information(table: Tensor, candidate: Tensor, target: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _information(table: Tensor, candidate: Tensor, target: Tensor) -> Tensor:
     return terms.sum((-2, -1)).mean(-1)
 
 
-def _labels(functions: draws.Draws, m: int) -> Tensor:
+def _labels(functions: function_draws.Draws, m: int) -> Tensor:
     """The tables of two labels as averages over functions."""
     p = functions.class_log_probs().double().exp()  # (s, n + m, c)
     s, _, c = p.shape
@@ -129,7 +129,7 @@ def _labels(functions: draws.Draws, m: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _numbers(functions: draws.Draws, y: Tensor, m: int) -> Tensor:
+def _numbers(functions: function_draws.Draws, y: Tensor, m: int) -> Tensor:
     """E log p(y, y*) / (p(y) p(y*)) over observations (s, n + m, t) of each function.
 
     With a_s = p(y | f_s) / sum_r p(y | f_r) and b_s the same for y*, the ratio of densities is s sum_s a_s b_s.

@@ -9,10 +9,10 @@ import torch
 from sklearn.utils.validation import _num_samples
 from torch import Tensor
 
-from bayeskit.active import scores
+from bayeskit.active import acquisition
 from bayeskit.active.batch import Batch, batch_bald
 from bayeskit.active.epig import epig
-from bayeskit.active.reading import check_targets, one_number_each, positions, stacked, unwrapped
+from bayeskit.active.validation import check_targets, one_number_each, positions, stacked, unwrapped
 from bayeskit.core import checks, progress
 from bayeskit.core.inputs import take
 from bayeskit.core.likelihood import Likelihood
@@ -22,12 +22,12 @@ Score = Callable[[FunctionValues, Likelihood], Tensor]
 """Acquisition function: law of f at n inputs and law of y given it, to n numbers, the largest to be asked first."""
 
 SCORES: dict[str, Callable[..., Tensor]] = {
-    "variance": scores.variance,
-    "entropy": scores.entropy,
-    "margin": scores.margin,
-    "bald": scores.bald,
+    "variance": acquisition.variance,
+    "entropy": acquisition.entropy,
+    "margin": acquisition.margin,
+    "bald": acquisition.bald,
     "epig": epig,
-    "random": scores.uniform,
+    "random": acquisition.uniform,
 }
 ACQUISITIONS = (*SCORES, "batch_bald")
 """The names that `query` and `run` know."""
@@ -147,7 +147,7 @@ def _score(acquisition: str | Score, targets: Any, generator: torch.Generator) -
 def _together(estimator: Any, X: Any, rows: np.ndarray, batch_size: int, generator: torch.Generator) -> Batch:
     """A batch by what its labels say together."""
     if len(rows) > JOINT_ROWS:  # a label never says more after others than by itself
-        rows = rows[_best(_scored(estimator, X, rows, scores.bald, None), max(JOINT_ROWS, batch_size)).numpy()]
+        rows = rows[_best(_scored(estimator, X, rows, acquisition.bald, None), max(JOINT_ROWS, batch_size)).numpy()]
     values = estimator.standardized(take(X, rows))
     chosen, found = batch_bald(values, estimator.likelihood_, batch_size, generator=generator)
     return Batch(torch.as_tensor(rows)[chosen], found)

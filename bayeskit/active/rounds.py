@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
 from bayeskit.active.pool import Score, check_acquisition, query
-from bayeskit.active.reading import last_step, positions
+from bayeskit.active.validation import last_step, positions
 from bayeskit.core import checks, progress
 from bayeskit.core.inputs import take
 

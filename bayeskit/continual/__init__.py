@@ -8,12 +8,12 @@
 `metrics.backward_transfer`, `metrics.forgetting`, and the pictures `plots.score_matrix` and `plots.score_curves`.
 """
 
-from bayeskit.continual.coreset import Coreset as Coreset
-from bayeskit.continual.fold import Fold as Fold
-from bayeskit.continual.run import Stage as Stage
-from bayeskit.continual.run import run as run
-from bayeskit.continual.run import scores as scores
-from bayeskit.continual.scoring import score as score
+from bayeskit.continual.coreset_memory import Coreset as Coreset
+from bayeskit.continual.sequential_update import Fold as Fold
+from bayeskit.continual.task_scores import score as score
+from bayeskit.continual.task_stages import Stage as Stage
+from bayeskit.continual.task_stages import run as run
+from bayeskit.continual.task_stages import scores as scores
 from bayeskit.continual.tasks import Task as Task
 from bayeskit.continual.tasks import domain_tasks as domain_tasks
 from bayeskit.continual.tasks import permuted_tasks as permuted_tasks

@@ -16,7 +16,7 @@ from linear_operator import LinearOperator
 from linear_operator.operators import ConstantMulLinearOperator, RootLinearOperator, SumLinearOperator
 from torch import Tensor
 
-from bayeskit.core import operators, random
+from bayeskit.core import generators, operators
 from bayeskit.core.types import Inputs
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class GaussianValues(FunctionValues):
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The mean plus zero-mean draws with this covariance, (s, *b, n, k)."""
-        noise = operators.draw(self.joint, num_samples, generator=random.given_or_fixed(generator))  # (s, *b, n*k)
+        noise = operators.draw(self.joint, num_samples, generator=generators.given_or_fixed(generator))  # (s, *b, n*k)
         return self.mean + noise.reshape(num_samples, *self.mean.shape)
 
     def affine(self, shift: Tensor, scale: Tensor) -> "GaussianValues":
@@ -160,7 +160,7 @@ class SampledValues(FunctionValues):
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Whole stored draws picked uniformly with replacement, (s, *b, n, k)."""
-        generator = random.given_or_fixed(generator)
+        generator = generators.given_or_fixed(generator)
         index = torch.randint(len(self.draws), (num_samples,), generator=generator, device=generator.device)
         return self.draws[index.to(self.draws.device)]
 
@@ -216,9 +216,9 @@ class MixtureValues(FunctionValues):
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """A component for each draw, then a joint draw of it, (s, *b, n, k)."""
-        generator = random.given_or_fixed(generator)
+        generator = generators.given_or_fixed(generator)
         return by_component(
-            random.categorical(self.weights, num_samples, generator=generator),
+            generators.categorical(self.weights, num_samples, generator=generator),
             lambda s, count: self.components[s].sample(count, generator=generator),
         )
 

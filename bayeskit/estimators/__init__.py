@@ -3,13 +3,13 @@
 from typing import Any
 
 from bayeskit import registry
-from bayeskit.estimators.base import BayesEstimator as BayesEstimator
-from bayeskit.estimators.bnn import BNNClassifier as BNNClassifier
-from bayeskit.estimators.bnn import BNNRegressor as BNNRegressor
+from bayeskit.estimators.bnn_estimators import BNNClassifier as BNNClassifier
+from bayeskit.estimators.bnn_estimators import BNNRegressor as BNNRegressor
 from bayeskit.estimators.calibrated import Calibrated as Calibrated
 from bayeskit.estimators.conformal import Conformal as Conformal
-from bayeskit.estimators.gp import GPClassifier as GPClassifier
-from bayeskit.estimators.gp import GPRegressor as GPRegressor
+from bayeskit.estimators.estimator import BayesEstimator as BayesEstimator
+from bayeskit.estimators.gp_estimators import GPClassifier as GPClassifier
+from bayeskit.estimators.gp_estimators import GPRegressor as GPRegressor
 
 _CLASSES = {
     ("gp", "regression"): GPRegressor,

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import Predictive
-from bayeskit.estimators.around import Around, HeldOut, classifies
+from bayeskit.estimators.post_hoc import Around, HeldOut, classifies
 from bayeskit.estimators.recalibration import ClassIsotonic, ClassTemperature, Quantiles, Spread
 
 _MAPS = {

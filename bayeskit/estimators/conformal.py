@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
-from bayeskit.estimators.around import Around, HeldOut, classifies
+from bayeskit.estimators.post_hoc import Around, HeldOut, classifies
 
 
 def conformal_quantile(scores: Tensor, confidence: float) -> Tensor:

@@ -24,7 +24,7 @@ from bayeskit.core.predictive import (
     RecalibratedPredictive,
     SqueezedPredictive,
 )
-from bayeskit.estimators.around import HeldOut
+from bayeskit.estimators.post_hoc import HeldOut
 
 _SWEEPS = 5  # over the outputs, where there are several; independent outputs need one
 

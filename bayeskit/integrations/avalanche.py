@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn import BayesNet, Laplace, gaussian_prior
-from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core.inference import Inference
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.predictive import Predictive
 from bayeskit.core.types import Data
-from bayeskit.integrations.extra import needed
+from bayeskit.integrations.optional_import import needed
 
 with needed("avalanche-lib", extra="avalanche"):
     from avalanche.core import SupervisedPlugin  # pyright: ignore[reportMissingImports]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from bayeskit.active import draws as functions
+from bayeskit.active import function_draws as functions
 from bayeskit.core import checks
 
 ROWS = 1_024

@@ -14,8 +14,8 @@ from bayeskit.core import operators
 from bayeskit.core.likelihood import Drawn, Gaussian
 from bayeskit.core.posterior import FunctionValues, SampledValues
 from bayeskit.integrations.botorch_given import Observed, check_estimator, check_inputs, chosen, joined, told
-from bayeskit.integrations.botorch_laws import blocks, gaussian, noisy
-from bayeskit.integrations.extra import needed
+from bayeskit.integrations.botorch_posteriors import blocks, gaussian, noisy
+from bayeskit.integrations.optional_import import needed
 
 with needed("BoTorch", extra="botorch"):
     from botorch.models.model import FantasizeMixin, Model

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from bayeskit.integrations import baal
-from bayeskit.integrations.extra import needed
+from bayeskit.integrations.optional_import import needed
 
 with needed("scikit-activeml", extra="skactiveml"):
     from skactiveml.classifier import SklearnClassifier

@@ -16,7 +16,7 @@ from torch import nn
 from bayeskit.core.inference import Inference
 from bayeskit.core.likelihood import Categorical, Gaussian, Likelihood
 from bayeskit.core.types import Data
-from bayeskit.integrations.extra import needed
+from bayeskit.integrations.optional_import import needed
 from bayeskit.integrations.skorch_posterior import ROWS, PosteriorNet, outputs
 
 with needed("skorch", extra="skorch"):

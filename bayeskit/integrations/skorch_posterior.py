@@ -11,12 +11,12 @@ from torch.utils import _pytree as pytree
 
 from bayeskit import registry
 from bayeskit.bnn import Laplace, gaussian_prior
-from bayeskit.bnn.network import call, parameters
+from bayeskit.bnn.networks.functional import call, parameters
 from bayeskit.core.inference import Fit, Inference
 from bayeskit.core.inputs import as_inputs
 from bayeskit.core.predictive import Predictive
 from bayeskit.core.types import Data
-from bayeskit.integrations.extra import needed
+from bayeskit.integrations.optional_import import needed
 
 with needed("skorch", extra="skorch"):
     from skorch.dataset import unpack_data

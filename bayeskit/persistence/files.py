@@ -16,7 +16,8 @@ from sklearn.base import BaseEstimator
 from bayeskit.persistence.reader import Reader
 from bayeskit.persistence.writer import Writer
 
-FORMAT = 1
+FORMAT = 2
+"""2: modules of `gp`, `bnn`, `mcmc` lie in folders; `moved_classes` finds the classes that files of format 1 name."""
 
 
 def save(estimator: BaseEstimator, path: str | Path) -> None:

@@ -9,6 +9,8 @@ import torch
 from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import nn
 
+from bayeskit.persistence.moved_classes import current_module
+
 TRUSTED = (
     "bayeskit.",
     "gpytorch.kernels.",
@@ -41,6 +43,7 @@ def path_of(value: Any) -> str:
 def class_at(path: str, trusted: tuple[str, ...], base: type) -> Any:
     """The class at "module:name", from trusted modules alone."""
     module, name = path.split(":")
+    module = current_module(module)
     if not (module + ".").startswith(trusted):
         raise ValueError(f"the file asks for {path}, which is not a class that bayeskit loads")
     cls: Any = getattr(import_module(module), name, None)

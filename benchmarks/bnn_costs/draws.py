@@ -4,7 +4,7 @@ import torch
 from torch.func import functional_call
 
 from bayeskit import bnn
-from bayeskit.bnn.network import evaluate
+from bayeskit.bnn.networks.functional import evaluate
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn import MLP, Subspace, variational
-from bayeskit.bnn.variational.passes import Passes
+from bayeskit.bnn.variational_inference.stochastic_forward import Passes
 from bayeskit.core.likelihood import Categorical
 from bayeskit.core.types import Data
 from bnn_costs.timing import Row, interleaved

@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayeskit import metrics
-from bayeskit.bnn.log_posterior import LogPosterior, Model
-from bayeskit.mcmc.density import value_and_gradient
+from bayeskit.bnn.training.log_posterior import LogPosterior, Model
+from bayeskit.mcmc.base.log_density import value_and_gradient
 from fidelity.problem import Problem
 from fidelity.rows import Row
 from fidelity.truth import Truth

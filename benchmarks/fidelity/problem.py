@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit import bnn
-from bayeskit.bnn.weights import GaussianWeights
+from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from bayeskit import mcmc, metrics
-from bayeskit.bnn.log_posterior import LogPosterior, Model
-from bayeskit.bnn.network import evaluate
-from bayeskit.bnn.weights import GaussianWeights
-from bayeskit.mcmc.density import value_and_gradient
+from bayeskit.bnn.networks.functional import evaluate
+from bayeskit.bnn.training.log_posterior import LogPosterior, Model
+from bayeskit.bnn.weights.weight_posterior import GaussianWeights
+from bayeskit.mcmc.base.log_density import value_and_gradient
 from fidelity.problem import Problem
 
 FOLDER = Path(__file__).parent

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from bayeskit.core.checkpoint import digest
 from bayeskit.core.inputs import NamedInputs, Rows, as_inputs, one_tensor, parts
 from bayeskit.core.modules import arguments, known_attention, output, run
-from bayeskit.core.optimize.training import Training, identity
+from bayeskit.core.optimize.training_settings import Training, identity
 from bayeskit.core.types import Data
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from bayeskit.core import normals, random
+from bayeskit.core import generators, normals
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-ENOUGH = random.COMPILED_FROM
+ENOUGH = generators.COMPILED_FROM
 
 
 @needs_compiler
@@ -17,7 +17,7 @@ def test_many_normals_are_those_of_torch_and_so_is_the_generator(shape):
     ours, theirs = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
     like = torch.zeros(1)
     for size in (shape, (7,), shape):  # in turns with a few, which torch draws
-        found = random.normal(size, like=like, generator=ours)
+        found = generators.normal(size, like=like, generator=ours)
         # logarithm and sine are good to 1e-6
         assert torch.allclose(found, torch.randn(size, generator=theirs), rtol=1e-5, atol=3e-6)
         assert torch.equal(ours.get_state(), theirs.get_state())
@@ -30,13 +30,13 @@ def test_the_compiled_function_is_asked_for_many_floats_alone(monkeypatch):
     assert normals.load() is not None
     asked.clear()
     for size, dtype in (((ENOUGH,), torch.float32), ((ENOUGH - 1,), torch.float32), ((ENOUGH,), torch.float64)):
-        random.normal(size, like=torch.zeros(1, dtype=dtype), generator=torch.Generator())
+        generators.normal(size, like=torch.zeros(1, dtype=dtype), generator=torch.Generator())
     assert asked == [(ENOUGH,)]
 
 
 def test_without_a_compiler_they_are_torchs(monkeypatch):
     monkeypatch.setattr(normals, "load", lambda: None)
-    found = random.normal((ENOUGH,), like=torch.zeros(1), generator=torch.Generator().manual_seed(2))
+    found = generators.normal((ENOUGH,), like=torch.zeros(1), generator=torch.Generator().manual_seed(2))
     assert torch.equal(found, torch.randn(ENOUGH, generator=torch.Generator().manual_seed(2)))
 
 

@@ -227,8 +227,8 @@ def test_isotonic_mends_a_shape_that_no_temperature_can():
 
 
 def test_tied_and_extreme_transforms_make_a_map_all_the_same():
-    from bayeskit.estimators.around import HeldOut
-    from bayeskit.estimators.laws import law
+    from bayeskit.estimators.post_hoc import HeldOut
+    from bayeskit.estimators.posterior_predictive import law
 
     said = law(Narrow(1e-6).fit(X, Y), X)  # every transform is 0 or 1
     learnt = Quantiles.learn([HeldOut(said, torch.as_tensor(Y), torch.ones(400, dtype=torch.float64))])

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from bayeskit import BNNClassifier, BNNRegressor, GPClassifier, GPRegressor, registry
 from bayeskit.core.likelihood import Categorical, Gaussian, Heteroscedastic, Likelihood, Poisson, StudentT
-from bayeskit.estimators import make, reading
+from bayeskit.estimators import input_validation, make
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 2))
@@ -151,7 +151,7 @@ def convolution():
 @pytest.mark.parametrize("budget", [2**30, 0], ids=["held in memory", "read when needed"])
 @pytest.mark.parametrize("name", ["map", "laplace", "deep_ensemble"])
 def test_dataset_of_images_into_a_network(name, budget, monkeypatch):
-    monkeypatch.setattr(reading, "MEMORY_BUDGET", budget)
+    monkeypatch.setattr(input_validation, "MEMORY_BUDGET", budget)
     torch.manual_seed(0)
     model = BNNClassifier(network=convolution(), inference=registry.quick(name), random_state=0).fit(Images())
     assert isinstance(model.likelihood_, Categorical)
@@ -311,10 +311,10 @@ def test_gaussian_noise_given_and_kept():
 
 
 def test_many_rows_are_predicted_in_parts(monkeypatch):
-    from bayeskit.estimators import base
+    from bayeskit.estimators import estimator
 
     model = exact().fit(X, Y)
     whole = model.predict(X, return_std=True)
-    monkeypatch.setattr(base, "PREDICT_ROWS", 7)
+    monkeypatch.setattr(estimator, "PREDICT_ROWS", 7)
     parts = model.predict(X, return_std=True)
     assert np.allclose(whole, parts, rtol=1e-10)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from bayeskit import BNNClassifier, BNNRegressor, GPClassifier, bnn, load, save
 from bayeskit.core.optimize import Training
-from bayeskit.estimators import reading
+from bayeskit.estimators import input_validation
 
 QUICK = Training(lr=2e-2, max_epochs=3, batch_size=16, validation_fraction=0.2)
 
@@ -60,7 +60,7 @@ def test_a_dictionary_and_a_data_set_of_them_are_one(table, network, inference, 
     assert held.sample_functions(2)(x).shape == (2, 40, 3)
     save(held, tmp_path / "model")
     assert (load(tmp_path / "model", network=network).predict_proba(x) == probs).all()
-    monkeypatch.setattr(reading, "MEMORY_BUDGET", 0)  # rows are read when they are needed
+    monkeypatch.setattr(input_validation, "MEMORY_BUDGET", 0)  # rows are read when they are needed
     numbers = {"ids": x["ids"], "number": x["number"].astype(np.float32)}
     read = clone(model).fit(Pairs(numbers, y))
     np.testing.assert_allclose(read.predict_proba(Pairs(numbers)), clone(model).fit(numbers, y).predict_proba(numbers))

@@ -5,7 +5,7 @@ from gpytorch.kernels import RBFKernel
 from gpytorch.means import ZeroMean
 
 from bayeskit.gp import SVGP, Exact, GaussianProcess
-from bayeskit.gp.gram import gram
+from bayeskit.gp.kernels.evaluate import gram
 
 from .problems import generator, noise, regression
 

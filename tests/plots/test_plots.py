@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from bayeskit import metrics, plots
 from bayeskit.core.predictive import MixturePredictive
-from bayeskit.plots.distances import leaf_order
+from bayeskit.plots.distance_plots import leaf_order
 
 RNG = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from bayeskit.core import checks
-from bayeskit.core.likelihood import marginals
-from bayeskit.core.likelihood.base import Likelihood
+from bayeskit.core.likelihood import noise_marginals
+from bayeskit.core.likelihood.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import CategoricalPredictive
 
@@ -48,7 +48,7 @@ class Bernoulli(Likelihood):
 
     def gaussian_predictive(self, values: FunctionValues) -> CategoricalPredictive:
         """Class probabilities exact for the probit link, by quadrature for the logit; entropies by quadrature."""
-        law = marginals.label_quadrature(self._log_probs, values, smooth=True)
+        law = noise_marginals.label_quadrature(self._log_probs, values, smooth=True)
         if self.link == "logit":
             return law
         z = values.mean / (1 + values.variance).sqrt()  # (*b, n, 1)

@@ -9,8 +9,8 @@ from torch import distributions as td
 
 from bayeskit.core import checks
 from bayeskit.core.likelihood import expectations
-from bayeskit.core.likelihood.base import SMALLEST_PRECISION, Likelihood
-from bayeskit.core.operators.budget import chunks
+from bayeskit.core.likelihood.likelihood import SMALLEST_PRECISION, Likelihood
+from bayeskit.core.operators.chunking import chunks
 from bayeskit.core.predictive.quadrature import NUM_DRAWS
 
 

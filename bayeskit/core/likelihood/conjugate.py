@@ -6,7 +6,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood.base import Likelihood
+from bayeskit.core.likelihood.likelihood import Likelihood
 
 
 class Conjugate(Likelihood):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from bayeskit.core import random
+from bayeskit.core import generators
 from bayeskit.core.predictive.quadrature import NUM_DRAWS, gauss_hermite, sobol_normals
 
 NUM_LABELS = 256
@@ -60,7 +60,7 @@ def _slope_of(value: Tensor, f: Tensor) -> Tensor:
 def _fisher(
     log_prob: Callable[[Tensor, Tensor], Tensor], law: Callable[[Tensor], td.Distribution], f: Tensor
 ) -> Tensor:
-    with random.seeded(torch.Generator().manual_seed(0)), torch.no_grad():
+    with generators.seeded(torch.Generator().manual_seed(0)), torch.no_grad():
         y = law(f).sample((NUM_LABELS,))
     with torch.enable_grad():
         copies = f.detach().expand(NUM_LABELS, *f.shape).clone().requires_grad_()

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from bayeskit.core.likelihood.base import SMALLEST_PRECISION, Likelihood
 from bayeskit.core.likelihood.gaussian import outputs
+from bayeskit.core.likelihood.likelihood import SMALLEST_PRECISION, Likelihood
 
 
 class Poisson(Likelihood):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from bayeskit.core import checks
-from bayeskit.core.likelihood.base import Likelihood
+from bayeskit.core.likelihood.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import NoisyStudentTPredictive
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from bayeskit.core.likelihood.base import Likelihood
-from bayeskit.core.predictive import laws
+from bayeskit.core.likelihood.likelihood import Likelihood
+from bayeskit.core.predictive import distribution_cdfs
 
 LATENTS = (0.0, -10.0, 10.0)
 """Values of the latents at which a law is asked for its support, which may depend on them."""
@@ -48,7 +48,7 @@ def check_support(likelihood: Likelihood, y: Tensor, *, name: str) -> None:
 def _support(likelihood: Likelihood, num_latents: int, value: float) -> Any:
     """The support of each output by itself."""
     f = torch.full((1, num_latents), value, dtype=torch.float64)
-    with laws.unvalidated():
+    with distribution_cdfs.unvalidated():
         support: Any = likelihood.distribution(f).support
     return getattr(support, "base_constraint", support)
 

@@ -16,8 +16,8 @@ from linear_operator import LinearOperator
 from linear_operator.operators import RootLinearOperator
 from torch import Tensor
 
-from bayeskit.core import random
-from bayeskit.core.operators.budget import chunks, fits
+from bayeskit.core import generators
+from bayeskit.core.operators.chunking import chunks, fits
 from bayeskit.core.operators.factor import Factor, factorize, semidefinite_root
 
 
@@ -170,7 +170,7 @@ def logdet_rule(op: LinearOperator) -> Tensor:
 def draw_rule(op: LinearOperator, num_samples: int, generator: torch.Generator) -> Tensor:
     """How an operator of this type draws (s, *b, N)."""
     root = root_rule(op).to(op.dtype)
-    noise = random.normal((num_samples, *op.shape[:-1]), like=root, generator=generator)  # (s, *b, N)
+    noise = generators.normal((num_samples, *op.shape[:-1]), like=root, generator=generator)  # (s, *b, N)
     return (root @ noise.movedim(0, -1)).movedim(-1, 0)
 
 

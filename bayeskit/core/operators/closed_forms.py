@@ -17,7 +17,7 @@ from linear_operator.operators import (
 from linear_operator.operators.block_linear_operator import BlockLinearOperator
 from torch import Tensor
 
-from bayeskit.core import random
+from bayeskit.core import generators
 from bayeskit.core.operators.algebra import (
     block_rule,
     dense_factor,
@@ -28,8 +28,8 @@ from bayeskit.core.operators.algebra import (
     solve_rule,
 )
 from bayeskit.core.operators.factor import LinAlgError
-from bayeskit.core.operators.mixed import Mixed
-from bayeskit.core.operators.scaled import Scaled
+from bayeskit.core.operators.mixed_outputs import Mixed
+from bayeskit.core.operators.scaled_operator import Scaled
 
 # --- diagonal: D = diag(d) ---
 
@@ -47,7 +47,7 @@ def _(op: DiagLinearOperator) -> Tensor:
 @draw_rule.register
 def _(op: DiagLinearOperator, num_samples: int, generator: torch.Generator) -> Tensor:
     diagonal = _nonnegative(op)
-    return diagonal.sqrt() * random.normal((num_samples, *diagonal.shape), like=diagonal, generator=generator)
+    return diagonal.sqrt() * generators.normal((num_samples, *diagonal.shape), like=diagonal, generator=generator)
 
 
 @block_rule.register
@@ -96,7 +96,7 @@ def _(op: RootLinearOperator) -> Tensor:
 def _(op: RootLinearOperator, num_samples: int, generator: torch.Generator) -> Tensor:
     root = op.root.to_dense()  # (*b, N, r)
     shape = (num_samples, *root.shape[:-2], root.shape[-1])
-    noise = random.normal(shape, like=root, generator=generator)
+    noise = generators.normal(shape, like=root, generator=generator)
     return (root @ noise.movedim(0, -1)).movedim(-1, 0)
 
 

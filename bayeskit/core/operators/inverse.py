@@ -5,7 +5,7 @@ from linear_operator import LinearOperator, to_linear_operator
 from linear_operator.operators import DenseLinearOperator, DiagLinearOperator
 from torch import Tensor
 
-from bayeskit.core import random
+from bayeskit.core import generators
 from bayeskit.core.operators.algebra import (
     block_rule,
     dense_blocks,
@@ -82,7 +82,7 @@ def _(op: Inverse) -> Tensor:
 
 @draw_rule.register
 def _(op: Inverse, num_samples: int, generator: torch.Generator) -> Tensor:
-    noise = random.normal((num_samples, *op.shape[:-1]), like=op.tril.diagonal(), generator=generator)
+    noise = generators.normal((num_samples, *op.shape[:-1]), like=op.tril.diagonal(), generator=generator)
     return back_solve(op.tril, noise.movedim(0, -1)).movedim(-1, 0)
 
 

@@ -11,7 +11,7 @@ from torch.func import jacrev, jvp, vjp, vmap
 
 from bayeskit.core.inputs import Batch, NamedInputs, parts
 from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product, rooted
-from bayeskit.core.operators.budget import chunks, fits
+from bayeskit.core.operators.chunking import chunks, fits
 
 Function = Callable[[Tensor, Any], Tensor]
 """Maps weights (p,) and inputs (n, *input_shape) to values (n, k), each row a function of its own input alone."""

@@ -1,8 +1,8 @@
 """Minimisation: the one training loop, and L-BFGS for deterministic losses."""
 
 from bayeskit.core.optimize.lbfgs import minimize_lbfgs as minimize_lbfgs
-from bayeskit.core.optimize.loop import History as History
-from bayeskit.core.optimize.loop import minimize as minimize
 from bayeskit.core.optimize.temperature import temperature as temperature
-from bayeskit.core.optimize.training import Training as Training
-from bayeskit.core.optimize.training import split as split
+from bayeskit.core.optimize.training_loop import History as History
+from bayeskit.core.optimize.training_loop import minimize as minimize
+from bayeskit.core.optimize.training_settings import Training as Training
+from bayeskit.core.optimize.training_settings import split as split

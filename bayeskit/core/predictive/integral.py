@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from bayeskit.core import operators, random
+from bayeskit.core import generators, operators
 from bayeskit.core.posterior import FunctionValues
-from bayeskit.core.predictive import laws, panels, quantiles
-from bayeskit.core.predictive.base import ContinuousPredictive, levels, targets, thresholds
+from bayeskit.core.predictive import adaptive_quadrature, distribution_cdfs, quantiles
+from bayeskit.core.predictive.predictive import ContinuousPredictive, levels, targets, thresholds
 from bayeskit.core.predictive.quadrature import hermite_nodes
 
 
@@ -70,8 +70,8 @@ class IntegralPredictive(ContinuousPredictive):
     def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k): latents, then y given them."""
         mean, variance = self.values.moments
-        z = random.normal((num_samples, *mean.shape), like=mean, generator=generator)
-        with random.seeded(generator):
+        z = generators.normal((num_samples, *mean.shape), like=mean, generator=generator)
+        with generators.seeded(generator):
             return self.law(mean + variance.sqrt() * z).sample()
 
     def cdf(self, y: Any) -> Tensor:
@@ -93,7 +93,7 @@ class IntegralPredictive(ContinuousPredictive):
         mean, variance = (t.double().expand(y.shape) for t in self.values.moments)
         parts = [
             function(self.law, mean[..., rows, :], variance[..., rows, :], y[..., rows, :].double())
-            for rows in operators.chunks(y.shape[-2], panels.COST * y[..., 0, :].numel())
+            for rows in operators.chunks(y.shape[-2], adaptive_quadrature.COST * y[..., 0, :].numel())
         ]
         return torch.cat(parts, dim=-2).to(self.values.mean.dtype)
 
@@ -118,10 +118,10 @@ def _spread(law: Law, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
 
 
 def _log_density(law: Law, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-    return panels.log_expectation(lambda f: laws.log_prob(law(f), y), mean, variance)
+    return adaptive_quadrature.log_expectation(lambda f: distribution_cdfs.log_prob(law(f), y), mean, variance)
 
 
 def _cumulative(law: Law, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
     # P(Y <= y | f) changes where p(y | f) peaks, so the nodes for the density serve the cdf
-    f, log_weights = panels.mesh(lambda f: laws.log_prob(law(f), y), mean, variance)
-    return (log_weights.exp() * laws.cdf(law(f), y)).sum(0).clamp(0, 1)
+    f, log_weights = adaptive_quadrature.mesh(lambda f: distribution_cdfs.log_prob(law(f), y), mean, variance)
+    return (log_weights.exp() * distribution_cdfs.cdf(law(f), y)).sum(0).clamp(0, 1)

@@ -11,8 +11,8 @@ from torch import distributions as td
 
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import quantiles
-from bayeskit.core.predictive.base import ContinuousPredictive, levels
-from bayeskit.core.predictive.mixture import MixturePredictive
+from bayeskit.core.predictive.mixture_predictive import MixturePredictive
+from bayeskit.core.predictive.predictive import ContinuousPredictive, levels
 
 _STEP = 0.3
 _HIGHEST = 5.0

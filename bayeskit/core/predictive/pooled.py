@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core import random
+from bayeskit.core import generators
 from bayeskit.core.predictive import quantiles
-from bayeskit.core.predictive.base import ContinuousPredictive, Predictive, levels, thresholds
-from bayeskit.core.predictive.categorical import CategoricalPredictive
+from bayeskit.core.predictive.categorical_predictive import CategoricalPredictive
+from bayeskit.core.predictive.predictive import ContinuousPredictive, Predictive, levels, thresholds
 
 
 def pool(parts: Sequence[Predictive], weights: Tensor) -> Predictive:
@@ -95,7 +95,7 @@ class PooledPredictive(ContinuousPredictive):
         index = (level > upper[:-1]).sum(0).to(self.mean.device).unsqueeze(-1)  # (num_samples, *b, n, 1)
         drawn = torch.empty(num_samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
         for s, part in enumerate(self.components):
-            drawn = torch.where(index == s, part.sample(num_samples, generator=random.spawn(generator)), drawn)
+            drawn = torch.where(index == s, part.sample(num_samples, generator=generators.spawn(generator)), drawn)
         return drawn
 
     def cdf(self, y: Any) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.predictive import quantiles
-from bayeskit.core.predictive.base import ContinuousPredictive
+from bayeskit.core.predictive.predictive import ContinuousPredictive
 
 _NODES = 32
 """Gauss-Legendre nodes for each piece of the map, in standard Gaussian units."""

@@ -12,7 +12,7 @@ from linear_operator.operators import (
 )
 
 from bayeskit.core import operators
-from bayeskit.core.operators import budget
+from bayeskit.core.operators import chunking
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_blocks_of_an_operator_too_large_to_form(batch, generator, monkeypatch):
     row = torch.tensor([2.0, 0.5, 0.1, 0.2, 0.0, 0.3], dtype=torch.float64).expand(*batch, 6)
     op = ToeplitzLinearOperator(row)
     expected = operators.block_diagonal(op, 3)
-    monkeypatch.setattr(budget, "CHUNK_ELEMENTS", 20)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 20)
     torch.testing.assert_close(operators.block_diagonal(op, 3), expected, rtol=1e-12, atol=1e-12)
     assert expected.shape == (*batch, 2, 3, 3)
 

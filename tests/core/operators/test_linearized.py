@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayeskit.core import operators
-from bayeskit.core.operators import algebra, budget
+from bayeskit.core.operators import algebra, chunking
 
 
 class OfModule:
@@ -47,8 +47,8 @@ def test_chunks_change_nothing(columns, mlp, generator, monkeypatch):
     op = linearized(mlp, torch.randn(7, 3, generator=generator).double(), generator)
     matrix, rhs = twin(op), torch.randn(14, columns, generator=generator).double()
     for elements in (1, 50, 2**24):
-        monkeypatch.setattr(budget, "CHUNK_ELEMENTS", elements)
-        monkeypatch.setattr(budget, "CACHE_ELEMENTS", elements)
+        monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(chunking, "CACHE_ELEMENTS", elements)
         torch.testing.assert_close(op @ rhs, matrix @ rhs, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(op.to_dense(), matrix, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(op.diagonal(), matrix.diagonal(), rtol=1e-10, atol=1e-10)
@@ -109,8 +109,8 @@ class LargestTensor(TorchDispatchMode):
 def test_the_jacobian_is_never_formed(mlp, generator, monkeypatch):
     n, k, p = 200, 2, 32
     op = linearized(mlp, torch.randn(n, 3, generator=generator).double(), generator)
-    monkeypatch.setattr(budget, "CHUNK_ELEMENTS", 4000)
-    monkeypatch.setattr(budget, "CACHE_ELEMENTS", 4000)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 4000)
+    monkeypatch.setattr(chunking, "CACHE_ELEMENTS", 4000)
     questions = {
         "product": lambda: op @ torch.ones(n * k, 2).double(),
         "diagonal": op.diagonal,
@@ -139,7 +139,7 @@ def test_a_dense_covariance_is_factorized_once_for_all_chunks(generator, monkeyp
     root = torch.randn(3, 3, generator=generator).double()
     calls = []
     monkeypatch.setattr(algebra, "semidefinite_root", lambda matrix, name: calls.append(name) or root)
-    monkeypatch.setattr(budget, "CACHE_ELEMENTS", 1)
+    monkeypatch.setattr(chunking, "CACHE_ELEMENTS", 1)
     features = torch.randn(6, 3, generator=generator).double()
     op = operators.Linearized(torch.zeros(3).double(), root @ root.mT, features, function=line)
     torch.testing.assert_close(op.diagonal(), (features @ root).square().sum(-1), rtol=1e-10, atol=1e-10)

@@ -1,0 +1,150 @@
+"""Functions drawn at some inputs, and the law of y given each: what an acquisition needs without a closed form."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from bayeskit.core import generators
+from bayeskit.core.likelihood import Drawn, Likelihood, noise_marginals
+from bayeskit.core.posterior import FunctionValues, MixtureValues, SampledValues
+from bayeskit.core.predictive import distribution_cdfs, quadrature
+
+NUM_DRAWS = 256
+"""Functions drawn jointly where no draws are stored. Of s functions nobody can learn more than log s nats."""
+
+NUM_POINTS = 128
+"""Function values at each input by itself, where no draws are stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """s functions at n inputs, in groups that share a likelihood; every function counts the same.
+
+    Args:
+        groups: Latents (s_g, n, k) with the likelihood that reads them; the s_g sum to s.
+    """
+
+    groups: tuple[tuple[Tensor, Likelihood], ...]
+
+    @property
+    def num_inputs(self) -> int:
+        """The number n of inputs."""
+        return self.groups[0][0].shape[-2]
+
+    @property
+    def num_functions(self) -> int:
+        """The number s of functions."""
+        return sum(len(f) for f, _ in self.groups)
+
+    def rows(self, index: Tensor | slice) -> "Draws":
+        """The same functions at some of the inputs."""
+        return Draws(tuple((f[:, index], likelihood) for f, likelihood in self.groups))
+
+    def class_log_probs(self) -> Tensor:
+        """Log probabilities of the classes given each function, (s, n, c)."""
+        return torch.cat([noise_marginals.label_log_probs(law) for law in self._laws()])
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log p(y | f_s) of targets (q, n, t) given each function, (q, s, n)."""
+        return torch.cat([law.log_prob(y.unsqueeze(1)) for law in self._laws()], 1)
+
+    def sample(self, *, generator: torch.Generator) -> Tensor:
+        """One y for each function, (s, n, t)."""
+        with generators.seeded(generator):
+            return torch.cat([law.sample() for law in self._laws()])
+
+    def observations(self, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Fixed observations of each function, for expectations over y.
+
+        Under Gaussian noise they are nodes of a quadrature (Gauss-Hermite for one output, Sobol for several), otherwise
+        draws that start at the same seed every time.
+
+        Args:
+            repeats: r, how many for each function.
+
+        Returns:
+            y (q, n, t) with q = s r; log p(y | f) of the function each belongs to, (q, n); weights (q, 1).
+        """
+        values, log_probs, weights = [], [], []
+        generator = torch.Generator().manual_seed(0)
+        for law in self._laws():
+            y, w = _nodes(law, repeats, generator)  # (r, s_g, n, t), (r,)
+            values.append(y.flatten(0, 1))
+            log_probs.append(law.log_prob(y).flatten(0, 1))
+            weights.append(w.repeat_interleave(y.shape[1]) / self.num_functions)
+        return torch.cat(values), torch.cat(log_probs), torch.cat(weights).unsqueeze(-1)
+
+    def _laws(self) -> list[td.Distribution]:
+        with distribution_cdfs.unvalidated():
+            return [_with_outputs(likelihood.distribution(f), f) for f, likelihood in self.groups]
+
+
+def joint(values: FunctionValues, likelihood: Likelihood, *, generator: torch.Generator) -> Draws:
+    """Functions drawn jointly at all the inputs of `values`; stored draws as they are.
+
+    Args:
+        values: Joint law of the function, (n, k).
+        likelihood: Law of y given it.
+        generator: Source of randomness.
+    """
+    return _collect(values, likelihood, NUM_DRAWS, lambda part, count: part.sample(count, generator=generator))
+
+
+def marginal(values: FunctionValues, likelihood: Likelihood, *, num_points: int = NUM_POINTS) -> Draws:
+    """Function values drawn at each input by itself: fixed Sobol points, the same whatever else is in the batch."""
+
+    def draw(part: FunctionValues, count: int) -> Tensor:
+        if isinstance(part, SampledValues):
+            return part.sample(count)
+        return quadrature.latent_draws(part.mean, part.output_covariance(), count)
+
+    return _collect(values, likelihood, num_points, draw)
+
+
+def members(values: FunctionValues, likelihood: Likelihood) -> list[tuple[float, FunctionValues, Likelihood]]:
+    """The components of a mixture of functions or of likelihoods: weight, law of the function, law of y given it."""
+    if isinstance(likelihood, Drawn):
+        parts, weights = likelihood.paired(values)
+        return [(float(w), v, m) for w, v, m in zip(weights, parts, likelihood.members, strict=True)]  # type: ignore[misc]
+    if isinstance(values, MixtureValues):
+        return [(float(w), part, likelihood) for w, part in zip(values.weights, values.components, strict=True)]
+    return [(1.0, values, likelihood)]
+
+
+def _collect(
+    values: FunctionValues, likelihood: Likelihood, total: int, draw: Callable[[FunctionValues, int], Tensor]
+) -> Draws:
+    """Draws of each component in proportion to its weight."""
+    found = members(values, copy.deepcopy(likelihood).requires_grad_(False))
+    if len(found) == 1 and isinstance(found[0][1], SampledValues):
+        return Draws(((found[0][1].draws, found[0][2]),))
+    counts = [max(1, round(total * weight)) if 4 * total * weight >= 1 else 0 for weight, _, _ in found]
+    return Draws(tuple((draw(part, c), member) for c, (_, part, member) in zip(counts, found, strict=True) if c))
+
+
+def _with_outputs(law: td.Distribution, f: Tensor) -> td.Distribution:
+    """Numbers always with an axis of outputs as event; labels as they are."""
+    if law.event_shape or noise_marginals.is_label(law):
+        return law
+    column = law if law.batch_shape == f.shape else distribution_cdfs.Column(law)
+    return td.Independent(column, 1, validate_args=False)
+
+
+def _nodes(law: td.Distribution, repeats: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Points y (r, s, n, t) with weights (r,) over which an expectation under `law` is taken."""
+    base = law.base_dist if isinstance(law, td.Independent) else law
+    if not isinstance(base, td.Normal):
+        with generators.seeded(generator):
+            y = law.sample((repeats,))
+        return y, torch.full((repeats,), 1 / repeats, dtype=y.dtype, device=y.device)
+    if base.mean.shape[-1] == 1:
+        z, weights = quadrature.gauss_hermite(repeats)
+        z, weights = z.to(base.mean).unsqueeze(-1), weights.to(base.mean)
+    else:
+        z = quadrature.sobol_normals(repeats, base.mean.shape[-1]).to(base.mean)
+        weights = z.new_full((repeats,), 1 / repeats)
+    return base.mean + base.stddev * z[:, None, None, :], weights

@@ -1,0 +1,1 @@
+"""What a comparison shows: tables, figures, sentences and the HTML report."""

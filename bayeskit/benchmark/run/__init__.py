@@ -1,0 +1,1 @@
+"""Running a comparison: one trial a method and seed, stored and summarized."""

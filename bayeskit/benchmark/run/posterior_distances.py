@@ -1,0 +1,53 @@
+"""How far apart two methods' beliefs are, at inputs that both were asked about.
+
+Regression: both state a joint Gaussian N(m, C) for the latent function at the same t <= 200 test inputs, divided by the
+standard deviation of the training targets. Their 2-Wasserstein distance, divided by sqrt(t k) for k outputs, is a root
+mean square per value: 0.1 says that one belief turns into the other by moving it a tenth of the target's spread. A
+method that states a point has zero covariance, so others are at least as far from it as they are wide.
+
+Classification: the mean over those inputs of the total variation between class probabilities; 0.1 says that the
+probability of some event differs by a tenth.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bayeskit import metrics
+from bayeskit.benchmark.data.datasets import Task
+from bayeskit.benchmark.run.trial import SHARED_INPUTS
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def pairwise(stored: Mapping[str, Sequence[Arrays]], task: Task) -> tuple[list[str], np.ndarray]:
+    """Distances between methods, averaged over seeds.
+
+    Args:
+        stored: For each method its cells' arrays, seed by seed.
+        task: "regression" or "classification".
+
+    Returns:
+        The m methods that stored a belief for every seed, and their distances (m, m).
+
+    >>> uniform, sure = {"probs": np.array([[0.5, 0.5]])}, {"probs": np.array([[1.0, 0.0]])}
+    >>> pairwise({"a": [uniform], "b": [sure]}, "classification")[1].tolist()
+    [[0.0, 0.5], [0.5, 0.0]]
+    """
+    needed = "latent_covariance" if task == "regression" else "probs"
+    names = [method for method, cells in stored.items() if cells and all(needed in cell for cell in cells)]
+    between = _joint if task == "regression" else _classes
+    matrix = np.zeros((len(names), len(names)))
+    for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        values = [between(a, b) for a, b in zip(stored[names[i]], stored[names[j]], strict=True)]
+        matrix[i, j] = matrix[j, i] = np.mean(values)
+    return names, matrix
+
+
+def _joint(a: Arrays, b: Arrays) -> float:
+    distance = metrics.wasserstein2(a["latent_mean"], a["latent_covariance"], b["latent_mean"], b["latent_covariance"])
+    return distance / np.sqrt(len(a["latent_mean"]))
+
+
+def _classes(a: Arrays, b: Arrays) -> float:
+    return float(metrics.total_variation(a["probs"][:SHARED_INPUTS], b["probs"][:SHARED_INPUTS]).mean())

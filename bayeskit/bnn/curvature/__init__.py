@@ -1,0 +1,1 @@
+"""Curvature of the log posterior: GGN, Kronecker factors, NTK and the evidence they give."""

@@ -1,0 +1,1 @@
+"""IVON: the optimizer and the inference."""

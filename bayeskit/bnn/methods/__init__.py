@@ -1,0 +1,1 @@
+"""The other registered inferences of networks, one a file."""

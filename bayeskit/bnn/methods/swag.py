@@ -1,0 +1,161 @@
+"""SWAG: a Gaussian over the weights that training passes through once it has arrived."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from bayeskit.bnn.methods.swag_averager import SWAGAverager
+from bayeskit.bnn.networks.batch_norm import statistics_of_draws
+from bayeskit.bnn.networks.functional import evaluate, flatten, frozen, is_random, with_parameters
+from bayeskit.bnn.networks.layers import batch_norms, check_frozen
+from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
+from bayeskit.bnn.training.map_training import (
+    DEFAULT_TRAINING,
+    QUICK_TRAINING,
+    Trained,
+    calibrate,
+    log_joint_loss,
+    prepare,
+    train,
+)
+from bayeskit.bnn.training.validation_search import check_precision
+from bayeskit.bnn.weights.weight_posterior import GaussianWeights, SampledWeights
+from bayeskit.core import checks, operators
+from bayeskit.core.inference import Fit, Inference, Kind
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.optimize import Training, minimize
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data
+
+FEWEST_STEPS = 4
+"""Steps in an epoch at least: the whole data in one step would leave no noise for the weights to move by."""
+
+
+@dataclass(eq=False, repr=False)
+class SWAG(Inference):
+    """`N(m, diag(v) / 2 + D D' / (2 (K - 1)))`: mean, spread and last K deviations of the weights at a constant rate.
+
+    The network is trained as `MAP` does. Then the same optimizer runs on with a constant learning rate and without
+    early stopping, and the weights are taken after every epoch (see `SWAGAverager`). Functions are those of the
+    network linearized about m, so their law is Gaussian with a covariance across inputs and outputs, and the law of
+    the weights can be the prior of further data. A network with BatchNorm, or one that cannot be linearized, gets
+    stored draws of the weights instead, each with the statistics of a pass over the training rows of its own.
+
+    Args:
+        num_collected: Epochs after which the weights are taken.
+        num_deviations: K, the rank of what goes beyond the diagonal; 0 for the diagonal alone.
+        lr: The constant learning rate; None for that of `training`.
+        training: Settings of the training loop; None for Adam with early stopping on 15 % of the rows.
+        prior_precision: A factor on the prior's precision, or "validation", as in `MAP`.
+        num_samples: Draws to store where they are needed.
+
+    References:
+        Maddox, Izmailov, Garipov, Vetrov, Wilson. A simple baseline for Bayesian uncertainty in deep learning. NeurIPS
+        2019, section 3.
+
+    >>> from bayeskit.bnn import gaussian_prior
+    >>> from bayeskit.core.likelihood import Gaussian
+    >>> x, g = torch.linspace(-1, 1, 40)[:, None], torch.Generator().manual_seed(0)
+    >>> fit = SWAG(num_collected=10).infer(gaussian_prior(nn.Linear(1, 1)), Gaussian(), Data(x, 2 * x), generator=g)
+    >>> fit.posterior(x).covariance.shape
+    torch.Size([40, 40])
+    """
+
+    num_collected: int = 40
+    num_deviations: int = 20
+    lr: float | None = None
+    training: Training | None = None
+    prior_precision: float | str = "validation"
+    num_samples: int = 32
+
+    priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
+    kind: ClassVar[Kind] = "weights"
+    quick: ClassVar[Mapping[str, Any]] = {"num_collected": 8, "training": QUICK_TRAINING}
+
+    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
+        """Train, collect, and set the likelihood's own parameters by the rows held out."""
+        self.check(prior, likelihood, data)
+        training = DEFAULT_TRAINING if self.training is None else self.training
+        self._validate()
+        weights, network, _ = prepare(prior, likelihood, data)
+        check_frozen(network)
+        with operators.recording() as notes:
+            trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)
+            law = weights.sharpened(trained.precision)
+            network, gaussian, curve = self._collect(trained, law, training, generator=generator)
+            posterior = self._posterior(network, gaussian, trained.rows, generator=generator)
+            if trained.held_out is not None:
+                _calibrate(posterior, trained.likelihood, trained.held_out)
+        diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out, **notes}
+        history = {**trained.history, "collecting": curve}
+        return Fit(posterior, trained.likelihood, history=history, diagnostics=diagnostics)
+
+    def _validate(self) -> None:
+        for name in ("num_collected", "num_samples"):
+            checks.positive(getattr(self, name), name=name, integer=True)
+        if self.lr is not None:
+            checks.positive(self.lr, name="lr")
+        check_precision(self.prior_precision, "validation")
+
+    def _collect(
+        self, trained: Trained, law: GaussianWeights, training: Training, *, generator: torch.Generator
+    ) -> tuple[nn.Module, GaussianWeights, list[float]]:
+        """The network at the mean, the Gaussian, and the loss while it was collected."""
+        network, rows = copy.deepcopy(trained.network).train(), trained.rows
+        likelihood = copy.deepcopy(trained.likelihood).requires_grad_(False)
+        flat = flatten(trained.params, trained.params).requires_grad_()
+        averager = SWAGAverager(network, self.num_deviations, names=trained.params)
+        size = min(training.batch_size or len(rows), max(1, len(rows) // FEWEST_STEPS))
+        settings = replace(
+            training,
+            lr=training.lr if self.lr is None else self.lr,
+            schedule="constant",
+            patience=None,
+            max_epochs=self.num_collected,
+            batch_size=size,
+            checkpoint=None if training.checkpoint is None else f"{training.checkpoint}.swag",
+        )
+        source = generator if is_random(network, rows.x[:2]) else None
+        history = minimize(
+            log_joint_loss(network, flat, trained.params, likelihood=likelihood, law=law, generator=source),
+            [flat],
+            rows,
+            settings,
+            generator=generator,
+            description="collecting",
+            buffers=[*network.buffers(), *averager.buffers()],
+            after_epoch=lambda: averager.add(flat.detach()),
+        )
+        gaussian = averager.posterior()
+        return with_parameters(network, gaussian.mean), gaussian, history["loss"]
+
+    def _posterior(
+        self, network: nn.Module, gaussian: GaussianWeights, rows: Data, *, generator: torch.Generator
+    ) -> BayesNet:
+        """The Gaussian law pushed through the linearized network, or stored draws with statistics of their own."""
+        if not batch_norms(network) and _linearizable(network, gaussian, rows):
+            return BayesNet(network, gaussian, Linearize())
+        draws = gaussian.sample(self.num_samples, generator=generator)
+        batches = (batch.x[:] for batch in rows.batches(128) if len(batch) > 1)
+        buffers = statistics_of_draws(copy.deepcopy(network), draws, batches)
+        return BayesNet(frozen(network), SampledWeights(draws, buffers), MonteCarlo())
+
+
+def _linearizable(network: nn.Module, weights: GaussianWeights, rows: Data) -> bool:
+    """Whether torch.func can differentiate the network."""
+    try:
+        return bool(Linearize().values(network, weights, rows.x[:1]).variance.isfinite().all())
+    except (RuntimeError, ValueError):
+        return False
+
+
+def _calibrate(posterior: BayesNet, likelihood: Likelihood, held_out: Data) -> None:
+    if isinstance(posterior.weights, SampledWeights):
+        stored = {**posterior.weights.draws, **posterior.weights.buffers}
+        calibrate(likelihood, evaluate(posterior.network, stored, held_out.x), held_out)
+    else:
+        calibrate(likelihood, Linearize().values(posterior.network, posterior.weights, held_out.x), held_out)

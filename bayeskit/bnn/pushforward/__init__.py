@@ -1,0 +1,1 @@
+"""From a distribution over weights to one over functions: linearized or by Monte Carlo."""

@@ -1,0 +1,1 @@
+"""MAP training, validation search, the log posterior and default priors."""

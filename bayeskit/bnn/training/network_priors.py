@@ -1,0 +1,53 @@
+"""The prior of an estimator that was given a network, or none."""
+
+from typing import Any
+
+import torch
+
+from bayeskit.bnn.networks.builders import build
+from bayeskit.bnn.networks.functional import call, parameters, size
+from bayeskit.bnn.pushforward.bayes_net import BayesNet, gaussian_prior
+from bayeskit.core.inputs import Inputs, as_inputs
+
+SMALL = 50_000
+"""Weights up to which a network built here runs in float64 on a CPU."""
+
+
+def default_prior(
+    network: Any,
+    x: Inputs,
+    num_outputs: int,
+    *,
+    dtype: torch.dtype | None = None,
+    generator: torch.Generator,
+) -> BayesNet:
+    """A Gaussian prior over a user's network, or over an `MLP` with two hidden layers of 50.
+
+    Args:
+        network: A module (copied), a callable `(in_features, out_features) -> Module`, or None.
+        x: Inputs (n, *input_shape): their number of features and their device are used.
+        num_outputs: Outputs k that the likelihood needs.
+        dtype: Floating type of the weights; None keeps that of a user's network, and gives the library's own float64
+            while it is small and on a CPU, float32 otherwise.
+        generator: Seeds the starting values.
+
+    Raises:
+        ValueError: The network does not return k outputs.
+
+    >>> prior = default_prior(None, torch.zeros(5, 3), 2, generator=torch.Generator().manual_seed(0))
+    >>> prior(torch.zeros(5, 3)).mean.shape
+    torch.Size([5, 2])
+    """
+    x = as_inputs(x)
+    built = build(network, x.shape[1:].numel(), num_outputs, generator=generator)
+    if network is None:
+        small = size(parameters(built)) <= SMALL and x.device.type == "cpu"
+        dtype = dtype or (torch.float64 if small else torch.float32)
+    built = built.to(device=x.device, dtype=dtype)
+    prior = gaussian_prior(built)
+    outputs = call(built, parameters(built), x[:1]).shape[-1]
+    if outputs != num_outputs:
+        raise ValueError(
+            f"The network returns {outputs} outputs, and the likelihood needs {num_outputs}; change its last layer."
+        )
+    return prior

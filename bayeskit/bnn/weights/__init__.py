@@ -1,0 +1,1 @@
+"""Distributions over weights and their covariance operators."""

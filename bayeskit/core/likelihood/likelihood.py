@@ -1,0 +1,266 @@
+"""What a likelihood is, and everything that follows from its one method.
+
+A new likelihood says what the law of y given f is:
+
+    class LaplaceNoise(Likelihood):
+        def distribution(self, f):
+            return torch.distributions.Independent(torch.distributions.Laplace(f, 0.1), 1)
+
+Shapes: n inputs, k latents, t outputs, s draws, any batch axes *b in front.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributions as td
+
+from bayeskit.core import generators
+from bayeskit.core.likelihood import expectations, noise_marginals
+from bayeskit.core.likelihood.missing_targets import Observed
+from bayeskit.core.posterior import FunctionValues, MixtureValues, SampledValues
+from bayeskit.core.predictive import Predictive, distribution_cdfs, pool
+
+SMALLEST_PRECISION = 2e-8
+"""Floor of the site precisions: a likelihood that is not log-concave would otherwise give improper sites."""
+
+Target = Literal["continuous", "count", "binary", "classes"]
+
+
+class Likelihood(nn.Module, ABC):
+    """The law of y given the function value f, one input at a time; its parameters may be learnt (on a copy).
+
+    A subclass defines `distribution`, which must be a function of f alone, row by row: predictions evaluate it on
+    chunks of inputs. The rest is derived from it; where there is a closed form, override the `..._terms` behind it.
+
+    A target that is NaN was not observed: it adds nothing to `log_prob`, `expected_log_prob`, `site_gradients` and
+    `curvature`. The `..._terms` are never asked for such an entry.
+
+    Class attributes:
+        target: What y is: "continuous" and "count" targets are (n, t) numbers, "binary" and "classes" targets (n,)
+            integer codes. Only a continuous target may be standardized.
+
+    Examples:
+        >>> class LaplaceNoise(Likelihood):
+        ...     def distribution(self, f):
+        ...         return td.Independent(td.Laplace(f, 0.1), 1)
+        >>> LaplaceNoise().log_prob(torch.zeros(2, 1), torch.zeros(2, 1))
+        tensor([1.6094, 1.6094])
+    """
+
+    target: ClassVar[Target] = "continuous"
+
+    @abstractmethod
+    def distribution(self, f: Tensor) -> td.Distribution:
+        """The law of y given f.
+
+        Args:
+            f: Latents (*b, n, k).
+
+        Returns:
+            Batch (*b, n) with event (t,) (such as `Independent(Normal(f, scale), 1)`), or event () for one label or
+            number an input.
+        """
+
+    def num_latents(self, y: Tensor) -> int:
+        """How many latents k the targets need; one per output unless overridden."""
+        return y.shape[-1] if y.ndim > 1 else 1
+
+    def latent_units(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """How the latents change with the units of a continuous target: y -> shift + scale y takes f to a + b f.
+
+        Args:
+            shift: (t,) of the t outputs.
+            scale: (t,).
+
+        Returns:
+            a and b, (k,); those of the outputs themselves unless overridden, for latents that are locations.
+        """
+        return shift, scale
+
+    def log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """Log p(y | f) at each input, summed over the outputs that were observed.
+
+        Args:
+            f: (*b, n, k).
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (*b, n).
+
+        Raises:
+            ValueError: `y` has missing entries, and the law does not factorize over outputs.
+        """
+        observed = self._observed(f, y)
+        return observed.total(self.log_prob_terms(f, observed.y), f)
+
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """E[log p(y | f)] for independent latents f ~ N(mean, variance), summed over the outputs that were observed.
+
+        Args:
+            mean: (*b, n, k).
+            variance: (*b, n, k).
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (*b, n).
+        """
+        observed = self._observed(mean, y)
+        return observed.total(self.expected_log_prob_terms(mean, variance, observed.y), mean)
+
+    def site_gradients(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The dual pair: derivatives of the expected log likelihood E in the mean and variance of each latent.
+
+        alpha = dE / d mean = E[l'(f)] and beta = -2 dE / d variance = -E[l''(f)], with l = log p(y | .). beta is kept
+        at 2e-8 or more, which makes the site of a likelihood that is not log-concave proper. Both are zero for the
+        latents of an output that was not observed.
+
+        Args:
+            mean: (n, k).
+            variance: (n, k), zero allowed.
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (alpha, beta), each (n, k).
+        """
+        observed = self._observed(mean, y)
+        alpha, beta = self.site_terms(mean, variance, observed.y)
+        return observed.latents(alpha), observed.latents(beta)
+
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+        """Negative Hessian of log p(y | f) in f; the Fisher information at inputs where that is not positive definite.
+
+        Args:
+            f: (n, k).
+            y: (n, t) or (n,) targets, NaN for what was not observed.
+
+        Returns:
+            (n, k, k), symmetric and positive semi-definite; zero for the latents of an output that was not observed.
+        """
+        observed = self._observed(f, y)
+        return observed.blocks(self.curvature_terms(f, observed.y))
+
+    def log_prob_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Log p of each output given f: a place for a closed form.
+
+        Args:
+            f: (*b, n, k).
+            y: (n, t) or (n,) targets, nothing missing.
+
+        Returns:
+            (*b, n, t); (*b, n) where the law is one joint law of all outputs, or of a label.
+        """
+        law = self.distribution(f)
+        y = fit_targets(law, f, y)
+        if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1:
+            law = law.base_dist
+        return law.log_prob(y)
+
+    def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """E[log p] of each output: a place for a closed form.
+
+        Gauss-Hermite where each latent has its own output, fixed-seed Sobol draws otherwise.
+
+        Args:
+            mean: (*b, n, k).
+            variance: (*b, n, k).
+            y: (n, t) or (n,) targets, nothing missing.
+
+        Returns:
+            As `log_prob_terms`.
+        """
+        z, weights = expectations.points(mean, shared=self._factorizes(mean))  # (q, 1, ..., 1 or k), (q,)
+        with distribution_cdfs.unvalidated():
+            values = self.log_prob_terms(mean + variance.sqrt() * z, y)  # (q, *b, n) or (q, *b, n, t)
+        return torch.einsum("q,q...->...", weights, values)
+
+    def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The dual pair of each latent: a place for a closed form.
+
+        beta is computed as -E[z l'(mean + std z)] / std (Stein's identity), which needs no second derivative of l, so
+        that it also holds for likelihoods with a corner such as Laplace noise.
+
+        Args:
+            mean: (n, k).
+            variance: (n, k), zero allowed.
+            y: (n, t) or (n,) targets, nothing missing.
+
+        Returns:
+            (alpha, beta), each (n, k), beta at 2e-8 or more.
+        """
+        center, std = mean.detach().double(), variance.detach().double().clamp(min=1e-10).sqrt()
+        z, weights = expectations.points(center, shared=self._factorizes(mean))
+        with torch.enable_grad(), distribution_cdfs.unvalidated():
+            f = (center + std * z).requires_grad_()
+            (slope,) = torch.autograd.grad(self.log_prob_terms(f, y).sum(), f)  # (q, n, k)
+        alpha = torch.einsum("q,q...->...", weights, slope)
+        beta = -torch.einsum("q,q...->...", weights, slope * z) / std
+        return alpha.to(mean.dtype), beta.clamp(min=SMALLEST_PRECISION).to(mean.dtype)
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Negative Hessian or Fisher information in all latents: a place for a closed form.
+
+        The Fisher information, E[score score'] over y given f, is estimated from 256 fixed-seed draws of y.
+
+        Args:
+            f: (n, k).
+            y: (n, t) or (n,) targets, nothing missing.
+
+        Returns:
+            (n, k, k), symmetric and positive semi-definite.
+        """
+        return expectations.curvature(self.log_prob, self.distribution, f, y)
+
+    def predictive(self, values: FunctionValues) -> Predictive:
+        """The law of y at each input when f has the law `values`.
+
+        Stored draws give the mixture over them, a mixture that of its components' predictives. Gaussian values give a
+        closed form where there is one, otherwise quadrature of the density itself (one latent per output), otherwise a
+        mixture over 512 Sobol draws. The result keeps a copy of the likelihood: it neither follows nor differentiates
+        the likelihood's parameters.
+        """
+        if isinstance(values, MixtureValues):
+            return pool([self.predictive(part) for part in values.components], values.weights)
+        frozen = copy.deepcopy(self).requires_grad_(False)
+        if isinstance(values, SampledValues):
+            count = len(values.draws)
+            rule = f"mixture of {count} draws" if count > 1 else "a single function"
+            return noise_marginals.over_draws(frozen.distribution(values.draws), values.draws, rule=rule)
+        return frozen.gaussian_predictive(values)
+
+    def gaussian_predictive(self, values: FunctionValues) -> Predictive:
+        """`predictive` for Gaussian values; the place for a closed form."""
+        return noise_marginals.over_gaussian(self.distribution, values)
+
+    def sample(self, values: FunctionValues, num_samples: int, *, generator: torch.Generator) -> Tensor:
+        """Joint draws of the observations at all inputs: a draw of the function, then one of y given it.
+
+        Args:
+            values: Law of the latents (n, k).
+            num_samples: s.
+            generator: Source of randomness.
+
+        Returns:
+            (s, n, t), or (s, n) where y is one label or number an input.
+        """
+        with torch.no_grad(), generators.seeded(generator):
+            return self.distribution(values.sample(num_samples, generator=generator)).sample()
+
+    def _observed(self, f: Tensor, y: Tensor) -> Observed:
+        """Targets with gaps filled, and where they were."""
+        return Observed.read(self.distribution, f, y, owner=type(self).__name__)
+
+    def _factorizes(self, f: Tensor) -> bool:
+        """Whether each latent has its own output."""
+        return distribution_cdfs.per_output(self.distribution(f), f.shape) is not None
+
+
+def fit_targets(law: td.Distribution, f: Tensor, y: Tensor) -> Tensor:
+    """`y` with the type of `f` and an output axis exactly where the law has one."""
+    y = y.to(f.dtype)
+    if law.event_shape or law.batch_shape == f.shape:
+        return y.unsqueeze(-1) if y.ndim == 1 else y
+    extra = y.ndim > 1 and y.shape[-1] == 1 and y.shape[-2] == law.batch_shape[-1] and y.shape != law.batch_shape
+    return y.squeeze(-1) if extra else y

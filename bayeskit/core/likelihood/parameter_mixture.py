@@ -1,0 +1,120 @@
+"""A likelihood whose parameters are not known but drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributions as td
+
+from bayeskit.core import generators
+from bayeskit.core.likelihood.likelihood import Likelihood
+from bayeskit.core.posterior import FunctionValues, MixtureValues, by_component
+from bayeskit.core.predictive import Predictive, pool
+
+
+class Drawn(Likelihood):
+    """One of several likelihoods, p(y | f) = sum_s w_s p_s(y | f): draws of its parameters, noise levels say.
+
+    Where the function is a mixture of as many components, draw s belongs to component s: function and noise were drawn
+    together, and are predicted together.
+
+    Args:
+        members: The s likelihoods, all of one kind.
+        weights: w, (s,), summing to one; None for equal weights.
+
+    Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
+        >>> likelihood = Drawn([Gaussian(0.1), Gaussian(0.3)])
+        >>> round(likelihood.distribution(torch.zeros(1, 1)).variance.item(), 6)
+        0.2
+    """
+
+    def __init__(self, members: Sequence[Likelihood], weights: Tensor | None = None):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        equal = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
+        self.weights: Tensor
+        self.register_buffer("weights", equal if weights is None else weights)
+        self.target = members[0].target  # type: ignore[misc]
+
+    def distribution(self, f: Tensor) -> td.Distribution:
+        """The mixture of the members' laws."""
+        return _Pooled([member.distribution(f) for member in self._each], self.weights)
+
+    def num_latents(self, y: Tensor) -> int:
+        """As the members."""
+        return self._each[0].num_latents(y)
+
+    def latent_units(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """As the members."""
+        return self._each[0].latent_units(shift, scale)
+
+    def predictive(self, values: FunctionValues) -> Predictive:
+        """The mixture of the members' predictives, each of its own component of a mixture of functions."""
+        parts, weights = self.paired(values)
+        return pool([member.predictive(part) for member, part in zip(self._each, parts, strict=True)], weights)
+
+    def sample(self, values: FunctionValues, num_samples: int, *, generator: torch.Generator) -> Tensor:
+        """Joint draws of the observations: a member and its function for each draw, then y, (s, n, t)."""
+        parts, weights = self.paired(values)
+        return by_component(
+            generators.categorical(weights, num_samples, generator=generator),
+            lambda s, count: self._each[s].sample(parts[s], count, generator=generator),
+        )
+
+    def paired(self, values: FunctionValues) -> tuple[tuple[FunctionValues, ...], Tensor]:
+        """The law of the function for each member, and their weights (s,)."""
+        if isinstance(values, MixtureValues) and len(values.components) == len(self.members):
+            return values.components, values.weights
+        return (values,) * len(self.members), self.weights
+
+    @property
+    def _each(self) -> list[Likelihood]:
+        return list(self.members)  # type: ignore[arg-type]
+
+
+class _Pooled(td.Distribution):
+    """A finite mixture of laws of the same shape, picked from at each element of the batch."""
+
+    def __init__(self, parts: list[td.Distribution], weights: Tensor):
+        self.parts, self.weights = parts, weights
+        super().__init__(parts[0].batch_shape, parts[0].event_shape, validate_args=False)
+
+    @property
+    def arg_constraints(self) -> dict:
+        """None: the parts check their own arguments."""
+        return {}
+
+    @property
+    def support(self):
+        """The support of the parts."""
+        return self.parts[0].support
+
+    @property
+    def mean(self) -> Tensor:
+        """The average of the means."""
+        return self._average([part.mean for part in self.parts])
+
+    @property
+    def variance(self) -> Tensor:
+        """The average of the variances plus the variance of the means."""
+        return self._average([part.variance + (part.mean - self.mean).square() for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log sum_s w_s p_s(y)."""
+        terms = [part.log_prob(value) + w.log() for part, w in zip(self.parts, self.weights, strict=True)]
+        return torch.stack(terms).logsumexp(0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws from torch's global generator, as in every torch distribution."""
+        shape = torch.Size((*sample_shape, *self.batch_shape))
+        index = torch.multinomial(self.weights, shape.numel(), replacement=True).reshape(shape)
+        index = index.reshape(*shape, *(1 for _ in self.event_shape))
+        drawn = self.parts[0].sample(shape[: len(sample_shape)])
+        for s, part in enumerate(self.parts[1:], start=1):
+            drawn = torch.where(index == s, part.sample(shape[: len(sample_shape)]), drawn)
+        return drawn
+
+    def _average(self, values: list[Tensor]) -> Tensor:
+        return torch.stack([w * value for w, value in zip(self.weights, values, strict=True)]).sum(0)

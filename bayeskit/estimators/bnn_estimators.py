@@ -1,0 +1,123 @@
+"""Bayesian neural networks with scikit-learn habits."""
+
+from typing import Any
+
+from bayeskit.estimators.regression_classification import ClassificationEstimator, RegressionEstimator
+
+
+class BNNRegressor(RegressionEstimator):
+    """Regression by a neural network with a distribution over its weights.
+
+    Tables and targets are standardized inside (from the training rows alone), except that a network handed over as a
+    module gets its inputs as they are; everything that comes out is in the target's own units.
+
+    Args:
+        network: A `torch.nn.Module` (used as it is, on a copy), a callable `(in_features, out_features) -> Module`,
+            or None for a multilayer perceptron with two hidden layers of 50.
+        inference: An inference such as `bnn.Laplace(subset="all")`, a registered name such as "deep_ensemble", or
+            None for a last-layer Laplace approximation.
+        likelihood: Law of the observations given the network's outputs; None for Gaussian noise of learnt variance.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" ...
+        dtype: Floating type of a network built here; None for float64 while it is small and on a CPU, else float32.
+        random_state: Seed, `numpy.random.RandomState`, or None.
+        verbose: Show a progress bar where there is a terminal.
+
+    Attributes:
+        posterior_: The fitted `Posterior`, in standardized units.
+        likelihood_: The likelihood with its learnt parameters, in standardized units.
+        inference_: The inference used.
+        log_evidence_: `Evidence` (value and kind) in the target's units, or None.
+        history_: Curves of the training.
+        diagnostics_: What the method recorded.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.linspace(-1, 1, 40)[:, None]
+        >>> model = BNNRegressor(random_state=0).fit(x, x[:, 0] ** 2)
+        >>> low, high = model.predictive([[0.5]]).interval(0.9)
+        >>> bool(low[0] < high[0])
+        True
+    """
+
+    _family = "bnn"
+
+    def __init__(
+        self,
+        network=None,
+        inference=None,
+        likelihood=None,
+        *,
+        device="auto",
+        dtype=None,
+        random_state=None,
+        verbose=False,
+    ):
+        self.network = network
+        self.inference = inference
+        self.likelihood = likelihood
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _structure(self) -> Any:
+        return self.network
+
+
+class BNNClassifier(ClassificationEstimator):
+    """Classification by a neural network with a distribution over its weights.
+
+    Args:
+        network: A `torch.nn.Module` that returns logits (used as it is, on a copy), a callable
+            `(in_features, out_features) -> Module`, or None for a multilayer perceptron with two hidden layers of 50.
+        inference: An inference such as `bnn.Laplace()`, a registered name, or None for a last-layer Laplace
+            approximation.
+        likelihood: None for Bernoulli on one logit (two classes; softmax if the network returns two) or softmax.
+        class_weight: None, "balanced" or a dict from label to weight.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" ...
+        dtype: Floating type of a network built here; None for float64 while it is small and on a CPU, else float32.
+        random_state: Seed, `numpy.random.RandomState`, or None.
+        verbose: Show a progress bar where there is a terminal.
+
+    Attributes:
+        classes_: The labels, sorted.
+        posterior_: The fitted `Posterior` of the logits.
+        likelihood_: The likelihood with its learnt parameters.
+        inference_: The inference used.
+        log_evidence_: `Evidence` (value and kind), or None.
+        history_: Curves of the training.
+        diagnostics_: What the method recorded.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.linspace(-1, 1, 40)[:, None]
+        >>> model = BNNClassifier(random_state=0).fit(x, np.where(x[:, 0] > 0, "right", "left"))
+        >>> str(model.predict([[0.9]])[0])
+        'right'
+    """
+
+    _family = "bnn"
+
+    def __init__(
+        self,
+        network=None,
+        inference=None,
+        likelihood=None,
+        *,
+        class_weight=None,
+        device="auto",
+        dtype=None,
+        random_state=None,
+        verbose=False,
+    ):
+        self.network = network
+        self.inference = inference
+        self.likelihood = likelihood
+        self.class_weight = class_weight
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _structure(self) -> Any:
+        return self.network

@@ -1,0 +1,336 @@
+"""What the four estimators share: read, scale, infer, predict, in the data's own units.
+
+    X, y -> checked arrays -> standardized `Data` -> `Inference.infer` -> `Fit` -> laws in original units
+
+A subclass adds two things: its family ("gp" or "bnn", which decides the prior) and its task (how targets are coded
+and what is delivered). Everything about methods is asked of the registry and of the inference itself.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+
+import numpy as np
+import torch
+from gpytorch.kernels import Kernel
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from bayeskit import registry
+from bayeskit.core import checks, progress
+from bayeskit.core.inference import Evidence, Fit, Inference
+from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.modules import run
+from bayeskit.core.posterior import FunctionValues, Posterior
+from bayeskit.core.predictive import Predictive
+from bayeskit.core.types import Data, Inputs, Rows
+from bayeskit.estimators import input_validation
+from bayeskit.estimators.scaling import Standardizer
+
+PREDICT_ROWS = 8_192
+"""Rows predicted at a time by `predict` and `predict_proba`, so that memory does not grow with the number of rows."""
+
+
+Law = TypeVar("Law", bound=Predictive)
+
+
+class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
+    """The shared part of `GPRegressor`, `GPClassifier`, `BNNRegressor` and `BNNClassifier`."""
+
+    _family: ClassVar[registry.Family]
+    _task: ClassVar[registry.Task]
+
+    # Constructor parameters that every subclass declares.
+    inference: Inference | str | None
+    likelihood: Likelihood | None
+    device: str
+    dtype: torch.dtype | None
+    random_state: Any
+    verbose: bool
+
+    # Fitted state.
+    posterior_: Posterior
+    likelihood_: Likelihood
+    inference_: Inference
+    log_evidence_: Evidence | None
+    history_: dict[str, list[float]]
+    diagnostics_: dict[str, Any]
+
+    @abstractmethod
+    def _structure(self) -> Any:
+        """The user's kernel or network, or None for the library's own."""
+
+    @abstractmethod
+    def _encode(self, y: Any, *, reset: bool) -> Tensor:
+        """Targets as the likelihood takes them, (n, k) or (n,), in original units; learns the coding on `reset`."""
+
+    @abstractmethod
+    def _default_likelihood(self, num_outputs: int | None) -> Likelihood:
+        """The likelihood used when none is given; `num_outputs` is what a given network returns, if it is known."""
+
+    @abstractmethod
+    def _deliver(self, predictive: Predictive) -> Law:
+        """A predictive in standardized units as the user gets it: original units, one output squeezed."""
+
+    # -- fitting ---------------------------------------------------------------------------------------------------
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True, stream: bool = False) -> Self:
+        """Fit on a first batch of data, of a `stream` or all there is, or go on from the posterior of the earlier ones.
+
+        A fit that fails or is stopped leaves the estimator as it was: scales, classes and posterior belong together.
+        """
+        before = dict(vars(self))
+        try:
+            return self._fitted(X, y, sample_weight, first=first, stream=stream)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, first: bool, stream: bool) -> Self:
+        X, y = input_validation.split_dataset(X, y)
+        x, y, weights = input_validation.read(self, X, y, sample_weight, reset=first, **self._reading())
+        target = self._encode(y, reset=first)
+        if weights is not None and (weights == 0).any():  # a row of no weight is a row that is not there
+            keep = weights.nonzero().squeeze(1)
+            x, target, weights = x[keep], target[keep], weights[keep]
+        x, target, weights = _observed(x, target, weights)
+        if first:
+            self.device_ = self._resolve_device()
+            self._learn_scales(x, target, weights)
+        data = Data(self._scaled(x), self._standardize(target), weights).to(device=self.device_)
+        generator = self._start_generator()
+        if first:
+            prior, likelihood = self._start(data, generator)
+            self.inference_ = self._resolve_inference(len(data), stream)
+        else:
+            prior, likelihood = self.posterior_, self.likelihood_
+        with progress.shown(self.verbose):
+            fit = self.inference_.infer(prior, likelihood, data, generator=generator)
+        self._store(fit, data)
+        return self
+
+    def _reading(self) -> dict[str, bool]:
+        """How this estimator reads its data."""
+        network = self._family == "bnn" and self._structure() is not None
+        return {"tables_only": self._family == "gp", "tokens": network, "classes": self._task == "classification"}
+
+    def _learn_scales(self, x: Inputs, target: Tensor, weights: Tensor | None) -> None:
+        given_network = isinstance(self._structure(), torch.nn.Module) and self._family == "bnn"
+        self.input_scaler_ = None
+        # A network handed over as it is gets its inputs as they are: it may have been trained on them already.
+        if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point() and not given_network:
+            self.input_scaler_ = Standardizer.fit(x, weights)
+        likelihood = self.likelihood if self.likelihood is not None else self._default_likelihood(None)
+        continuous = likelihood.target == "continuous"
+        columns = target.shape[-1] if target.ndim == 2 else 1
+        scaled = continuous and _on_the_real_line(likelihood, target)
+        self.target_scaler_ = Standardizer.fit(target, weights) if scaled else Standardizer.identity(columns)
+
+    def _start(self, data: Data, generator: torch.Generator) -> tuple[Posterior, Likelihood]:
+        """The prior and the likelihood before any data."""
+        structure = self._structure()
+        given = copy.deepcopy(self.likelihood)
+        likelihood = given if given is not None else self._default_likelihood(_outputs_of(structure, data.x))
+        self.num_outputs_ = likelihood.num_latents(data.y)
+        return self._prior(data.x, generator), likelihood.to(self.device_)
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        """The prior of as many outputs of the function as the likelihood needs."""
+        build = registry.prior(self._family)
+        return build(self._structure(), x, self.num_outputs_, dtype=self.dtype, generator=generator)
+
+    def _store(self, fit: Fit, data: Data) -> None:
+        self.posterior_, self.likelihood_ = fit.posterior, fit.likelihood
+        self.history_, self.diagnostics_ = dict(fit.history), dict(fit.diagnostics)
+        # log p(y) = log p(z) - sum log scale for y = shift + scale z.
+        seen = (~data.y.isnan()).double().reshape(len(data), -1)
+        counts = (seen if data.weights is None else seen * data.weights.unsqueeze(-1)).sum(0).cpu()
+        change = -float((counts * self.target_scaler_.scale.log()).sum())
+        self.log_evidence_ = None if fit.log_evidence is None else fit.log_evidence.shifted(change)
+
+    def _resolve_inference(self, num_rows: int, stream: bool = False) -> Inference:
+        if isinstance(self.inference, Inference):
+            return cast(Inference, clone(self.inference))
+        if self.inference is None or isinstance(self.inference, str):
+            name = self.inference or self._default_inference(num_rows, stream)
+            self._check_family(name)
+            return registry.get(name)()
+        raise TypeError(
+            "`inference` must be an Inference such as `gp.SVGP(num_inducing=512)`, one of the names "
+            f"{registry.names(self._task, family=self._family)}, or None; got {self.inference!r}"
+        )
+
+    def _default_inference(self, num_rows: int, stream: bool) -> str:
+        """The registered name used when none is given."""
+        return registry.default(self._family, self._task, num_rows, self.likelihood, stream=stream)
+
+    def _check_family(self, name: str) -> None:
+        """Refuse a method of the other family by naming the estimator to use, an unknown name by listing the known."""
+        known = registry.names(family=self._family)
+        if name in registry.METHODS and name not in known:
+            other = {"gp": "BNN", "bnn": "GP"}[self._family] + type(self).__name__.removeprefix(self._family.upper())
+            raise ValueError(f"`inference` {name!r} is a method of {other}; {type(self).__name__} has {known}")
+        checks.choice(name, name="inference", options=known)
+
+    def _resolve_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError):
+            raise ValueError(f"`device` must be 'auto' or a torch device such as 'cpu'; got {self.device!r}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"`device` is {self.device!r}, and torch finds no CUDA device here; use 'auto' or 'cpu'")
+        return device
+
+    def _start_generator(self) -> torch.Generator:
+        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return torch.Generator(self.device_).manual_seed(self.seed_)
+
+    # -- predicting ------------------------------------------------------------------------------------------------
+
+    def latent(self, X: Any) -> FunctionValues:
+        """The joint law of the function itself (no observation noise) at the rows of `X`, in the target's units.
+
+        Args:
+            X: (n, d) inputs, or whatever was given to `fit`.
+
+        Returns:
+            `FunctionValues` with mean (n, k) and covariance operator (n*k, n*k); for classes, the latents are logits.
+        """
+        values = self.standardized(X)
+        if self.likelihood_.target != "continuous":
+            return values
+        shift, scale = self._latent_units()
+        return values.affine(shift.to(self.device_), scale.to(self.device_))
+
+    def standardized(self, X: Any) -> FunctionValues:
+        """The joint law of the function in the units in which `likelihood_` reads it: standardized ones.
+
+        Args:
+            X: (n, d) inputs, or whatever was given to `fit`.
+
+        Returns:
+            `FunctionValues` with mean (n, k); with `likelihood_`, what acquisition functions take.
+        """
+        check_is_fitted(self)
+        return self._values(self._read_again(X))
+
+    def predictive(self, X: Any) -> Law:
+        """The law of an observation at each row of `X`, in the target's units; a single output is squeezed.
+
+        Args:
+            X: (n, d) inputs, or whatever was given to `fit`.
+        """
+        check_is_fitted(self)
+        return self._predictive(self._read_again(X))
+
+    def sample_functions(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """Draw fixed functions from the posterior: `f(X)` agrees between calls and batches.
+
+        Args:
+            n_samples: Number s of functions.
+            random_state: Seed; None repeats the draw stored at fit.
+
+        Returns:
+            A callable from inputs (n, d) to values (s, n), or (s, n, k) for several outputs, in the target's units.
+        """
+        check_is_fitted(self)
+        functions = self.posterior_.sample_functions(n_samples, generator=self._generator(random_state))
+        units = self._latent_units() if self.likelihood_.target == "continuous" else None
+
+        def evaluate(X: Any) -> np.ndarray:
+            draws = functions(self._read_again(X)[:]).double().cpu()
+            return _squeeze(draws if units is None else units[0] + units[1] * draws).numpy()
+
+        return evaluate
+
+    def _latent_units(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale (k,) of the latents between standardized units and the target's."""
+        shift, scale = self.likelihood_.latent_units(self.target_scaler_.shift, self.target_scaler_.scale)
+        if len(scale) != self.num_outputs_:
+            raise ValueError(
+                f"{type(self.likelihood_).__name__} has {self.num_outputs_} latents for {len(scale)} outputs and does "
+                "not say how they change with the units of the target: override its `latent_units`"
+            )
+        return shift, scale
+
+    def _predictive(self, x: Inputs) -> Law:
+        with torch.no_grad():
+            return self._deliver(self.likelihood_.predictive(self._values(x)))
+
+    def _values(self, x: Inputs) -> FunctionValues:
+        with torch.no_grad():
+            return self.posterior_(x)
+
+    def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
+        """Rows as the fitted posterior knows them, in standardized units."""
+        X, y = input_validation.split_dataset(X, y)
+        x, y, weights = input_validation.read(self, X, y, sample_weight, reset=False, **self._reading())
+        data = Data(self._scaled(x), self._standardize(self._encode(y, reset=False)), weights)
+        return data.to(device=self.device_)
+
+    def _chunks(self, X: Any) -> list[Inputs]:
+        """Scaled inputs, at most `PREDICT_ROWS` at a time."""
+        check_is_fitted(self)
+        x = self._read_again(X)
+        return [x[i : i + PREDICT_ROWS] for i in range(0, len(x), PREDICT_ROWS)]
+
+    def _read_again(self, X: Any) -> Inputs:
+        X, _ = input_validation.split_dataset(X, None)
+        x, _, _ = input_validation.read(self, X, None, None, reset=False, **self._reading())
+        x = self._scaled(x)
+        return x.to(device=self.device_)
+
+    def _generator(self, random_state: Any) -> torch.Generator:
+        seed = self.seed_ if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
+        return torch.Generator(self.device_).manual_seed(seed)
+
+    # -- scales ----------------------------------------------------------------------------------------------------
+
+    def _scaled(self, x: Inputs) -> Inputs:
+        return x if self.input_scaler_ is None or not isinstance(x, Tensor) else self.input_scaler_(x)
+
+    def _standardize(self, target: Tensor) -> Tensor:
+        return self.target_scaler_(target) if target.ndim == 2 and target.is_floating_point() else target
+
+
+def _observed(x: Inputs, target: Tensor, weights: Tensor | None) -> tuple[Inputs, Tensor, Tensor | None]:
+    """The rows of which at least one output was observed."""
+    seen = ~target.isnan().reshape(len(target), -1).all(-1)
+    if bool(seen.all()):
+        return x, target, weights
+    return x.take(seen) if isinstance(x, Rows) else x[seen], target[seen], None if weights is None else weights[seen]
+
+
+def _on_the_real_line(likelihood: Likelihood, target: Tensor) -> bool:
+    """Whether the law allows any real target: one of positive numbers, say, must not be standardized."""
+    latents = torch.zeros(1, likelihood.num_latents(target), dtype=torch.float64)
+    support: Any = copy.deepcopy(likelihood).cpu().distribution(latents).support
+    return bool(support.check(torch.full((1, target.shape[-1]), -1e6, dtype=torch.float64)).all())
+
+
+def _outputs_of(structure: Any, x: Inputs) -> int | None:
+    """How many outputs a network handed over as a module has; None for anything else."""
+    if not isinstance(structure, torch.nn.Module) or isinstance(structure, Kernel):
+        return None
+    network = copy.deepcopy(structure).eval()
+    like = next(network.parameters(), None)
+    if like is None:
+        raise ValueError(f"`network` must have parameters to learn; {type(network).__name__} has none")
+    row = x[:1].to(device=like.device)
+    row = row.to(like.dtype) if row.is_floating_point() else row
+    try:
+        with torch.no_grad():
+            return run(network, row).shape[-1]
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shape = tuple(row.shape) if isinstance(row, Tensor) else {k: tuple(v.shape) for k, v in row.leaves.items()}
+        raise ValueError(f"`network` cannot take a row of `X` of shape {shape}: {error}") from None
+
+
+def _squeeze(values: Tensor) -> Tensor:
+    """Drop the output axis of (..., n, k) when k is 1."""
+    return values.squeeze(-1) if values.shape[-1] == 1 else values

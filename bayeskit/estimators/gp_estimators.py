@@ -1,0 +1,228 @@
+"""Gaussian processes with scikit-learn habits."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from bayeskit import registry
+from bayeskit.core.inference import Fit
+from bayeskit.core.likelihood import Gaussian
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
+from bayeskit.core.types import Inputs
+from bayeskit.estimators.estimator import BayesEstimator, Law
+from bayeskit.estimators.regression_classification import ClassificationEstimator, RegressionEstimator
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class _Processes(BayesEstimator[Law]):
+    """What both tasks share: a prior made of a kernel, and outputs that may be correlated."""
+
+    _family = "gp"
+    kernel: Any
+    num_latents: int | None
+
+    def _structure(self) -> Any:
+        return self.kernel
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        build = registry.prior("gp")
+        return build(self.kernel, x, self.num_outputs_, self.num_latents, dtype=self.dtype, generator=generator)
+
+    def _default_inference(self, num_rows: int, stream: bool) -> str:
+        correlated = 1 if self.num_latents is None else self.num_outputs_
+        return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated, stream=stream)
+
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> Law:
+        """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.
+
+        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a row with a very low
+        `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
+
+        Args:
+            X: (n, d) inputs, as given to `fit`.
+            y: Targets or labels, as given to `fit`.
+            sample_weight: (n,) as given to `fit`.
+        """
+        check_is_fitted(self)
+        leave_one_out = registry.load("bayeskit.gp:leave_one_out")
+        return self._deliver(leave_one_out(Fit(self.posterior_, self.likelihood_), self._data(X, y, sample_weight)))
+
+    def coreset(self) -> "DataFrame":
+        """The noisy rows that the posterior is conditioned on, heaviest first; see `coreset_table`."""
+        return coreset_table(self)
+
+
+class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
+    """Gaussian process regression: y = f(x) + noise with f ~ GP(m, k).
+
+    Inputs and targets are standardized inside (from the training rows alone); everything that comes out is in the
+    target's own units.
+
+    Args:
+        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
+            Parameters with `requires_grad` are learnt, others are kept.
+        inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
+            choose by task, size and likelihood (exact up to 3,000 rows).
+        likelihood: Law of the observations given f; None for Gaussian noise of learnt variance.
+        num_latents: With several targets, the number q of independent functions that they are learnt mixtures of
+            (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for
+            independent targets.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" ...
+        dtype: Floating type of the model; None for float64.
+        random_state: Seed, `numpy.random.RandomState`, or None.
+        verbose: Show a progress bar where there is a terminal.
+
+    Attributes:
+        posterior_: The fitted `Posterior`, in standardized units.
+        likelihood_: The likelihood with its learnt parameters, in standardized units.
+        inference_: The inference used.
+        log_evidence_: `Evidence` (value and kind) in the target's units, or None.
+        history_: Curves of the training.
+        diagnostics_: Jitter added, solver residual and the like.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.linspace(0, 1, 20)[:, None]
+        >>> model = GPRegressor(random_state=0).fit(x, np.sin(6 * x[:, 0]))
+        >>> mean, std = model.predict([[0.5]], return_std=True)
+        >>> bool(abs(mean[0] - np.sin(3)) < 0.05)
+        True
+
+    References:
+        Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 2.
+    """
+
+    def __init__(
+        self,
+        kernel=None,
+        inference=None,
+        likelihood=None,
+        *,
+        num_latents=None,
+        device="auto",
+        dtype=None,
+        random_state=None,
+        verbose=False,
+    ):
+        self.kernel = kernel
+        self.inference = inference
+        self.likelihood = likelihood
+        self.num_latents = num_latents
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+
+class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
+    """Gaussian process classification: labels given one latent GP (two classes) or one a class (more).
+
+    Args:
+        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
+        inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name, or None for the default.
+        likelihood: None for Bernoulli (two classes) or softmax (more).
+        num_latents: The number q of independent functions that the latents of the classes are learnt mixtures of;
+            None for one a class.
+        class_weight: None, "balanced" or a dict from label to weight.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" ...
+        dtype: Floating type of the model; None for float64.
+        random_state: Seed, `numpy.random.RandomState`, or None.
+        verbose: Show a progress bar where there is a terminal.
+
+    Attributes:
+        classes_: The labels, sorted.
+        posterior_: The fitted `Posterior` of the latents.
+        likelihood_: The likelihood with its learnt parameters.
+        inference_: The inference used.
+        log_evidence_: `Evidence` (value and kind), or None.
+        history_: Curves of the training.
+        diagnostics_: Jitter added, solver residual and the like.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.linspace(-1, 1, 20)[:, None]
+        >>> model = GPClassifier(random_state=0).fit(x, np.where(x[:, 0] > 0, "right", "left"))
+        >>> str(model.predict([[0.9]])[0])
+        'right'
+
+    References:
+        Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, chapter 3.
+    """
+
+    def __init__(
+        self,
+        kernel=None,
+        inference=None,
+        likelihood=None,
+        *,
+        num_latents=None,
+        class_weight=None,
+        device="auto",
+        dtype=None,
+        random_state=None,
+        verbose=False,
+    ):
+        self.kernel = kernel
+        self.inference = inference
+        self.likelihood = likelihood
+        self.num_latents = num_latents
+        self.class_weight = class_weight
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+
+def coreset_table(estimator: Any) -> "DataFrame":
+    """The coreset of a fitted GP estimator, in original units.
+
+    For `gp.CoresetGP` these are the learnt pseudo observations, for `gp.Exact` the data themselves at their weights.
+
+    Args:
+        estimator: A fitted `GPRegressor` or `GPClassifier`.
+
+    Returns:
+        A row a point: its inputs (named as in `fit`, else x0, x1, ...), its outputs ("y", or "y0", "y1", ...; for other
+        likelihoods than Gaussian noise those of the latents, "latent0", ...), and its "weight", the number of
+        observations it counts as (for other likelihoods its "precision", in the units of the outputs); one column of
+        them for each output where they differ. Sorted by their sum, largest first.
+
+    Raises:
+        ValueError: The method does not condition on noisy rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> model = GPRegressor(inference="exact").fit([[0.0], [1.0], [2.0]], [5.0, 6.0, 7.0])
+        >>> model.coreset().round(6).sort_values("x0")["y"].tolist()
+        [5.0, 6.0, 7.0]
+    """
+    import pandas as pd
+
+    check_is_fitted(estimator)
+    found = registry.load("bayeskit.gp.variational.pseudo_data:pseudo_observations")(estimator.posterior_)
+    if found is None:
+        raise ValueError(
+            f"{type(estimator.inference_).__name__} has no coreset here: its posterior, a "
+            f"{type(estimator.posterior_).__name__}, is not the prior conditioned on noisy rows (x, y). Use "
+            "`gp.CoresetGP` (or `gp.Exact`, whose coreset is the data), for independent outputs"
+        )
+    z, y, noise = (t.detach().double().cpu() for t in found)
+    likelihood, scaler = estimator.likelihood_, estimator.input_scaler_
+    z = z if scaler is None else z * scaler.scale + scaler.shift
+    names = [*getattr(estimator, "feature_names_in_", [f"x{j}" for j in range(z.shape[-1])])]
+    if likelihood.target == "continuous":
+        shift, scale = (t.detach().cpu() for t in estimator._latent_units())
+        y, noise = shift + scale * y, scale.square() * noise
+    gaussian = isinstance(likelihood, Gaussian)
+    one = likelihood.noise.detach().cpu() * estimator.target_scaler_.scale.square() if gaussian else 1.0
+    weights = one / noise
+    if torch.allclose(weights, weights[:, :1], rtol=1e-10, atol=0.0):
+        weights = weights[:, :1]
+    for values, name in ((y, "y" if gaussian else "latent"), (weights, "weight" if gaussian else "precision")):
+        names += [name] if values.shape[-1] == 1 else [f"{name}{j}" for j in range(values.shape[-1])]
+    order = weights.sum(-1).argsort(descending=True, stable=True)
+    return pd.DataFrame(torch.cat([z, y, weights], dim=-1)[order].numpy(), columns=names)

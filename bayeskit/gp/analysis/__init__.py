@@ -1,0 +1,1 @@
+"""What is asked of a fitted GP: leave-one-out predictions and export."""

@@ -1,0 +1,1 @@
+"""The bridge to and from GPyTorch."""

@@ -1,0 +1,1 @@
+"""Kernels and their evaluation; nothing here depends on data."""

@@ -1,0 +1,1 @@
+"""The registered GP inferences, one a file."""

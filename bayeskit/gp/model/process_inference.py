@@ -1,0 +1,52 @@
+"""What the inferences of single Gaussian processes share: the way from a prior and data to a fit."""
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+
+from bayeskit.core import operators
+from bayeskit.core.inference import Evidence, Fit, Inference, Kind
+from bayeskit.core.likelihood import Conjugate, Likelihood
+from bayeskit.core.posterior import Posterior
+from bayeskit.core.types import Data
+from bayeskit.gp.model.hyperparameters import Model, learnable
+from bayeskit.gp.model.training_set import training_set
+from bayeskit.gp.process.gaussian_process import GaussianProcess
+
+
+class ProcessInference(Inference):
+    """Learn hyperparameters on the distinct rows, then condition on them; how both go is `_fit`, the subclass's part.
+
+    No rows give the prior back. Where the likelihood is conjugate, a learnt constant mean starts at the targets' own.
+    """
+
+    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
+    priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
+    kind: ClassVar[Kind] = "conditioning"
+
+    learn: bool = True
+
+    def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
+        """The posterior process given `data`, at learnt hyperparameters."""
+        self.check(prior, likelihood, data)
+        self._validate()
+        assert isinstance(prior, GaussianProcess)
+        rows = training_set(prior, likelihood, data)
+        model = learnable(prior, likelihood, learn=self.learn)
+        if not len(rows):
+            return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
+        with operators.recording() as notes:
+            if isinstance(likelihood, Conjugate) and model.parameters:
+                model.center(likelihood.observations(rows.y)[0], rows.weights)
+            fit = self._fit(model, rows, generator)
+        return replace(fit, diagnostics={**notes, **fit.diagnostics})
+
+    @abstractmethod
+    def _validate(self) -> None:
+        """Raise one clear sentence if a setting is out of range."""
+
+    @abstractmethod
+    def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
+        """The fit to rows as `training_set` leaves them, with `model` to be changed in place."""

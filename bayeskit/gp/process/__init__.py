@@ -1,0 +1,1 @@
+"""A Gaussian process as a posterior over functions: its conditioned kernels and function samples."""

@@ -1,0 +1,1 @@
+"""Variational families of GPs, their natural gradients and their bounds."""

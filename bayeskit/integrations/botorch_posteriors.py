@@ -1,0 +1,80 @@
+"""Laws of functions as the posteriors that BoTorch knows."""
+
+import torch
+from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+from linear_operator import to_linear_operator
+from torch import Tensor
+
+from bayeskit.core import generators, operators
+from bayeskit.core.operators.algebra import dense_blocks
+from bayeskit.core.posterior import FunctionValues, GaussianValues, MixtureValues, SampledValues
+from bayeskit.integrations.botorch_given import variances
+from bayeskit.integrations.optional_import import needed
+
+with needed("BoTorch", extra="botorch"):
+    from botorch.posteriors import GPyTorchPosterior
+
+NUM_DRAWS = 256
+"""Functions of an ensemble posterior that is not made of stored draws alone."""
+
+
+def blocks(values: FunctionValues, q: int) -> "tuple[Tensor, Tensor] | Tensor":
+    """The joint law of each q inputs together.
+
+    Args:
+        values: The law at b q inputs.
+        q: How many belong together.
+
+    Returns:
+        Mean (b, q, m) and covariance (b, q m, q m), point-major; or functions (b, s, q, m).
+    """
+    m = values.mean.shape[-1]
+    if isinstance(values, SampledValues):
+        return values.draws.unflatten(1, (-1, q)).movedim(0, 1)
+    if isinstance(values, GaussianValues):
+        mean, variance = values.moments
+        covariance = variance.unsqueeze(-1) if q * m == 1 else dense_blocks(values.covariance.to_dense(), q * m)
+        return mean.unflatten(0, (-1, q)), covariance
+    assert isinstance(values, MixtureValues)
+    counts = (values.weights * NUM_DRAWS).round().clamp(min=1).long().tolist()
+    functions = []
+    for part, count in zip(values.components, counts, strict=True):
+        law = blocks(part, q)
+        functions.append(_drawn(*law, count) if isinstance(law, tuple) else law)
+    return torch.cat(functions, 1)
+
+
+def _drawn(mean: Tensor, covariance: Tensor, count: int) -> Tensor:
+    """Fixed draws (b, s, q, m), the same normal numbers for every q inputs."""
+    z = generators.normal((count, covariance.shape[-1]), like=mean, generator=torch.Generator().manual_seed(0))
+    tril = operators.factorize(covariance, name="the covariance of q inputs").tril.to(mean)
+    return mean.unsqueeze(1) + torch.einsum("bij,sj->bsi", tril, z).unflatten(-1, mean.shape[1:])
+
+
+def gaussian(law: tuple[Tensor, Tensor], noise: Tensor | None, outputs: list[int] | None) -> GPyTorchPosterior:
+    """A Gaussian law, with noise on the diagonal and of some outputs, as BoTorch's posterior.
+
+    Args:
+        law: Mean (*b, q, m) and covariance (*b, q m, q m).
+        noise: Variances that broadcast against the mean, or None.
+        outputs: Which outputs, 0 to m - 1; None for all.
+    """
+    (mean, covariance), m = law, law[0].shape[-1]
+    if noise is not None:
+        covariance = covariance + torch.diag_embed(variances(noise, mean.shape).flatten(-2))
+    if outputs is not None:
+        rows = torch.arange(mean.shape[-2], device=mean.device)[:, None] * m
+        rows = (rows + torch.as_tensor(outputs, device=mean.device)).flatten()
+        mean, covariance = mean[..., outputs], covariance[..., rows, :][..., rows]
+    if mean.shape[-1] == 1:
+        return GPyTorchPosterior(MultivariateNormal(mean.squeeze(-1), to_linear_operator(covariance)))
+    return GPyTorchPosterior(MultitaskMultivariateNormal(mean, to_linear_operator(covariance)))
+
+
+def noisy(functions: Tensor, noise: Tensor) -> Tensor:
+    """Functions (*b, s, q, m) with fixed noise added, each several times where they are few."""
+    repeats = max(1, NUM_DRAWS // functions.shape[-3])
+    wide = functions.repeat_interleave(repeats, dim=-3)
+    z = generators.normal(tuple(wide.shape[-3:]), like=wide, generator=torch.Generator().manual_seed(0))
+    spread = variances(noise.to(wide), torch.Size([*functions.shape[:-3], *functions.shape[-2:]])).sqrt()
+    return wide + spread.unsqueeze(-3) * z

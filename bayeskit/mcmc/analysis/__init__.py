@@ -1,0 +1,1 @@
+"""Checks of samplers: Stein discrepancies and simulation-based calibration."""

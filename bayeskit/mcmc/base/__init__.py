@@ -1,0 +1,1 @@
+"""What every sampler stands on: log density, transition kernel, schedules, convergence diagnostics."""

@@ -1,0 +1,1 @@
+"""Samplers whose data live with clients."""

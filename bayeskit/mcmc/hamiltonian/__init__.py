@@ -1,0 +1,1 @@
+"""Hamiltonian Monte Carlo: HMC and NUTS with their warm-up."""

@@ -1,0 +1,44 @@
+"""How a run is doing while it goes on, from a number of draws that does not grow with it."""
+
+import torch
+from torch import Tensor
+
+from bayeskit.mcmc.base.convergence import ess, rhat
+from bayeskit.mcmc.base.log_density import Position, ravel
+
+NUMBERS, DRAWS = 50, 1000
+"""What is watched at most: the first numbers of each chain, at evenly spaced draws."""
+
+
+class Monitor:
+    """Every k-th draw of some numbers of each chain, with k doubled whenever there are enough of them.
+
+    Examples:
+        >>> monitor = Monitor()
+        >>> for i in range(2500):
+        ...     monitor.add({"x": torch.tensor([[i % 7.0], [i % 11.0]])})
+        >>> monitor.stride, len(monitor.draws)
+        (4, 625)
+    """
+
+    def __init__(self):
+        self.stride, self.count = 1, 0
+        self.draws: list[Tensor] = []
+
+    def add(self, position: Position) -> None:
+        """Take in the draws of all chains, leaves (c, *shape)."""
+        if self.count % self.stride == 0:
+            self.draws.append(ravel(position)[:, :NUMBERS].clone())
+            if len(self.draws) >= DRAWS:
+                self.draws, self.stride = self.draws[::2], 2 * self.stride
+        self.count += 1
+
+    def numbers(self) -> dict[str, float]:
+        """The largest R-hat and the smallest effective sample size so far; nothing while draws are few.
+
+        The latter is of the draws looked at, so of all draws it is at least that.
+        """
+        if len(self.draws) < 4:
+            return {}
+        draws = torch.stack(self.draws, dim=1)
+        return {"R-hat": rhat(draws).nan_to_num(nan=1.0).max().item(), "ESS": ess(draws).min().item()}

@@ -1,0 +1,1 @@
+"""Stochastic-gradient and particle samplers, one a file."""

@@ -1,0 +1,83 @@
+"""Mean and variance of conditioned processes read one k(z, x), whatever method conditioned them."""
+
+import pytest
+import torch
+
+from bayeskit.estimators import GPRegressor
+from bayeskit.gp import SGPR, SVGP, CoresetGP, DualSVGP, Exact
+from bayeskit.gp.kernels.evaluate import gram
+from bayeskit.gp.process import conditioned_kernel
+
+from ..problems import close, generator, noise, process, regression, test_inputs
+
+METHODS = {
+    "exact": Exact(learn=False),
+    "sgpr": SGPR(num_inducing=8, learn=False, learn_inducing=False),
+    "svgp": SVGP(num_inducing=8, learn=False),
+    "dual_svgp": DualSVGP(num_inducing=8, learn=False),
+    "coreset": CoresetGP(num_points=8, learn=False),
+}
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return METHODS[request.param]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of inputs at which k(z, x) was formed, one entry each time."""
+    sizes = []
+
+    def counted(kernel, z, x, **settings):
+        sizes.append(len(x))
+        return gram(kernel, z, x, **settings)
+
+    monkeypatch.setattr(conditioned_kernel, "gram", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_one_pass_says_what_two_say(method, k, asked, monkeypatch):
+    fit = method.infer(process(k=k), noise(), regression(k=k), generator=generator())
+    x = test_inputs()
+    mean, diagonal = fit.posterior(x).mean, fit.posterior(x).covariance.diagonal(dim1=-1, dim2=-2)
+    monkeypatch.setattr(conditioned_kernel, "CACHED", 6 * fit.posterior.kernel.width)  # three chunks
+    asked.clear()
+    together = fit.posterior(x).moments
+    assert asked == [6, 6, 5]
+    # sums over 8 or 30 points in another order; variances are differences of numbers of order one
+    close(together[0], mean, 1e-12)
+    close(together[1].reshape(-1), diagonal, 1e-12)
+
+
+def test_laws_of_observations_ask_once(method, asked):
+    fit = method.infer(process(), noise(), regression(), generator=generator())
+    law = fit.likelihood.predictive(fit.posterior(test_inputs()))
+    asked.clear()
+    assert len(law.interval(0.9)) == 2 and law.mean.shape == law.std.shape
+    assert asked == [17]
+
+
+def test_estimators_ask_once(method, asked):
+    data = regression()
+    model = GPRegressor(inference=method, random_state=0).fit(data.x, data.y[:, 0])
+    asked.clear()
+    mean, std = model.predict(test_inputs(), return_std=True)
+    assert asked == [17]
+    assert mean.shape == std.shape == (17,)
+    assert model.latent(test_inputs()).moments[0].shape == (17, 1) and asked == [17, 17]
+
+
+def test_gradients_in_the_inputs_are_those_of_two_passes(method):
+    posterior = method.infer(process(), noise(), regression(), generator=generator()).posterior
+    x = test_inputs().requires_grad_(True)
+    mean, variance = posterior(x).moments
+    apart = posterior(x).mean.sum() + posterior(x).covariance.diagonal(dim1=-1, dim2=-2).sum()
+    close(torch.autograd.grad(mean.sum() + variance.sum(), x)[0], torch.autograd.grad(apart, x)[0], 1e-10)
+
+
+def test_inputs_of_another_width_are_refused_at_the_call(method):
+    posterior = method.infer(process(), noise(), regression(), generator=generator()).posterior
+    with pytest.raises(ValueError, match="columns"):
+        posterior(torch.zeros(3, 5))
