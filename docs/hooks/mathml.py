@@ -1,4 +1,4 @@
-"""MkDocs hook: LaTeX between dollar signs becomes MathML at build time, so that a page needs no script and no network."""
+"""MkDocs hook: LaTeX between dollar signs becomes MathML at build time; a page needs no script and no network."""
 
 import html
 import re
