@@ -61,7 +61,7 @@ def compare(
         task: "regression" or "classification"; inferred from the target if None, and said in the report.
         methods: "all" registered for the task, "fast" (without those that run a Markov chain), a name or several, or
             a mapping from names to estimators of your own. A suffix, as in "map+temperature", "map+isotonic" or
-            "map+conformal", calibrates the method post hoc (`registry.AROUND`).
+            "map+conformal", calibrates the method post hoc (`registry.POST_HOC`).
         seeds: Number of seeds; each has its own split and its own `random_state`.
         ood: Data whose inputs are out of distribution, with the same columns.
         time_limit: Seconds that one fit with its predictions may take before it is stopped.
