@@ -11,7 +11,11 @@ import torch
 
 import bayeskit
 
+from . import seeds
+
 torch.set_num_threads(1)
+if seeds.OFFSET:
+    seeds.shift_seeds()
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         """Draw fixed functions from the posterior: `f(X)` agrees between calls and batches.
 
         A GP kernel without random features (a kernel of your own) remembers what was asked. Its draws are exact for the
-        first 4096 inputs; beyond, `diagnostics_` states the largest correlation that is left out.
+        first 4096 inputs; beyond, `diagnostics_` states the largest correlation that is neglected.
 
         Args:
             n_samples: Number s of functions.

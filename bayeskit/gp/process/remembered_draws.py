@@ -22,7 +22,7 @@ BLOCK = 1024
 JITTER = 1e-12
 """Share of the variance that is added to it, so that the factor exists for inputs close to each other."""
 
-RESIDUAL = "drawn functions: largest correlation left out between values"
+RESIDUAL = "sampled functions: largest neglected correlation"
 """The key under which diagnostics state the error of the approximation beyond the memory."""
 
 
@@ -30,9 +30,9 @@ class Remembered:
     """Draws that keep what was asked, exact while the factor L of the inputs fits into `CHUNK_ELEMENTS` numbers.
 
     That is for 4096 inputs of a kernel without batch. Values at further inputs are drawn given those, in blocks of
-    `BLOCK`: their variances stay exact, and so does their agreement between calls. What is left out are the
-    correlations that remain between two blocks given the memory; the largest share of variance that the memory leaves
-    open bounds them and is noted as `RESIDUAL`.
+    `BLOCK`: their variances stay exact, and they agree between calls. Correlations between two blocks that the memory
+    does not explain are neglected; they are at most the largest share of variance that it leaves unexplained, which is
+    noted as `RESIDUAL`.
 
     Args:
         kernel: Any kernel of batch shape () or (k,).
