@@ -73,8 +73,8 @@ class Waves:
         if self.frequencies is None:
             self.frequencies = self._draw(x.shape[-1])
         parts = []
-        for rows in operators.chunks(len(x), self.weights[0].numel()):
-            phase = torch.einsum("skjd,nd->skjn", self.frequencies, x[rows])
+        for rows in operators.pieces(x, self.weights[0].numel()):
+            phase = torch.einsum("skjd,nd->skjn", self.frequencies, rows)
             wave = torch.einsum("skj,skjn->skn", self.weights[0], phase.cos())
             parts.append(wave + torch.einsum("skj,skjn->skn", self.weights[1], phase.sin()))
         return torch.cat(parts, dim=-1) / math.sqrt(NUM_WAVES) * self.scale.unsqueeze(-1)
@@ -136,8 +136,8 @@ def weighted(kernel: Kernel, z: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     """
     width = max(weights[..., 0].numel(), len(z) * max(1, kernel.batch_shape.numel()))
     parts = []
-    for rows in operators.chunks(len(x), width):
-        cross = gram(kernel, z, x[rows])  # (m, n) or (k, m, n)
+    for rows in operators.pieces(x, width):
+        cross = gram(kernel, z, rows)  # (m, n) or (k, m, n)
         parts.append(torch.einsum("skm,mn->skn" if cross.dim() == 2 else "skm,kmn->skn", weights, cross))
     return torch.cat(parts, dim=-1)
 
@@ -186,7 +186,7 @@ def _of_matern(kernel: MaternKernel, shape: Shape, like: Tensor, generator: torc
 def _of_rational_quadratic(kernel: RQKernel, shape: Shape, like: Tensor, generator: torch.Generator) -> Tensor:
     """A mixture of RBF kernels: (1 + r^2 / (2 alpha))^-alpha = E exp(-t r^2 / 2) for t ~ Gamma(alpha, alpha)."""
     alpha = cast(Tensor, kernel.alpha).detach().to(like).unsqueeze(-1).expand(*shape[:-1], 1)
-    rate = torch._standard_gamma(alpha.contiguous(), generator=generator) / alpha
+    rate = torch._standard_gamma(alpha.contiguous(), generator=generator) / alpha  # pyright: ignore[reportPrivateImportUsage]
     return _of_rbf(kernel, shape, like, generator) * rate.sqrt()
 
 

@@ -44,7 +44,7 @@ class Remembered:
     Examples:
         >>> from gpytorch.kernels import PolynomialKernel
         >>> like, g = torch.zeros((), dtype=torch.float64), torch.Generator().manual_seed(0)
-        >>> kernel = PolynomialKernel(2).requires_grad_(False)
+        >>> kernel = PolynomialKernel(2).double().requires_grad_(False)
         >>> f = Remembered(kernel, (3, 1), before=kernel, like=like, generator=g)
         >>> x = torch.ones(5, 2, dtype=torch.float64).cumsum(0)
         >>> bool((f(x)[..., 2:] == f(x[2:])).all())
@@ -73,24 +73,23 @@ class Remembered:
 
     def _places(self, x: Tensor) -> Tensor:
         """Where the inputs are among those asked, (n,); those that are not are drawn first."""
-        known = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if self.asked is not None:
-            place, known = places(self.asked, x)
-            if bool(known.all()):
-                return place
-        with torch.no_grad():
-            self._extend(torch.unique(x[~known], dim=0))
-        assert self.asked is not None
-        return places(self.asked, x)[0]
+        if self.asked is None:
+            self.asked = x[:0]
+        place, known = places(self.asked, x)
+        if not bool(known.all()):
+            with torch.no_grad():
+                self._extend(self.asked, torch.unique(x[~known], dim=0))
+            place, _ = places(self.asked, x)
+        return place
 
-    def _extend(self, x: Tensor) -> None:
+    def _extend(self, asked: Tensor, x: Tensor) -> None:
         """Draw values at new inputs, in random order, so that the memory spreads over all of them."""
         seed = self.seed + self.values.shape[-1]
         generator = torch.Generator(self.values.device).manual_seed(seed)
         x = x[torch.randperm(len(x), generator=generator, device=generator.device)]
         values = [self.values, *(self._draw(part, generator) for part in x.split(BLOCK))]
         self.values = torch.cat(values, dim=-1)
-        self.asked = x if self.asked is None else torch.cat([self.asked, x])
+        self.asked = torch.cat([asked, x])
 
     def _draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Values (s, k, p) at new inputs (p, d), which join the memory while it has room."""
