@@ -8,13 +8,17 @@ True
 Laplace()
 """
 
+from bayeskit.registry.entries import CYCLES as CYCLES
 from bayeskit.registry.entries import METHODS as METHODS
 from bayeskit.registry.entries import POST_HOC as POST_HOC
+from bayeskit.registry.entries import PRIORS as PRIORS
 from bayeskit.registry.entries import Family as Family
 from bayeskit.registry.entries import Method as Method
 from bayeskit.registry.entries import Status as Status
 from bayeskit.registry.entries import Task as Task
 from bayeskit.registry.entries import load as load
+from bayeskit.registry.lookup import MAX_COLLAPSED_ROWS as MAX_COLLAPSED_ROWS
+from bayeskit.registry.lookup import MAX_EXACT_ROWS as MAX_EXACT_ROWS
 from bayeskit.registry.lookup import default as default
 from bayeskit.registry.lookup import description as description
 from bayeskit.registry.lookup import family_of as family_of

@@ -33,7 +33,7 @@ class Method:
 
     @property
     def status(self) -> Status:
-        """ "stable", or "experimental" where measurements fell short of the posterior or of a simpler method."""
+        """The maturity: "experimental" where measurements fell short of the posterior or of a simpler method."""
         return "experimental" if self.experimental else "stable"
 
     @property
@@ -91,7 +91,7 @@ METHODS: dict[str, Method] = {
     ),
     "svgd": _mcmc(
         "SVGD",
-        experimental="100 particles give 0.65 to 0.96 of the posterior standard deviations of eight regressions",
+        experimental="100 particles give 0.65 to 0.96 of the standard deviations of eight of nine known posteriors",
     ),
     "psgld": _mcmc("PSGLD"),
     "sgnht": _mcmc("SGNHT"),

@@ -27,13 +27,11 @@ def names(task: Task | None = None, *, family: Family | None = None, status: Sta
 
 
 def description(name: str) -> str:
-    """The first sentence about a method, followed by that about its kernel if it has one."""
-    method = get(name)()
-    described: list[object] = [method]
-    settings = method.get_params(deep=False)
-    if "kernel" in settings:
-        described.append(settings["kernel"] or load("bayeskit.mcmc:NUTS")())  # the default of `bnn.MCMC`
-    return " ".join((type(one).__doc__ or "").strip().split("\n")[0] for one in described)
+    """The first sentence of the docstring of the method, or of its kernel for a Markov chain over weights."""
+    method: Any = get(name)()
+    if _entry(name).target == "bayeskit.bnn:MCMC":
+        method = method.kernel or load("bayeskit.mcmc:NUTS")()  # the default of `bnn.MCMC`
+    return (type(method).__doc__ or "").strip().split("\n")[0]
 
 
 def tasks(name: str) -> set[str]:
