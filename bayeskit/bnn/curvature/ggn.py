@@ -32,11 +32,12 @@ from bayeskit.bnn.curvature.linearized_evidence import (
 )
 from bayeskit.bnn.curvature.ntk import is_by_rows, separates, sides
 from bayeskit.bnn.curvature.prior_precision import PriorPrecision
-from bayeskit.bnn.networks.functional import CHUNK_ELEMENTS, NetworkFunction
+from bayeskit.bnn.networks.functional import NetworkFunction
 from bayeskit.bnn.networks.layers import is_plain
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, one_tensor
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.operators import CHUNK_ELEMENTS
 from bayeskit.core.types import Data
 
 

@@ -69,7 +69,7 @@ def train_jointly(
     state = [flat, *layer.rows.parameters(), *learnt]
 
     def expected(batch: Data) -> Tensor:
-        features = head.reaching(unflatten(flat, like), batch.x[:])
+        features = head.features_at(unflatten(flat, like), batch.x[:])
         return layer.expected_log_prob(with_one(features, width), batch.y)
 
     def score(held_out: Data) -> Tensor:
