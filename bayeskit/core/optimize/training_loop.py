@@ -17,9 +17,7 @@ from bayeskit.core import progress
 from bayeskit.core.checkpoint import Checkpoint, snapshot
 from bayeskit.core.optimize import distributed
 from bayeskit.core.optimize.training_settings import SCHEDULES, Training, identity, optimizer
-from bayeskit.core.types import Data
-
-History = dict[str, list[float]]
+from bayeskit.core.types import Data, History
 
 SHORTER = 0.25
 """What all steps are multiplied by after the loss, or what is trained, ceased to be finite."""
