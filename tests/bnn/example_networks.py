@@ -79,7 +79,7 @@ class Adapted(nn.Module):
 
 
 class TokenClassifier(nn.Module):
-    """A transformer over token ids and a mask, which returns an object that holds its logits, as Hugging Face models do."""
+    """A transformer over token ids and a mask, with an object for output that holds the logits, like Hugging Face."""
 
     def __init__(self, outputs=3, dtype=None):
         super().__init__()

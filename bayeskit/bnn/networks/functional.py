@@ -261,6 +261,11 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
+def evaluate_at(network: nn.Module, params: Params, x: Inputs) -> Tensor:
+    """The network's outputs (n, k) with these parameters, without gradients for them."""
+    return evaluate(network, {name: value.detach().unsqueeze(0) for name, value in params.items()}, x)[0]
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put the network in evaluation mode within the context."""
