@@ -37,7 +37,6 @@ from bayeskit.bnn.networks.layers import is_plain
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, one_tensor
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.operators import CHUNK_ELEMENTS
 from bayeskit.core.types import Data
 
 
