@@ -202,7 +202,7 @@ class _Trainer:
             generator=self.generator,
             description="IVON",
             buffers=[*steps.memory, *self.network.buffers()],
-            own=steps,
+            second_optimizer=steps,
         )
 
     def _outputs(self, drawn: Tensor, x: Batch, *, together: bool) -> Tensor:
