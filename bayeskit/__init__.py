@@ -6,6 +6,8 @@ Names load their modules when first used, so `import bayeskit` costs next to not
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bayeskit.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from bayeskit import active as active
     from bayeskit import bnn as bnn
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from bayeskit.estimators import GPRegressor as GPRegressor
     from bayeskit.persistence import load as load
     from bayeskit.persistence import save as save
-
-__version__ = "0.1.0"
 
 _MODULES = ("active", "bnn", "continual", "gp", "mcmc", "metrics", "plots", "registry")
 _HOMES = {

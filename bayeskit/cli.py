@@ -104,7 +104,7 @@ def _about_method(name: str) -> str:
 
 
 def _show(comparison: "Comparison") -> None:
-    """The table, the answer and where the report is: drawn at a terminal, plain text elsewhere."""
+    """Print the table (by Rich at a terminal, else as Markdown), the conclusions and the path of the report."""
     from bayeskit.benchmark.report import result_tables, summary_text
 
     if sys.stdout.isatty():
@@ -114,13 +114,11 @@ def _show(comparison: "Comparison") -> None:
         console.print(result_tables.terminal(comparison))
         for sentence in result_tables.legend(comparison):
             console.print(sentence, style="dim", markup=False)
-        for row in comparison.failures:
-            console.print(
-                f"{row['method']}, seed {row['seed']}: {row['status']}: {row['reason']}", style="red", markup=False
-            )
+        for failure in result_tables.failures(comparison):
+            console.print(failure, style="red", markup=False)
     else:
         print(comparison.to_markdown())
     print()
-    for sentence in summary_text.verdict(comparison):
+    for sentence in summary_text.conclusions(comparison):
         print(sentence)
     print(f"Report: {comparison.report}")

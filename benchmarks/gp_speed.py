@@ -127,7 +127,7 @@ def our_step(m, b, *, natural, repeats):
     if natural:
         mean, covariance = (t.detach().float().requires_grad_(True) for t in (start.mean, start.root))
         own = NaturalGradient(mean, covariance, num_rows=b, lr=0.1)
-        settings = {"own": own, "buffers": own.memory}
+        settings = {"second_optimizer": own, "buffers": own.memory}
 
         def loss(batch):
             return own.divergence - data_term(model, where, mean, covariance, batch, form="sites") - model.log_prior()

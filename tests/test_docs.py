@@ -1,10 +1,12 @@
 """Pages, navigation and lists keep step with what exists."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import bayeskit
 from bayeskit import __version__, registry
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +22,63 @@ def test_every_method_has_a_page(name):
     assert f"docs/methods/{name}.md" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "guide").glob("*.md")), ids=lambda p: p.stem)
-def test_every_guide_page_is_in_the_navigation(page):
-    assert f"guide/{page.name}" in NAV
+PAGES = sorted(p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_in_the_navigation(page):
+    assert f": {page}\n" in NAV
+
+
+REFERENCE = {
+    path.stem: set(re.findall(r"^::: bayeskit\.(\S+)$", path.read_text(), re.MULTILINE))
+    for path in (ROOT / "docs" / "reference").glob("*.md")
+}
+PACKAGES = ["gp", "bnn", "mcmc", "metrics", "plots", "active", "continual", "benchmark"]
+CORE = ["likelihood", "operators", "optimize", "predictive", "types", "posterior", "lazy_moments", "inference"]
+ADAPTERS = ["avalanche", "baal", "botorch", "skactiveml", "skorch"]
+
+
+def public(module):
+    """What a package exports (`from ... import A as A`), or what a module defines."""
+    path = ROOT / "bayeskit" / module
+    tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+    if path.is_dir():
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        names = {a.asname for node in imports for a in node.names if a.asname and not _is_module(node.module, a.asname)}
+    else:
+        names = {name for node in tree.body for name in _defined(node)}
+    return {f"{module.replace('/', '.')}.{name}" for name in names if not name.startswith("_")}
+
+
+def _defined(node):
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _is_module(package, name):
+    return (ROOT / package.replace(".", "/") / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_reference_lists_every_public_name(package):
+    """An entry `::: bayeskit.<package>.<name>` in docs/reference/<package>.md for each name, and no other."""
+    assert public(package) == REFERENCE[package], f"docs/reference/{package}.md does not list what `{package}` exports"
+
+
+@pytest.mark.parametrize(("page", "modules"), [("core", CORE), ("integrations", ADAPTERS), ("registry", ["registry"])])
+def test_reference_lists_the_public_names_of_modules(page, modules):
+    names = set().union(*(public(m if m == page else f"{page}/{m}") for m in modules))
+    assert names == REFERENCE[page], f"docs/reference/{page}.md does not list what the modules of `{page}` define"
+
+
+def test_reference_lists_the_top_level():
+    classes_and_functions = public("estimators") | public("persistence")
+    assert classes_and_functions == REFERENCE["bayeskit"]
+    entries = {name.split(".")[-1] for name in classes_and_functions | REFERENCE["benchmark"]}
+    assert {name for name in bayeskit.__all__ if name not in entries} <= set(REFERENCE)
 
 
 def test_every_decision_is_listed():

@@ -17,6 +17,7 @@ ALLOWED = {
     "mcmc": {"core.types", "core.checks", "core.generators", "core.progress", "core.checkpoint"},
     "gp": {"core", "mcmc"},
     "bnn": {"core", "mcmc"},
+    "version": set(),
     "registry": {"core"},
     "estimators": {"core", "registry"},
     "persistence": {"core"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "active": {"core"},
     "continual": {"core", "metrics"},
     "integrations": {"core", "gp", "bnn", "mcmc", "registry", "estimators", "active"},
-    "benchmark": {"core", "registry", "estimators", "persistence", "metrics", "plots"},
+    "benchmark": {"version", "core", "registry", "estimators", "persistence", "metrics", "plots"},
     "cli": {"core", "registry", "estimators", "persistence", "metrics", "plots", "benchmark"},
     "__main__": {"cli"},
 }

@@ -10,7 +10,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = sorted(p for p in (Path(__file__).parent / "usage").glob("*.py") if p.name != "conftest.py")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(p for folder in ("guide", "benchmarks") for p in (DOCS / folder).glob("*.md"))]
 
 
 def blocks(page):

@@ -11,17 +11,12 @@ from torch import Tensor
 
 from bayeskit.active import function_draws
 from bayeskit.core import generators, operators
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues, GaussianValues
 from bayeskit.core.predictive import CategoricalPredictive, quadrature
 
 NUM_REPEATS = 8
 """Observations drawn for each function where an expectation over y has no closed form."""
-
-
-def classifies(likelihood: Likelihood) -> bool:
-    """Whether y is a label."""
-    return likelihood.target in ("binary", "classes")
 
 
 def variance(values: FunctionValues, likelihood: Likelihood) -> Tensor:
@@ -38,11 +33,12 @@ def variance(values: FunctionValues, likelihood: Likelihood) -> Tensor:
 
     Examples:
         >>> from linear_operator.operators import DiagLinearOperator
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> values = GaussianValues(torch.zeros(2, 1), DiagLinearOperator(torch.tensor([1.0, 4.0])))
         >>> variance(values, Gaussian(0.1))
         tensor([1., 4.])
     """
-    if not classifies(likelihood):
+    if not likelihood.has_labels:
         return likelihood.predictive(values).epistemic.sum(-1)
     functions = function_draws.marginal(values, likelihood, num_points=quadrature.NUM_DRAWS)
     return functions.class_log_probs().exp().var(0, correction=0).sum(-1)
@@ -68,11 +64,11 @@ def entropy(values: FunctionValues, likelihood: Likelihood) -> Tensor:
         >>> entropy(values, Bernoulli()) / math.log(2)
         tensor([1.])
     """
-    if classifies(likelihood):
+    if likelihood.has_labels:
         return likelihood.predictive(values).total
-    if isinstance(likelihood, Gaussian) and isinstance(values, GaussianValues):
+    if likelihood.noise_variance is not None and isinstance(values, GaussianValues):
         constant = values.mean.shape[-1] * math.log(2 * math.pi * math.e)
-        noise = _noise(likelihood, values)
+        noise = _noise(likelihood.noise_variance, values)
         return (_logdet_ratio(values, noise) + noise.log().sum() + constant) / 2
     _, log_marginal, weights = _observations(values, likelihood)
     return -(weights * log_marginal).sum(0)
@@ -126,14 +122,15 @@ def bald(values: FunctionValues, likelihood: Likelihood) -> Tensor:
 
     Examples:
         >>> from linear_operator.operators import DiagLinearOperator
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> values = GaussianValues(torch.zeros(2, 1), DiagLinearOperator(torch.tensor([3.0, 0.0])))
         >>> bald(values, Gaussian(1.0)) / math.log(2)
         tensor([1., 0.])
     """
-    if classifies(likelihood):
+    if likelihood.has_labels:
         return likelihood.predictive(values).epistemic
-    if isinstance(likelihood, Gaussian) and isinstance(values, GaussianValues):
-        return _logdet_ratio(values, _noise(likelihood, values)) / 2
+    if likelihood.noise_variance is not None and isinstance(values, GaussianValues):
+        return _logdet_ratio(values, _noise(likelihood.noise_variance, values)) / 2
     log_given, log_marginal, weights = _observations(values, likelihood)
     return (weights * (log_given - log_marginal)).sum(0)
 
@@ -153,9 +150,9 @@ def uniform(values: FunctionValues, likelihood: Likelihood, *, generator: torch.
     return torch.rand(values.mean.shape[-2], generator=generator, dtype=torch.float64, device=generator.device)
 
 
-def _noise(likelihood: Gaussian, values: FunctionValues) -> Tensor:
+def _noise(variance: Tensor, values: FunctionValues) -> Tensor:
     """Noise variances in the type of the values, (k,)."""
-    return likelihood.noise.detach().to(values.mean).expand(values.mean.shape[-1])
+    return variance.detach().to(values.mean).expand(values.mean.shape[-1])
 
 
 def _logdet_ratio(values: GaussianValues, noise: Tensor) -> Tensor:

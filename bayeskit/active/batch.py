@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from bayeskit.active import function_draws
-from bayeskit.active.acquisition import classifies
 from bayeskit.active.conditional import GaussianGains, LabelGains, SimulatedGains
 from bayeskit.core import checks, generators
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues, GaussianValues
 
 ROUNDING = 1e-6
@@ -66,6 +65,7 @@ def batch_bald(
 
     Examples:
         >>> from linear_operator import to_linear_operator
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> K = to_linear_operator(torch.tensor([[2.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]]))  # one input twice
         >>> batch_bald(GaussianValues(torch.zeros(3, 1), K), Gaussian(1.0), 2).indices
         tensor([0, 2])
@@ -110,9 +110,9 @@ def _next(state: Gains, bounds: Tensor) -> tuple[int, float]:
 
 
 def _state(values: FunctionValues, likelihood: Likelihood, generator: torch.Generator) -> Gains:
-    if isinstance(values, GaussianValues) and isinstance(likelihood, Gaussian):
-        return GaussianGains(values, likelihood)
+    if isinstance(values, GaussianValues) and likelihood.noise_variance is not None:
+        return GaussianGains(values, likelihood.noise_variance)
     functions = function_draws.joint(values, likelihood, generator=generator)
-    if classifies(likelihood):
+    if likelihood.has_labels:
         return LabelGains(functions, generator=generator)
     return SimulatedGains(functions, generator=generator)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bayeskit.active.function_draws import Draws
 from bayeskit.core import operators
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators.algebra import product
 from bayeskit.core.posterior import GaussianValues
 from bayeskit.core.predictive.categorical_predictive import entropy
@@ -25,12 +24,12 @@ class GaussianGains:
 
     Args:
         values: Joint law (n, k).
-        likelihood: Gaussian noise.
+        noise_variance: Of Gaussian noise, (1,) or (k,).
     """
 
-    def __init__(self, values: GaussianValues, likelihood: Gaussian):
+    def __init__(self, values: GaussianValues, noise_variance: Tensor):
         self.covariance, k = values.covariance, values.mean.shape[-1]
-        self.noise = likelihood.noise.detach().double().to(values.mean.device).expand(k)
+        self.noise = noise_variance.detach().double().to(values.mean.device).expand(k)
         self.left = values.output_covariance().double()  # (n, k, k)
         self.columns = self.left.new_empty(len(self.left), k, 0)  # of the Cholesky factor so far
 

@@ -5,9 +5,8 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.active import function_draws
-from bayeskit.active.acquisition import classifies
 from bayeskit.core import generators, operators
-from bayeskit.core.likelihood import Gaussian, Likelihood, noise_marginals
+from bayeskit.core.likelihood import Likelihood, noise_marginals
 from bayeskit.core.operators.algebra import product
 from bayeskit.core.posterior import FunctionValues, GaussianValues
 from bayeskit.core.predictive import distribution_cdfs, quadrature
@@ -41,6 +40,7 @@ def epig(
 
     Examples:
         >>> from linear_operator import to_linear_operator
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> K = to_linear_operator(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.5], [1.0, 0.5, 1.0]]))
         >>> epig(GaussianValues(torch.zeros(3, 1), K), Gaussian(1.0), num_targets=1)  # -log(1 - 1 / 4) / 2
         tensor([0.1438, 0.0323])
@@ -51,21 +51,21 @@ def epig(
             f"`num_targets` must lie between 1 and {total - 1}, one less than the inputs; got {num_targets}"
         )
     if isinstance(values, GaussianValues):
-        if isinstance(likelihood, Gaussian):
-            return _gaussian(values, likelihood, num_targets)
-        if classifies(likelihood) and values.mean.shape[-1] == 1:
+        if likelihood.noise_variance is not None:
+            return _gaussian(values, likelihood.noise_variance, num_targets)
+        if likelihood.has_labels and values.mean.shape[-1] == 1:
             return _labels_on_one_latent(values, likelihood, num_targets)
     generator = generators.given_or_fixed(generator)
     functions = function_draws.joint(values, likelihood, generator=generator)
-    if classifies(likelihood):
+    if likelihood.has_labels:
         return _labels(functions, num_targets)
     return _numbers(functions, functions.sample(generator=generator), num_targets)
 
 
-def _gaussian(values: GaussianValues, likelihood: Gaussian, m: int) -> Tensor:
+def _gaussian(values: GaussianValues, noise_variance: Tensor, m: int) -> Tensor:
     """-sum_i log(1 - r_i^2) / 2 with r_i the canonical correlations of the two observations, averaged over targets."""
     k = values.mean.shape[-1]
-    noise = torch.diag_embed(likelihood.noise.detach().to(values.mean).expand(k))
+    noise = torch.diag_embed(noise_variance.detach().to(values.mean).expand(k))
     spread = operators.factorize(values.output_covariance() + noise, name="the covariance of y").tril  # (n + m, k, k)
     cross = _cross(values.covariance, m, k).to(spread)  # (n, m, k, k)
     half = torch.linalg.solve_triangular(spread[:-m].unsqueeze(1), cross, upper=False)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from bayeskit.core import generators
-from bayeskit.core.likelihood import Drawn, Likelihood, noise_marginals
-from bayeskit.core.posterior import FunctionValues, MixtureValues, SampledValues
+from bayeskit.core.likelihood import Likelihood, noise_marginals
+from bayeskit.core.posterior import FunctionValues, SampledValues
 from bayeskit.core.predictive import distribution_cdfs, quadrature
 
 NUM_DRAWS = 256
@@ -105,21 +105,11 @@ def marginal(values: FunctionValues, likelihood: Likelihood, *, num_points: int 
     return _collect(values, likelihood, num_points, draw)
 
 
-def members(values: FunctionValues, likelihood: Likelihood) -> list[tuple[float, FunctionValues, Likelihood]]:
-    """The components of a mixture of functions or of likelihoods: weight, law of the function, law of y given it."""
-    if isinstance(likelihood, Drawn):
-        parts, weights = likelihood.paired(values)
-        return [(float(w), v, m) for w, v, m in zip(weights, parts, likelihood.members, strict=True)]  # type: ignore[misc]
-    if isinstance(values, MixtureValues):
-        return [(float(w), part, likelihood) for w, part in zip(values.weights, values.components, strict=True)]
-    return [(1.0, values, likelihood)]
-
-
 def _collect(
     values: FunctionValues, likelihood: Likelihood, total: int, draw: Callable[[FunctionValues, int], Tensor]
 ) -> Draws:
     """Draws of each component in proportion to its weight."""
-    found = members(values, copy.deepcopy(likelihood).requires_grad_(False))
+    found = copy.deepcopy(likelihood).requires_grad_(False).paired(values)
     if len(found) == 1 and isinstance(found[0][1], SampledValues):
         return Draws(((found[0][1].draws, found[0][2]),))
     counts = [max(1, round(total * weight)) if 4 * total * weight >= 1 else 0 for weight, _, _ in found]

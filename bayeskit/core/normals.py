@@ -1,10 +1,12 @@
-"""The normals that torch draws, bit for bit in the generator and to rounding in the numbers, by compiled functions.
+"""The normal distribution: its constant, and torch's normal draws by compiled functions.
 
+The draws are those of torch, bit for bit in the generator and to rounding in the numbers.
 Most of the time of a sampler's noise goes into torch's Mersenne Twister, one number at a time; here loops are
 vectorized. Where the functions cannot be built, or do not agree with torch, `load` says None.
 """
 
 import ctypes
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import compiled
+
+LOG_2PI = math.log(2 * math.pi)
+"""Minus twice the log density of a standard normal variable at zero."""
 
 SOURCE = Path(__file__).with_name("normals.c")
 

@@ -1,7 +1,8 @@
-"""The two data structures that travel between the parts of the library.
+"""The data structures shared by all parts of the library.
 
-`Params` names the weights of a network; `Data` carries inputs, targets and case weights, cuts itself into
-mini-batches, and is the *only* place where a sum over a mini-batch is rescaled to the full data set.
+`Params` names the weights of a network and `History` holds training curves. `Data` carries inputs, targets and case
+weights, cuts itself into mini-batches, and is the *only* place where a sum over a mini-batch is rescaled to the full
+data set.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from torch import Tensor
 from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs
 
 Params = dict[str, Tensor]
+
+History = dict[str, list[float]]
+"""One list of numbers per training curve, such as {"loss": [...]}."""
 
 
 @dataclass(frozen=True, eq=False)

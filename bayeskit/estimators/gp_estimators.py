@@ -7,7 +7,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from bayeskit import registry
 from bayeskit.core.inference import Fit
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
 from bayeskit.core.types import Inputs
@@ -217,8 +216,9 @@ def coreset_table(estimator: Any) -> "DataFrame":
     if likelihood.target == "continuous":
         shift, scale = (t.detach().cpu() for t in estimator._latent_units())
         y, noise = shift + scale * y, scale.square() * noise
-    gaussian = isinstance(likelihood, Gaussian)
-    one = likelihood.noise.detach().cpu() * estimator.target_scaler_.scale.square() if gaussian else 1.0
+    variance = likelihood.noise_variance
+    gaussian = variance is not None
+    one = variance.detach().cpu() * estimator.target_scaler_.scale.square() if gaussian else 1.0
     weights = one / noise
     if torch.allclose(weights, weights[:, :1], rtol=1e-10, atol=0.0):
         weights = weights[:, :1]

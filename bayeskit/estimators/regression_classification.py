@@ -134,7 +134,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         _check_likelihood(self)
-        if self.likelihood is not None and self.likelihood.target in ("binary", "classes"):
+        if self.likelihood is not None and self.likelihood.has_labels:
             raise ValueError(
                 f"{type(self.likelihood).__name__} is a likelihood for labels: use "
                 f"{type(self).__name__.replace('Regressor', 'Classifier')}"

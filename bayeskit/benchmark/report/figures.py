@@ -1,7 +1,7 @@
-"""The figures of a report: small panels, one a method, and pictures that several methods share.
+"""The figures of a report: panels with one method each, and figures that several methods share.
 
-Figures are drawn without a background and with one ink color that the report replaces by the page's own text color, so
-that they read in light and in dark; the PNG files beside the report get a white background.
+Figures are drawn without a background and in one ink color that the report replaces by the page's own text color, so
+that they are legible in light and dark mode; the PNG files get a white background.
 """
 
 import io
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeskit import plots
-from bayeskit.benchmark.run.comparison import Comparison
+from bayeskit.benchmark.report import summary_text
+from bayeskit.benchmark.run.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ class Picture:
     Args:
         name: Stem of its PNG file.
         title: Heading in the report.
-        text: What it shows and how to read it; also what a screen reader says.
+        text: Caption: what it shows and how to read it.
         svg: The figure as an `<svg>` element in the page's text color.
     """
 
@@ -57,16 +58,16 @@ class Picture:
     svg: str
 
 
-def draw(comparison: Comparison, folder: Path) -> list[Picture]:
-    """Draw every figure that the comparison has data for, and write the PNG files into `folder`."""
+def draw(results: Results, folder: Path) -> list[Picture]:
+    """Draw every figure that the results have data for, and write the PNG files into `folder`."""
     from matplotlib import rc_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    pooled = {method: _pooled(comparison, method) for method in comparison.complete}
+    pooled = {method: _pooled(results, method) for method in results.complete}
     pooled = {method: arrays for method, arrays in pooled.items() if arrays}
     with rc_context(_LOOK):
         figures = (
-            [make(comparison, pooled) for make in (_calibration, _coverage, _risk, _ood, _distances)] if pooled else []
+            [make(results, pooled) for make in (_calibration, _coverage, _risk, _ood, _distances)] if pooled else []
         )
         return [_finish(folder, *figure) for figure in figures if figure is not None]
 
@@ -74,96 +75,100 @@ def draw(comparison: Comparison, folder: Path) -> list[Picture]:
 Drawn = tuple[str, str, str, "Figure"]
 
 
-def _calibration(comparison: Comparison, pooled: Mapping[str, Arrays]) -> Drawn:
-    if comparison.task == "classification":
+def _calibration(results: Results, pooled: Mapping[str, Arrays]) -> Drawn:
+    if results.task == "classification":
         figure = _panels(pooled, lambda a, ax: plots.reliability_diagram(a["probs"], a["labels"], num_bins=15, ax=ax))
         text = (
-            "How often the most probable class was right, against how probable it was said to be; on the diagonal the "
-            "method means what it says, below it is overconfident. Gray bars give the share of the test points in each "
-            "bin: points of the curve over a short bar rest on few cases. All seeds together, in the "
-            "error (ECE) above each panel too."
+            "Reliability diagram: accuracy of the most probable class against its predicted probability "
+            "(confidence). A calibrated method lies on the diagonal, an over-confident one below it. Gray bars give "
+            "the fraction of the test points in each bin; the curve over a short bar rests on few points. Seeds are "
+            "pooled, also in the expected calibration error (ECE) above each panel."
         )
-        return "reliability", "Reliability", text, figure
+        return "reliability", "Reliability diagrams", text, figure
     figure = _panels(pooled, lambda a, ax: plots.pit_histogram(a["pit"], ax=ax))
     text = (
-        "Where each test target falls in its own predictive law. Bars inside the gray 95 % band are what a calibrated "
-        "method gives; a hump in the middle means intervals too wide, heaps at the ends intervals too narrow, a slope "
-        "a bias. All seeds together; test points shared by several seeds make the band a little too narrow."
+        "Probability integral transform: the value of each test target's predictive distribution function at the "
+        "target. For a calibrated method it is uniform, and 95 % of the bars lie inside the gray band; a peak in the "
+        "middle means under-confidence, peaks at the ends mean over-confidence, a slope means bias. Seeds are "
+        "pooled; test points shared by several seeds make the band slightly too narrow."
     )
     return "pit", "PIT histograms", text, figure
 
 
-def _coverage(comparison: Comparison, pooled: Mapping[str, Arrays]) -> Drawn | None:
-    if comparison.task == "classification":
+def _coverage(results: Results, pooled: Mapping[str, Arrays]) -> Drawn | None:
+    if results.task == "classification":
         return None
     figure, ax = _single()
     plots.coverage_curve({method: a["pit"] for method, a in pooled.items()}, ax=ax)
     _legend_beside(ax)
     text = (
-        "Share of the test targets inside their central predictive interval against the probability that the interval "
-        "was stated to have. Above the diagonal intervals are wider than need be, below they are too narrow."
+        "Empirical coverage of central predictive intervals against their nominal coverage. Above the diagonal a "
+        "method is under-confident (intervals too wide), below it over-confident (intervals too narrow)."
     )
-    return "coverage", "Coverage against nominal", text, figure
+    return "coverage", "Empirical against nominal coverage", text, figure
 
 
-def _risk(comparison: Comparison, pooled: Mapping[str, Arrays]) -> Drawn:
+def _risk(results: Results, pooled: Mapping[str, Arrays]) -> Drawn:
     figure, ax = _single()
-    risk = "error rate" if comparison.task == "classification" else "mean squared error"
+    risk = "error rate" if results.task == "classification" else "mean squared error"
     plots.risk_coverage_curve({m: (a["losses"], a["uncertainty"]) for m, a in pooled.items()}, risk=risk, ax=ax)
     _legend_beside(ax)
     text = (
-        f"The {risk} when only the most certain share of the test points is answered and the rest are passed on. A "
-        "method that knows when it is wrong starts low; a flat line says that its uncertainty does not tell."
+        f"Selective prediction: {risk} on the fraction of test points with the lowest predictive uncertainty "
+        "(coverage). A curve that starts low means that uncertainty ranks the errors well; a flat curve means that "
+        "it is not related to the error."
     )
-    return "risk_coverage", "Risk against coverage", text, figure
+    return "risk_coverage", "Risk-coverage curves", text, figure
 
 
-def _ood(comparison: Comparison, pooled: Mapping[str, Arrays]) -> Drawn | None:
+def _ood(results: Results, pooled: Mapping[str, Arrays]) -> Drawn | None:
     pooled = {m: a for m, a in pooled.items() if "ood_uncertainty" in a}
     if not pooled:
         return None
     figure = _panels(
         pooled, lambda a, ax: plots.ood_histogram(a["uncertainty"], a["ood_uncertainty"], ax=ax), share_x=False
     )
-    unit = (
-        "entropy of the class probabilities, in nats" if comparison.task == "classification" else "predictive variance"
-    )
+    unit = "entropy of the class probabilities, in nats" if results.task == "classification" else "predictive variance"
     text = (
-        f"The score is the total predictive uncertainty ({unit}); larger means more out of distribution. Filled: test "
-        f"inputs of {comparison.name}; outlined: inputs of {comparison.ood}. The less they overlap, the better. All "
-        "seeds together, so the AUROC given differs a little from the mean over seeds in the table."
+        f"The score is the total predictive uncertainty ({unit}). Filled: in-distribution test inputs of "
+        f"{results.name}; outlined: out-of-distribution inputs of {results.ood}. The less they overlap, the better. "
+        "Seeds are pooled, so the AUROC differs slightly from the mean over seeds in the table."
     )
-    return "ood", "Out-of-distribution scores", text, figure
+    return "ood", "Out-of-distribution detection", text, figure
 
 
-def _distances(comparison: Comparison, _: Mapping[str, Arrays]) -> Drawn | None:
-    names, matrix = comparison.distance_matrix
+def _distances(results: Results, _: Mapping[str, Arrays]) -> Drawn | None:
+    names, matrix = results.distance_matrix
     if len(names) < 2:
         return None
     side = 2.0 + 0.55 * len(names)
     figure, ax = _single(side, side - 0.3)
     plots.distance_map(matrix, names, ax=ax)
-    if comparison.task == "regression":
+    if results.task == "regression":
         text = (
-            "2-Wasserstein distance between two methods' joint Gaussian laws of the latent function at the same test "
-            "inputs (at most 200), divided by the standard deviation of the training target and by the square root of "
-            "the number of values: 0.10 means that one belief becomes the other by moving it, root mean square, a "
-            "tenth of the target's spread. Point methods (MAP) have zero covariance, so methods that state uncertainty "
-            "are at least as far from them as they are wide."
+            "2-Wasserstein distance between two methods' joint Gaussian posteriors of the latent function at the "
+            "same test inputs (at most 200), divided by the standard deviation of the training target and by the "
+            "square root of the number of values, hence a root-mean-square difference in units of that standard "
+            "deviation. Point estimates (MAP) have zero covariance, so their distance to another posterior is at "
+            "least its root-mean-square standard deviation."
         )
+        points = sorted({row["method"] for row in results.rows if row.get("kind") == "point"})
+        point_estimates = f" Point estimates here: {', '.join(points)}." if points else ""
     else:
         text = (
-            "Mean total variation between two methods' class probabilities at the same test inputs (at most 200): half "
-            "the summed absolute difference, between 0 (same probabilities) and 1 (certain of different classes)."
+            "Mean total variation distance between two methods' class probabilities at the same test inputs (at most "
+            "200): half the summed absolute difference, from 0 (equal) to 1 (probability one for different classes)."
         )
-    return "distances", "How far the methods' beliefs lie from each other", f"{text} Averaged over seeds.", figure
+        point_estimates = ""
+    text = f"{text} Averaged over seeds. {summary_text.closest(results)}{point_estimates}"
+    return "distances", "Distances between posteriors", text, figure
 
 
-def _pooled(comparison: Comparison, method: str) -> Arrays:
-    """A method's arrays with the seeds put together; laws of functions are left out, they do not add up."""
-    cells = [comparison.store.arrays((method, seed)) for seed in comparison.seeds]
-    names = [name for name in cells[0] if not name.startswith("latent_")] if all(cells) else []
-    return {name: np.concatenate([cell[name] for cell in cells]) for name in names}
+def _pooled(results: Results, method: str) -> Arrays:
+    """A method's arrays concatenated over seeds, without the joint posteriors, which cannot be pooled."""
+    trials = [results.store.arrays((method, seed)) for seed in results.seeds]
+    names = [name for name in trials[0] if not name.startswith("latent_")] if all(trials) else []
+    return {name: np.concatenate([arrays[name] for arrays in trials]) for name in names}
 
 
 def _panels(pooled: Mapping[str, Arrays], panel: Panel, *, share_x: bool = True, columns: int = 4) -> "Figure":

@@ -1,25 +1,24 @@
-"""The table of a comparison as text: Markdown, HTML, and for a terminal."""
+"""The table of a comparison as Markdown and for a terminal, and the format of its entries."""
 
-import html as escaping
 import math
-import re
 from collections.abc import Sized
 from typing import TYPE_CHECKING
 
-from bayeskit.benchmark.run.comparison import Comparison, Summary
-from bayeskit.benchmark.run.metric_definitions import Measure
+from bayeskit.benchmark.run.metric_definitions import Metric
+from bayeskit.benchmark.run.results import Results, Summary
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-TIED = "≈"
+NOT_SIGNIFICANT = "≈"
+"""Mark of a mean that is not significantly different from the best."""
 
 OTHERS = {
     "log evidence (kind)": "log marginal likelihood of the training targets in nats, averaged over seeds, and how it "
-    "was computed; a dash where the method states none",
-    "seeds": "seeds that finished, of those asked",
+    "was computed; a dash where the method computes none",
+    "seeds": "number of seeds that finished, of those requested",
 }
-"""What the columns mean that are not measures."""
+"""Definitions of the columns that are not metrics."""
 
 
 def number(value: float, digits: int) -> str:
@@ -35,14 +34,14 @@ def number(value: float, digits: int) -> str:
     return f"{value:.{_decimals(value, digits)}f}"
 
 
-def cell(summary: Summary, measure: Measure) -> str:
-    """Mean and standard error with as many decimals, without marks."""
-    mean = number(summary.mean, measure.digits)
+def mean_and_error(summary: Summary, metric: Metric) -> str:
+    """Mean and standard error with the same number of decimals, without marks."""
+    mean = number(summary.mean, metric.digits)
     if math.isnan(summary.error):
         return mean
     if "e" in mean:
         return f"{mean} ± {summary.error:.1e}"
-    return f"{mean} ± {summary.error:.{_decimals(summary.mean, measure.digits)}f}"
+    return f"{mean} ± {summary.error:.{_decimals(summary.mean, metric.digits)}f}"
 
 
 def _decimals(value: float, digits: int) -> int:
@@ -51,115 +50,92 @@ def _decimals(value: float, digits: int) -> int:
     return min(digits, max(0, 4 - size))
 
 
-def evidence(comparison: Comparison, method: str) -> str:
+def evidence(results: Results, method: str) -> str:
     """Mean log evidence with its kind, which is never ranked against another kind."""
-    rows = [row for row in comparison.done(method) if row.get("log_evidence") is not None]
+    rows = [row for row in results.done(method) if row.get("log_evidence") is not None]
     if not rows:
         return "-"
     mean = sum(row["log_evidence"] for row in rows) / len(rows)
     return f"{number(mean, 1)} ({rows[0]['evidence_kind']})"
 
 
-def heading(measure: Measure) -> str:
+def heading(metric: Metric) -> str:
     """A column's heading with the direction that is better."""
-    arrow = {"low": "↓", "high": "↑", "target": f"→ {measure.target:g}"}[measure.better]
-    return f"{measure.title} {arrow}"
+    return f"{metric.title} {direction(metric)}"
 
 
-def count(things: Sized, name: str) -> str:
-    """A number of things in words.
+def direction(metric: Metric) -> str:
+    """An arrow for the direction that is better, with the target value where there is one."""
+    return {"low": "↓", "high": "↑", "target": f"→ {metric.target:g}"}[metric.better]
+
+
+def count(items: Sized, name: str) -> str:
+    """The number of items with their name in singular or plural.
 
     >>> count([1, 2], "method"), count([1], "seed")
     ('2 methods', '1 seed')
     """
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
 
 
-def finished(comparison: Comparison, method: str) -> str:
+def finished(results: Results, method: str) -> str:
     """How many seeds a method finished."""
-    return f"{len(comparison.done(method))} of {len(comparison.seeds)}"
+    return f"{len(results.done(method))} of {len(results.seeds)}"
 
 
-def legend(comparison: Comparison) -> list[str]:
-    """Sentences on what the table's marks mean."""
-    seeds = len(comparison.seeds)
+def failures(results: Results) -> list[str]:
+    """One line for each trial that did not finish, with the reason."""
+    return [f"{row['method']}, seed {row['seed']}: {row['status']}: {row['reason']}" for row in results.failures]
+
+
+def legend(results: Results) -> list[str]:
+    """Sentences that explain the marks in the table."""
+    seeds = len(results.seeds)
     if seeds == 1:
-        first = "One seed: no standard error and no ties can be stated; ask for more seeds."
+        first = "One seed: standard errors and significance tests need at least two."
     else:
         first = (
             f"Mean ± standard error over {seeds} seeds (each its own split and initialization). Best mean in bold; "
-            f"{TIED} marks what a corrected resampled t-test, paired by seed, does not tell apart from it at 5 %."
+            f"{NOT_SIGNIFICANT}: not significantly different from the best (corrected resampled t-test paired by "
+            "seed, 5 %)."
         )
-    return [first, "Log evidence is in nats over the training set; only numbers of one kind may be compared."]
+    return [first, "Log evidence is in nats over the training set; only values of the same kind are comparable."]
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(results: Results) -> str:
     """The table in Markdown with its legend and its failures."""
-    columns = comparison.measures
+    columns = results.metrics
     head = ["method", *(heading(m) for m in columns), "log evidence (kind)", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for method, values in comparison.summary.items():
-        marked = [_marked(cell(values[m.key], m), values[m.key]) for m in columns]
-        lines.append(
-            "| " + " | ".join([method, *marked, evidence(comparison, method), finished(comparison, method)]) + " |"
-        )
-    failed = [f"- {row['method']}, seed {row['seed']}: {row['status']}: {row['reason']}" for row in comparison.failures]
-    parts = ["\n".join(lines), *legend(comparison)]
-    parts += ["Cells that did not finish:\n\n" + "\n".join(failed)] if failed else []
+    for method, values in results.summary.items():
+        marked = [_marked(mean_and_error(values[m.key], m), values[m.key]) for m in columns]
+        lines.append("| " + " | ".join([method, *marked, evidence(results, method), finished(results, method)]) + " |")
+    failed = [f"- {failure}" for failure in failures(results)]
+    parts = ["\n".join(lines), *legend(results)]
+    parts += ["Trials that did not finish:\n\n" + "\n".join(failed)] if failed else []
     return "\n\n".join(parts) + "\n"
 
 
-def html(comparison: Comparison) -> str:
-    """The table as an HTML `<table>` with a caption and scoped headings."""
-    columns = comparison.measures
-    head = "".join(f'<th scope="col">{_one_arrow(heading(m))}</th>' for m in columns)
-    body = []
-    for method, values in comparison.summary.items():
-        cells = "".join(_html_cell(cell(values[m.key], m), values[m.key]) for m in columns)
-        last = f"<td>{escaping.escape(evidence(comparison, method))}</td><td>{finished(comparison, method)}</td>"
-        body.append(f'<tr><th scope="row">{escaping.escape(method)}</th>{cells}{last}</tr>')
-    caption = f"{escaping.escape(comparison.name)}: {count(comparison.summary, 'method')}"
-    return (
-        f'<table><caption>{caption}</caption><thead><tr><th scope="col">method</th>{head}'
-        f'<th scope="col">log evidence (kind)</th><th scope="col">seeds</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
-
-
-def terminal(comparison: Comparison) -> "Table":
+def terminal(results: Results) -> "Table":
     """The table for a terminal; failures and legend are left to the caller."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{comparison.name}, {comparison.task}", title_justify="left")
+    table = Table(title=f"{results.name}, {results.task}", title_justify="left")
     table.add_column("method", style="bold", no_wrap=True)
-    for measure in comparison.measures:
-        table.add_column(heading(measure), justify="right")
+    for metric in results.metrics:
+        table.add_column(heading(metric), justify="right")
     table.add_column("log evidence", justify="right")
-    for method, values in comparison.summary.items():
+    for method, values in results.summary.items():
         texts = []
-        for m in comparison.measures:
+        for m in results.metrics:
             value = values[m.key]
-            text = cell(value, m)
-            texts.append(f"[bold green]{text}[/]" if value.best else f"{text} {TIED}" if value.tied else text)
-        table.add_row(escape(method), *texts, evidence(comparison, method))
+            text = mean_and_error(value, m)
+            mark = f" {NOT_SIGNIFICANT}" if value.not_significant else ""
+            texts.append(f"[bold green]{text}[/]" if value.best else text + mark)
+        table.add_row(escape(method), *texts, evidence(results, method))
     return table
 
 
 def _marked(text: str, summary: Summary) -> str:
-    return f"**{text}**" if summary.best else f"{text} {TIED}" if summary.tied else text
-
-
-def _one_arrow(text: str) -> str:
-    """A heading that never breaks before its arrow."""
-    return re.sub(r" (?=[↓↑→])", "&nbsp;", escaping.escape(text))
-
-
-def _html_cell(text: str, summary: Summary) -> str:
-    """The mean with its mark, and its standard error on a line below."""
-    mean, _, error = text.partition(" ")
-    mark = f' <span title="not told apart from the best">{TIED}</span>' if summary.tied else ""
-    below = f' <span class="error">{error}</span>' if error else ""
-    if summary.best:
-        return f'<td class="best"><strong>{mean}</strong>{below}</td>'
-    return f'<td class="tied">{mean}{mark}{below}</td>' if summary.tied else f"<td>{mean}{below}</td>"
+    return f"**{text}**" if summary.best else f"{text} {NOT_SIGNIFICANT}" if summary.not_significant else text

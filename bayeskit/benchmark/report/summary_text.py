@@ -1,128 +1,128 @@
-"""The answer in sentences: which method to trust here, how sure that is, and what it cost."""
+"""The conclusions of a comparison in sentences: the best method, the significance of its lead, and its cost."""
 
 import numpy as np
 
 from bayeskit.benchmark.report import result_tables
-from bayeskit.benchmark.run.comparison import Comparison
 from bayeskit.benchmark.run.metric_definitions import NLL
+from bayeskit.benchmark.run.results import Results
 
-_TOO_NARROW = 0.85  # coverage of 90 % intervals below which the answer says so
+_TOO_NARROW = 0.85  # coverage of 90 % intervals below which they are reported as too narrow
 
-TRUTH = "nuts"  # the sampler that others are held against where it ran
+REFERENCE = "nuts"  # the sampler whose posterior is the reference where it ran
 
 
-def verdict(comparison: Comparison) -> list[str]:
-    """The answer in a few sentences, the first of which claims no more than the seeds show.
+def conclusions(results: Results) -> list[str]:
+    """A few sentences, the first of which claims no more than the significance test supports.
 
-    The measure is the negative log predictive likelihood: a proper score of the whole predictive law.
+    Methods are ranked by the negative log predictive density: a proper score of the whole predictive distribution.
     """
-    if not comparison.complete:
+    if not results.complete:
         return ["No method finished every seed, so there is nothing to recommend; the reasons are listed below."]
-    if len(comparison.complete) == 1:
+    if len(results.complete) == 1:
         return [
-            f"Only {comparison.complete[0]} finished every seed, so there is nothing to compare it with.",
-            *_no_better(comparison),
+            f"Only {results.complete[0]} finished every seed, so there is nothing to compare it with.",
+            *_no_better(results),
         ]
-    best = next((m for m, values in comparison.summary.items() if values[NLL.key].best), None)
+    best = next((m for m, values in results.summary.items() if values[NLL.key].best), None)
     if best is None:
-        return ["Every method gave some test point probability zero, so none can be recommended."]
-    unfinished = [method for method in comparison.methods if method not in comparison.complete]
+        return ["Every method assigned probability zero to some test point, so none can be recommended."]
+    unfinished = [method for method in results.methods if method not in results.complete]
     last = [f"Not every seed finished for {_listed(unfinished)}; the reasons are listed below."] if unfinished else []
-    tied = [method for method in comparison.summary if comparison.summary[method][NLL.key].tied]
-    answer = [*_headline(comparison, best, tied), _how_sure(comparison, best, tied), _cost(comparison, best, tied)]
-    return [*answer, *_no_better(comparison), *last]
+    others = [method for method in results.summary if results.summary[method][NLL.key].not_significant]
+    ranking = [*_headline(results, best, others), _significance(results, best, others), _cost(results, best, others)]
+    return [*ranking, *_no_better(results), *last]
 
 
-def closeness(comparison: Comparison) -> str:
-    """A sentence on which methods believe the same, and who is nearest to the sampled posterior where it ran."""
-    names, matrix = comparison.distance_matrix
+def closest(results: Results) -> str:
+    """A sentence on the methods' distances to the sampled reference posterior, or on the closest pair without one."""
+    names, matrix = results.distance_matrix
     if len(names) < 2:
         return ""
-    if TRUTH in names and len(names) > 2:
-        row = matrix[names.index(TRUTH)].copy()
-        row[names.index(TRUTH)] = np.inf
+    if REFERENCE in names and len(names) > 2:
+        row = matrix[names.index(REFERENCE)].copy()
+        row[names.index(REFERENCE)] = np.inf
         order = [f"{names[i]} ({row[i]:.2f})" for i in np.argsort(row)[:-1]]
-        return f"By distance to {TRUTH}, the sampled posterior, the methods are {', '.join(order)}."
+        return f"Distances to the reference posterior sampled by {REFERENCE}: {', '.join(order)}."
     i, j = np.unravel_index(np.argmin(matrix + np.diag(np.full(len(names), np.inf))), matrix.shape)
-    return f"The two methods that believe most nearly the same are {names[i]} and {names[j]} ({matrix[i, j]:.2f})."
+    return f"The closest pair is {names[i]} and {names[j]} ({matrix[i, j]:.2f})."
 
 
-def _headline(comparison: Comparison, best: str, tied: list[str]) -> list[str]:
-    """What can be claimed, in the first sentence; where it is not the method's own scores, they follow in a second."""
-    count, score = len(comparison.complete), comparison.summary[best][NLL.key]
-    nats = f"{result_tables.cell(score, NLL)} nats per test point"
-    if len(comparison.seeds) == 1:
-        first = f"One seed only: on {comparison.name} {best} comes first of {count} methods, perhaps by chance"
-        return [f"{first}; its negative log-likelihood is {nats}{_calibrated(comparison, best)}."]
-    if not tied:
-        first = f"On {comparison.name}, trust {best}: its negative log-likelihood of {nats} is the best of"
-        return [f"{first} {count} methods{_calibrated(comparison, best)}."]
-    lead = min(comparison.summary[m][NLL.key].mean for m in comparison.complete if m != best) - score.mean
+def _headline(results: Results, best: str, others: list[str]) -> list[str]:
+    """The best method with its scores; a sentence before it if others are not significantly different."""
+    count, score = len(results.complete), results.summary[best][NLL.key]
+    nats = f"{result_tables.mean_and_error(score, NLL)} nats per test point"
+    if len(results.seeds) == 1:
+        first = f"One seed only: on {results.name} {best} has the lowest negative log-likelihood of {count} methods"
+        return [f"{first}, {nats}{_calibration(results, best)}."]
+    if not others:
+        first = f"On {results.name} {best} is significantly better than every other method: its negative log-likelihood"
+        return [f"{first} of {nats} is the lowest of {count} methods{_calibration(results, best)}."]
+    lead = min(results.summary[m][NLL.key].mean for m in results.complete if m != best) - score.mean
     return [
-        f"On {comparison.name} no method clearly wins: {_listed(tied)} cannot be told from {best}, the best by "
+        f"On {results.name} no single method is significantly best: {_listed(others)} "
+        f"{'is' if len(others) == 1 else 'are'} not significantly different from {best}, the best by "
         f"{f'{lead:.2g}' if lead >= 1e-3 else 'less than 0.001'} nats.",
-        f"Recommended among them is {best}, by the smallest mean: its negative log-likelihood is {nats}"
-        f"{_calibrated(comparison, best)}.",
+        f"Recommended among them is {best}, which has the lowest mean: its negative log-likelihood is {nats}"
+        f"{_calibration(results, best)}.",
     ]
 
 
-def _calibrated(comparison: Comparison, method: str) -> str:
-    """How far the method's statements held, as the end of a sentence."""
-    values = comparison.summary[method]
-    if comparison.task == "classification":
+def _calibration(results: Results, method: str) -> str:
+    """The method's coverage or calibration error, as the end of a sentence."""
+    values = results.summary[method]
+    if results.task == "classification":
         accuracy, ece = values["accuracy"].mean, values["ece"].mean
-        return f", with {100 * accuracy:.1f} % of the classes right and a calibration error (ECE) of {ece:.3f}"
-    held = values["coverage_90"].mean
-    if held < _TOO_NARROW:
-        return f"; but its intervals are too narrow: those of 90 % held only {_percent(held)} of the test points"
-    return f", and its 90 % intervals held {_percent(held)} of the test points"
+        return f", with an accuracy of {100 * accuracy:.1f} % and an expected calibration error (ECE) of {ece:.3f}"
+    covered = values["coverage_90"].mean
+    if covered < _TOO_NARROW:
+        return f"; but it is over-confident: its 90 % intervals cover only {_percent(covered)} of the test points"
+    return f", and its 90 % intervals cover {_percent(covered)} of the test points"
 
 
-def _how_sure(comparison: Comparison, best: str, tied: list[str]) -> str:
-    seeds, others = len(comparison.seeds), [m for m in comparison.complete if m != best]
+def _significance(results: Results, best: str, others: list[str]) -> str:
+    seeds = len(results.seeds)
     if seeds == 1:
-        return "How sure: one seed says nothing about chance; run it with several seeds before relying on the order."
-    if tied:
+        return "Significance: one seed permits no test; run several seeds before relying on the order."
+    if others:
         return (
-            f"How sure: over {seeds} seeds a test paired by seed does not tell these apart at the 5 % level, so chance "
-            "may have decided the order among them."
+            f"Significance: over {seeds} seeds a test paired by seed finds no difference between these at the 5 % "
+            "level; the order among them may be due to chance."
         )
-    score = {method: comparison.summary[method][NLL.key].mean for method in comparison.complete}
-    nearest = min(others, key=lambda m: score[m])
+    score = {method: results.summary[method][NLL.key].mean for method in results.complete}
+    second = min((m for m in results.complete if m != best), key=lambda m: score[m])
     return (
-        f"How sure: over {seeds} seeds it is ahead of every other method by more than chance (5 % level); the nearest, "
-        f"{nearest}, is {score[nearest] - score[best]:.3g} nats behind."
+        f"Significance: over {seeds} seeds its difference from every other method is significant at the 5 % level; the "
+        f"second best, {second}, is {score[second] - score[best]:.3g} nats behind."
     )
 
 
-def _cost(comparison: Comparison, best: str, tied: list[str]) -> str:
+def _cost(results: Results, best: str, others: list[str]) -> str:
     def fit(method: str) -> float:
-        return comparison.summary[method]["fit_seconds"].mean
+        return results.summary[method]["fit_seconds"].mean
 
-    values = comparison.summary[best]
+    values = results.summary[best]
     memory = values["peak_memory_mb"].mean
     sentence = f"Cost of {best}: {_seconds(fit(best))} to fit, {_seconds(values['predict_seconds'].mean)} to predict"
-    sentence += f", {memory:.0f} MB at most" if np.isfinite(memory) else ""
-    cheapest = min([best, *tied], key=fit)
+    sentence += f", {memory:.0f} MB peak memory" if np.isfinite(memory) else ""
+    cheapest = min([best, *others], key=fit)
     if fit(cheapest) < 0.67 * fit(best):
-        sentence += f". Of the methods that cannot be told from it, {cheapest} fits fastest ({_seconds(fit(cheapest))})"
-        sentence += _calibrated(comparison, cheapest)
+        sentence += f". Of the methods not significantly different from it, {cheapest} is the fastest to fit "
+        sentence += f"({_seconds(fit(cheapest))})"
+        sentence += _calibration(results, cheapest)
     return sentence + "."
 
 
-def _no_better(comparison: Comparison) -> list[str]:
-    """A warning about the methods that learnt nothing: a prediction that ignores the inputs scores as well."""
-    if not comparison.baseline:
+def _no_better(results: Results) -> list[str]:
+    """A warning about methods whose score does not exceed that of a prediction that ignores the inputs."""
+    if not results.baseline:
         return []
-    level = {
-        m: float(np.mean([comparison.baseline[r["seed"]] for r in comparison.done(m)])) for m in comparison.summary
-    }
-    poor = [m for m, values in comparison.summary.items() if values[NLL.key].mean >= level[m]]
+    level = {m: float(np.mean([results.baseline[r["seed"]] for r in results.done(m)])) for m in results.summary}
+    poor = [m for m, values in results.summary.items() if values[NLL.key].mean >= level[m]]
     if not poor:
         return []
-    trivial = "the class frequencies of the training rows"
-    if comparison.task == "regression":
-        trivial = "a Gaussian with the mean and spread of the training targets"
+    trivial = "the class frequencies of the training set"
+    if results.task == "regression":
+        trivial = "a Gaussian with the mean and standard deviation of the training targets"
     verb = "score" if len(poor) > 1 else "scores"
     return [f"Warning: {_listed(poor)} {verb} no better than predicting {trivial} (NLL {level[poor[0]]:.3f})."]
 

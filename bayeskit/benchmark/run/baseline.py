@@ -1,4 +1,4 @@
-"""What a prediction that ignores the inputs scores: the level that every method has to beat."""
+"""Negative log-likelihood of a prediction that ignores the inputs, as a baseline for every method."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from bayeskit.benchmark.data.datasets import Task
 
 
 def nll(task: Task, y_train: np.ndarray, y_test: np.ndarray) -> float:
-    """Mean negative log-likelihood of the test targets under what the training targets alone say.
+    """Mean negative log-likelihood of the test targets under the marginal distribution of the training targets.
 
-    For classification that is the frequencies of the classes; for regression a Gaussian with the mean and standard
-    deviation of the targets, several outputs taken as independent and their terms added.
+    For classification this is the class frequencies; for regression a Gaussian with the mean and standard deviation of
+    the targets, with several outputs taken as independent.
 
     Args:
         task: "regression" or "classification".
         y_train: (n,) or (n, k) numbers, or (n,) codes.
-        y_test: The same of the test rows; every class is among the training rows.
+        y_test: The same for the test set; every class occurs in the training set.
 
     Returns:
         Nats per test point; NaN where the training targets do not vary.

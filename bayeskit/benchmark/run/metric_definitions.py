@@ -1,4 +1,4 @@
-"""What is measured: each number's name, its definition in words, and which way is better."""
+"""The metrics of a comparison: names, definitions in words, and which direction is better."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,17 +7,17 @@ from bayeskit.benchmark.data.datasets import Task
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A number that every cell reports.
+class Metric:
+    """A number that every trial reports.
 
     Args:
-        key: Its name in `results.jsonl`.
-        title: Its column heading.
-        meaning: Its definition for the report.
-        better: "low", "high", or "target" for the nearest to `target`.
+        key: Name in `results.jsonl`.
+        title: Column heading.
+        meaning: Definition for the report.
+        better: "low", "high", or "target" for closeness to `target`.
         digits: Decimals shown.
         target: The ideal value where `better` is "target".
-        quality: Whether it is about the predictions; if not it is about cost.
+        quality: Whether it measures the predictions; if not, it measures cost.
     """
 
     key: str
@@ -29,85 +29,93 @@ class Measure:
     quality: bool = True
 
     def loss(self, value: float) -> float:
-        """The value turned so that lower is better."""
+        """The value transformed so that lower is better."""
         return {"low": value, "high": -value, "target": abs(value - self.target)}[self.better]
 
 
-NLL = Measure(
+NLL = Metric(
     "nll",
     "NLL",
-    "negative log predictive likelihood of a test point: the marginal law of the observation, noise included, in nats "
-    "and in the target's own units",
+    "mean negative log posterior predictive density (or probability) of a test point, observation noise included, in "
+    "nats and in the target's own units",
 )
-_AURC = Measure(
+_AURC = Metric(
     "aurc",
     "AURC",
-    "area under the risk-coverage curve: mean loss (0/1 for classes, squared error for numbers) when only the most "
-    "certain share of the points is answered, averaged over all shares",
+    "area under the risk-coverage curve: mean loss (0/1 for classes, squared error for numbers) on the fraction of "
+    "points with the lowest predictive uncertainty, averaged over all fractions",
 )
 _REGRESSION = (
     NLL,
-    Measure("rmse", "RMSE", "root mean squared error of the predictive mean, in the target's units"),
-    Measure("crps", "CRPS", "continuous ranked probability score of the predictive law, in the target's units"),
-    Measure(
+    Metric("rmse", "RMSE", "root mean squared error of the predictive mean, in the target's units"),
+    Metric(
+        "crps",
+        "CRPS",
+        "continuous ranked probability score of the posterior predictive distribution, in the target's units",
+    ),
+    Metric(
         "coverage_90",
         "coverage 90 %",
-        "share of test points inside their 90 % predictive interval, the central one or the conformal one; the nearest "
-        "to 0.90 is best",
+        "fraction of test points inside their 90 % predictive interval, central or conformal; the value closest to "
+        "0.90 is best",
         better="target",
         target=0.9,
     ),
-    Measure(
+    Metric(
         "interval_score_90",
         "interval score",
-        "width of that interval, plus 20 times the distance by which a point outside misses it, in the target's units",
+        "mean width of that interval, plus 20 times the distance to it of a point outside, in the target's units",
     ),
     _AURC,
 )
 _CLASSIFICATION = (
     NLL,
-    Measure("accuracy", "accuracy", "share of test points whose most probable class is right", better="high"),
-    Measure("brier", "Brier", "squared distance between class probabilities and outcome, summed over classes"),
-    Measure("ece", "ECE", "expected calibration error, 15 bins of equal width, as a fraction"),
-    Measure("ece_mass", "ECE equal mass", "the same with 15 bins of equal numbers of points"),
-    Measure(
+    Metric("accuracy", "accuracy", "fraction of test points whose most probable class is correct", better="high"),
+    Metric("brier", "Brier", "squared distance between class probabilities and outcome, summed over classes"),
+    Metric("ece", "ECE", "expected calibration error, 15 bins of equal width, as a fraction"),
+    Metric("ece_mass", "ECE equal mass", "expected calibration error with 15 bins of equal numbers of points"),
+    Metric(
         "set_coverage_90",
         "set coverage 90 %",
-        "share of test points whose class is in their 90 % set, the smallest one or the conformal one; a method that "
-        "is right more often than that is above 0.90, as one class is often enough",
+        "fraction of test points whose class is in their 90 % prediction set, highest-probability or conformal; a "
+        "method with an accuracy above 90 % exceeds 0.90, because a set holds at least one class",
         better="target",
         target=0.9,
     ),
-    Measure("set_size_90", "set size", "mean number of classes in that set, to be read beside its coverage"),
+    Metric("set_size_90", "set size", "mean number of classes in that set, to be read with its coverage"),
     _AURC,
 )
 _OOD = (
-    Measure(
+    Metric(
         "ood_auroc",
         "OOD AUROC",
         "probability that an out-of-distribution input has a larger total predictive uncertainty than a test input",
         better="high",
     ),
-    Measure("ood_aupr", "OOD AUPR", "average precision with out-of-distribution inputs as positives", better="high"),
-    Measure("ood_fpr95", "OOD FPR95", "share of test inputs flagged when 95 % of the out-of-distribution inputs are"),
+    Metric("ood_aupr", "OOD AUPR", "average precision with out-of-distribution inputs as positives", better="high"),
+    Metric(
+        "ood_fpr95",
+        "OOD FPR95",
+        "fraction of test inputs flagged as out of distribution when 95 % of the out-of-distribution inputs are",
+    ),
 )
 COST = (
-    Measure("fit_seconds", "fit s", "wall-clock seconds to fit, on one thread", digits=2, quality=False),
-    Measure("predict_seconds", "predict s", "wall-clock seconds to predict all test points", digits=3, quality=False),
-    Measure(
+    Metric("fit_seconds", "fit s", "wall-clock seconds to fit, on one thread", digits=2, quality=False),
+    Metric("predict_seconds", "predict s", "wall-clock seconds to predict all test points", digits=3, quality=False),
+    Metric(
         "peak_memory_mb",
         "peak MB",
-        "largest resident memory of the whole worker process during fit and prediction",
+        "peak resident memory of the worker process during fit and prediction",
         digits=0,
         quality=False,
     ),
 )
 
 
-def measures(task: Task, *, ood: bool) -> tuple[Measure, ...]:
-    """The columns of the table for a task: the first score, the seconds, the other scores, and memory last.
+def table_metrics(task: Task, *, ood: bool) -> tuple[Metric, ...]:
+    """The columns of the table for a task: NLL, the times, the other scores, and memory last.
 
-    >>> [m.key for m in measures("classification", ood=False)][:4]
+    >>> [m.key for m in table_metrics("classification", ood=False)][:4]
     ['nll', 'fit_seconds', 'predict_seconds', 'accuracy']
     """
     first, *others = _REGRESSION if task == "regression" else _CLASSIFICATION

@@ -1,12 +1,12 @@
-"""How far apart two methods' beliefs are, at inputs that both were asked about.
+"""Distances between the posteriors of two methods at shared test inputs.
 
-Regression: both state a joint Gaussian N(m, C) for the latent function at the same t <= 200 test inputs, divided by the
-standard deviation of the training targets. Their 2-Wasserstein distance, divided by sqrt(t k) for k outputs, is a root
-mean square per value: 0.1 says that one belief turns into the other by moving it a tenth of the target's spread. A
-method that states a point has zero covariance, so others are at least as far from it as they are wide.
+Regression: both methods give a joint Gaussian posterior N(m, C) of the latent function at the same t <= 200 test
+inputs, divided by the standard deviation of the training targets. Their 2-Wasserstein distance, divided by sqrt(t k)
+for k outputs, is a root mean square per value in units of that standard deviation. A point estimate has zero
+covariance, so its distance to another posterior is at least that posterior's root-mean-square standard deviation.
 
-Classification: the mean over those inputs of the total variation between class probabilities; 0.1 says that the
-probability of some event differs by a tenth.
+Classification: the mean over those inputs of the total variation distance between class probabilities; 0.1 says that
+the probability of some event differs by 0.1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,18 @@ def pairwise(stored: Mapping[str, Sequence[Arrays]], task: Task) -> tuple[list[s
     """Distances between methods, averaged over seeds.
 
     Args:
-        stored: For each method its cells' arrays, seed by seed.
+        stored: For each method the arrays of its trials, seed by seed.
         task: "regression" or "classification".
 
     Returns:
-        The m methods that stored a belief for every seed, and their distances (m, m).
+        The m methods with a stored posterior for every seed, and their distances (m, m).
 
-    >>> uniform, sure = {"probs": np.array([[0.5, 0.5]])}, {"probs": np.array([[1.0, 0.0]])}
-    >>> pairwise({"a": [uniform], "b": [sure]}, "classification")[1].tolist()
+    >>> uniform, certain = {"probs": np.array([[0.5, 0.5]])}, {"probs": np.array([[1.0, 0.0]])}
+    >>> pairwise({"a": [uniform], "b": [certain]}, "classification")[1].tolist()
     [[0.0, 0.5], [0.5, 0.0]]
     """
     needed = "latent_covariance" if task == "regression" else "probs"
-    names = [method for method, cells in stored.items() if cells and all(needed in cell for cell in cells)]
+    names = [method for method, trials in stored.items() if trials and all(needed in arrays for arrays in trials)]
     between = _joint if task == "regression" else _classes
     matrix = np.zeros((len(names), len(names)))
     for i, j in zip(*np.triu_indices(len(names), 1), strict=True):

@@ -1,4 +1,4 @@
-"""What a cell costs and may cost: peak memory of its process, and a limit on its seconds."""
+"""Peak memory of a trial's process, and a limit on the trial's time."""
 
 import gc
 import signal
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class TimeLimit(BaseException):
-    """Raised inside a cell that has used up its seconds; not an `Exception`, so that methods do not catch it."""
+    """Raised inside a trial that exceeds its time limit; not an `Exception`, so that methods do not catch it."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def seconds(limit: float | None) -> Iterator[None]:
         left, _ = signal.setitimer(signal.ITIMER_REAL, limit)
         try:
             yield
-        finally:  # whoever had set the timer before gets it back, with what is left of it
+        finally:  # a timer set before is restored with its remaining time
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             if left:
@@ -66,7 +66,7 @@ def memory(row: dict[str, Any]) -> Iterator[None]:
 
 
 def _reset_peak() -> None:
-    """Hand freed memory back and forget the high-water mark, where the system can."""
+    """Return freed memory to the system and reset the high-water mark, where the system supports it."""
     try:
         import ctypes
 

@@ -1,11 +1,11 @@
-"""The folder of a comparison: what has been computed stays computed, whatever happens next.
+"""The folder of a comparison, from which an interrupted run resumes.
 
-    settings.json    which data and which question; another question is refused, not mixed in
-    results.jsonl    one line a cell, appended as it comes
-    cells/           one .npz a cell with the arrays the report draws
+    settings.json    data, task and out-of-distribution data; other settings are refused
+    results.jsonl    one line for each trial, appended on completion
+    trials/          one .npz for each trial, with the arrays that the report draws
 
-A cell's arrays are in place before its line is written, and a line is one write; so whatever a killed run leaves
-behind, every whole line can be trusted, and the next run goes on from there.
+A trial's arrays are in place before its line is written, and a line is one write, so every complete line that a killed
+run leaves is valid.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeskit.benchmark.run.trial import Result
+from bayeskit.benchmark.run.trial import TrialResult
 
 Key = tuple[str, int]  # method and seed
 
@@ -25,29 +25,29 @@ class Store:
     """Reads and writes the folder of one comparison.
 
     Args:
-        folder: Where; made if it is not there.
-        settings: Plain values that say which question is asked.
+        folder: Path, created if missing.
+        settings: Plain values that identify the comparison.
 
     Raises:
-        ValueError: The folder holds the answers to another question.
+        ValueError: The folder holds a comparison with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
         self.folder = folder
         try:
-            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"`out` must be a folder that can be written; {folder}: {error.strerror}") from None
-        self._agree(settings)
+        self._check(settings)
         self.rows: dict[Key, dict[str, Any]] = {}
         for row in _lines(self._results):
-            self.rows[row["method"], row["seed"]] = row  # the last line of a cell counts
+            self.rows[row["method"], row["seed"]] = row  # the last line of a trial counts
 
-    def add(self, result: Result) -> None:
-        """Keep a cell: its arrays first, then its line."""
+    def add(self, result: TrialResult) -> None:
+        """Store a trial: its arrays first, then its line."""
         key = result.row["method"], result.row["seed"]
         if result.arrays:
-            path = self._cell(key)
+            path = self._path(key)
             with open(path.with_suffix(".partial"), "wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **result.arrays)
             os.replace(path.with_suffix(".partial"), path)
@@ -59,25 +59,25 @@ class Store:
         self.rows[key] = result.row
 
     def arrays(self, key: Key) -> dict[str, np.ndarray]:
-        """The arrays of a cell, empty if it has none."""
-        path = self._cell(key)
+        """The arrays of a trial, empty if it has none."""
+        path = self._path(key)
         if not path.exists():
             return {}
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
 
     def whole(self, key: Key) -> bool:
-        """Whether a cell's arrays are there and can be read."""
-        return self._cell(key).exists() and zipfile.is_zipfile(self._cell(key))
+        """Whether a trial's arrays are there and can be read."""
+        return self._path(key).exists() and zipfile.is_zipfile(self._path(key))
 
     @property
     def _results(self) -> Path:
         return self.folder / "results.jsonl"
 
-    def _cell(self, key: Key) -> Path:
-        return self.folder / "cells" / f"{key[0].replace('/', '_')}-{key[1]}.npz"
+    def _path(self, key: Key) -> Path:
+        return self.folder / "trials" / f"{key[0].replace('/', '_')}-{key[1]}.npz"
 
-    def _agree(self, settings: dict[str, Any]) -> None:
+    def _check(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
         if not path.exists():
             path.with_suffix(".partial").write_text(json.dumps(settings, indent=1))
@@ -97,7 +97,7 @@ class Store:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines; a line cut short by a crash is left out."""
+    """The complete lines of a file of JSON lines; a line truncated by a crash is left out."""
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:

@@ -1,6 +1,6 @@
-"""One cell of a comparison: one method, one seed; fitted, asked, timed and scored in a worker process.
+"""One trial of a comparison: one method on one seed, fitted, timed and scored in a worker process.
 
-A cell never raises for what its method does: it returns a row that says "ok", "error" with the reason, or
+Exceptions of the method do not propagate: a trial returns a row with the status "ok", "error" with the reason, or
 "time limit", and the arrays that the report draws.
 """
 
@@ -15,44 +15,21 @@ import numpy as np
 import torch
 
 from bayeskit import metrics
-from bayeskit.benchmark.data.datasets import Task
 from bayeskit.benchmark.run import resource_limits
+from bayeskit.benchmark.run.problem import Problem
 
 SHARED_INPUTS = 200
-"""Test inputs at which the methods' joint beliefs are compared."""
+"""Test inputs at which the methods' joint posteriors are compared."""
 
 LEVEL = 0.9
 """Probability of the intervals and sets whose coverage is measured."""
 
-_ROWS = 2_000  # rows asked for at a time, so that memory does not grow with the test set
+_CHUNK = 2_000  # inputs predicted at a time, so that memory does not grow with the test set
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """What every method of one seed is given: the same rows, already numbers.
-
-    Args:
-        task: "regression" or "classification".
-        X_train: (n, d).
-        y_train: (n,) or (n, k) numbers, or (n,) codes.
-        X_test: (t, d).
-        y_test: (t,) or (t, k).
-        num_classes: Number of classes, 0 for regression.
-        X_ood: Out-of-distribution inputs (o, d), or None.
-    """
-
-    task: Task
-    X_train: np.ndarray
-    y_train: np.ndarray
-    X_test: np.ndarray
-    y_test: np.ndarray
-    num_classes: int = 0
-    X_ood: np.ndarray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A cell's row of numbers and the arrays for the report.
+class TrialResult:
+    """A trial's row of numbers and the arrays for the report.
 
     Args:
         row: Plain values, one line of `results.jsonl`.
@@ -63,31 +40,31 @@ class Result:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def run(estimator: Any, problem: Problem, *, identity: dict[str, Any], time_limit: float | None = None) -> Result:
+def run(estimator: Any, problem: Problem, *, identity: dict[str, Any], time_limit: float | None = None) -> TrialResult:
     """Fit and score one method on one problem.
 
     Args:
-        estimator: Unfitted; or a function without arguments that makes one, called here so that its imports and its
-            errors belong to the cell.
+        estimator: Unfitted; or a function without arguments that builds one, called here so that its imports and its
+            errors belong to the trial.
         problem: The data.
         identity: What the row starts with: method, seed, settings.
-        time_limit: Seconds after which the cell is stopped, or None.
+        time_limit: Seconds after which the trial is stopped, or None.
     """
     row: dict[str, Any] = {**identity, "status": "ok", "task": problem.task}
     arrays: dict[str, np.ndarray] = {}
-    with _one_thread(), warnings.catch_warnings(record=True) as heard, resource_limits.memory(row):
+    with _one_thread(), warnings.catch_warnings(record=True) as caught, resource_limits.memory(row):
         warnings.simplefilter("always")
         try:
             with resource_limits.seconds(time_limit):
                 _fill(row, arrays, estimator if hasattr(estimator, "fit") else estimator(), problem)
         except resource_limits.TimeLimit:
             row.update(status="time limit", reason=f"stopped after the time limit of {time_limit:g} s")
-        except Exception as error:  # whatever a method raises becomes its row
+        except Exception as error:  # any exception of the method is recorded in the row
             row.update(status="error", reason=_reason(error))
     row["warnings"] = sorted(
-        {str(w.message).split("\n")[0][:300] for w in heard if issubclass(w.category, UserWarning)}
+        {str(w.message).split("\n")[0][:300] for w in caught if issubclass(w.category, UserWarning)}
     )
-    return Result(row, arrays if row["status"] == "ok" else {})
+    return TrialResult(row, arrays if row["status"] == "ok" else {})
 
 
 def _fill(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, problem: Problem) -> None:
@@ -102,10 +79,10 @@ def _fill(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, pr
     row["diagnostics"] = {
         k: v for k, v in getattr(estimator, "diagnostics_", {}).items() if isinstance(v, int | float | str)
     }
-    score = _score_numbers if problem.task == "regression" else _score_classes
+    score = _score_regression if problem.task == "regression" else _score_classification
     score(row, arrays, estimator, problem)
     if problem.X_ood is not None:
-        outside = _over_chunks(estimator, problem.X_ood, lambda law, rows: {"scores": _uncertainty(law)})["scores"]
+        outside = _over_chunks(estimator, problem.X_ood, lambda p, _: {"uncertainty": _uncertainty(p)})["uncertainty"]
         inside = arrays["uncertainty"]
         arrays["ood_uncertainty"] = outside
         row["ood_auroc"] = metrics.ood_auroc(inside, outside)
@@ -113,45 +90,53 @@ def _fill(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, pr
         row["ood_fpr95"] = metrics.ood_fpr95(inside, outside)
 
 
-def _score_numbers(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, problem: Problem) -> None:
-    def ask(law: Any, rows: slice) -> dict[str, np.ndarray]:
+def _score_regression(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, problem: Problem) -> None:
+    def timed(predictive: Any, rows: slice) -> dict[str, np.ndarray]:
         y = problem.y_test[rows]
-        return {"log_prob": _numpy(law.log_prob(y)), "mean": _numpy(law.mean), "uncertainty": _uncertainty(law)}
+        return {
+            "log_prob": _numpy(predictive.log_prob(y)),
+            "mean": _numpy(predictive.mean),
+            "uncertainty": _uncertainty(predictive),
+        }
 
-    def ask_more(law: Any, rows: slice) -> dict[str, np.ndarray]:
+    def untimed(predictive: Any, rows: slice) -> dict[str, np.ndarray]:
         y = problem.y_test[rows]
-        low, high = (np.asarray(end) for end in _interval(estimator, law, problem.X_test[rows]))
-        beside = y.reshape(low.shape)
-        score = metrics.interval_score(low, high, beside, level=LEVEL)
-        answers = {"pit": metrics.pit(law, y), "crps": np.full(len(y), metrics.crps(law, y))}
-        return answers | {"inside": (low <= beside) & (beside <= high), "interval": np.full(len(y), score)}
+        low, high = (np.asarray(end) for end in _interval(estimator, predictive, problem.X_test[rows]))
+        reshaped = y.reshape(low.shape)
+        interval_score = metrics.interval_score(low, high, reshaped, level=LEVEL)
+        return {
+            "pit": metrics.pit(predictive, y),
+            "crps": np.full(len(y), metrics.crps(predictive, y)),
+            "inside": (low <= reshaped) & (reshaped <= high),
+            "interval": np.full(len(y), interval_score),
+        }
 
     started = time.perf_counter()
-    answers = _over_chunks(estimator, problem.X_test, ask)
+    scores = _over_chunks(estimator, problem.X_test, timed)
     row["predict_seconds"] = time.perf_counter() - started
-    row["nll"] = _nll(answers["log_prob"])
-    answers |= _over_chunks(estimator, problem.X_test, ask_more)
-    y = problem.y_test.reshape(answers["mean"].shape)
-    losses = ((answers["mean"] - y) ** 2).reshape(len(y), -1).mean(1)
-    row["rmse"] = metrics.rmse(answers["mean"], y)
-    row["crps"] = float(answers["crps"].mean())
-    row["coverage_90"], row["interval_score_90"] = float(answers["inside"].mean()), float(answers["interval"].mean())
-    row["aurc"] = metrics.aurc(losses, answers["uncertainty"])
-    arrays.update(pit=answers["pit"].ravel(), losses=losses, uncertainty=answers["uncertainty"])
+    row["nll"] = _nll(scores["log_prob"])
+    scores |= _over_chunks(estimator, problem.X_test, untimed)
+    y = problem.y_test.reshape(scores["mean"].shape)
+    losses = ((scores["mean"] - y) ** 2).reshape(len(y), -1).mean(1)
+    row["rmse"] = metrics.rmse(scores["mean"], y)
+    row["crps"] = float(scores["crps"].mean())
+    row["coverage_90"], row["interval_score_90"] = float(scores["inside"].mean()), float(scores["interval"].mean())
+    row["aurc"] = metrics.aurc(losses, scores["uncertainty"])
+    arrays.update(pit=scores["pit"].ravel(), losses=losses, uncertainty=scores["uncertainty"])
     try:
         arrays.update(_joint(estimator, problem))
-    except Exception as error:  # the scores stand; only the distance is missing, and says why
+    except Exception as error:  # the scores are kept; only the distance is missing, with its reason
         row["distance_reason"] = _reason(error)
 
 
-def _interval(estimator: Any, law: Any, X: np.ndarray) -> tuple[Any, Any]:
-    """The interval of each row: that of the law, unless the estimator states intervals of its own."""
-    return estimator.predict_interval(X) if _conformal(estimator) else law.interval(LEVEL)
+def _interval(estimator: Any, predictive: Any, X: np.ndarray) -> tuple[Any, Any]:
+    """Intervals of each test point: the conformal ones of a `Conformal`, else central ones of the predictive."""
+    return estimator.predict_interval(X) if _conformal(estimator) else predictive.interval(LEVEL)
 
 
-def _set(estimator: Any, law: Any, X: np.ndarray) -> np.ndarray:
-    """The set of classes of each row, likewise."""
-    return estimator.predict_set(X) if _conformal(estimator) else np.asarray(law.prediction_set(LEVEL).cpu())
+def _set(estimator: Any, predictive: Any, X: np.ndarray) -> np.ndarray:
+    """Prediction sets of each test point, likewise."""
+    return estimator.predict_set(X) if _conformal(estimator) else np.asarray(predictive.prediction_set(LEVEL).cpu())
 
 
 def _conformal(estimator: Any) -> bool:
@@ -161,14 +146,14 @@ def _conformal(estimator: Any) -> bool:
         return False
     if estimator.confidence != LEVEL:
         raise ValueError(
-            f"`confidence` of a Conformal must be {LEVEL} in a comparison, whose intervals and sets are all of that "
+            f"`confidence` of a Conformal must be {LEVEL} in a comparison, whose intervals and sets all have that "
             f"level; got {estimator.confidence}"
         )
     return True
 
 
 def _joint(estimator: Any, problem: Problem) -> dict[str, np.ndarray]:
-    """Mean and covariance of the joint law of f at the shared inputs, in units of the target's spread."""
+    """Mean and covariance of the joint posterior of f at the shared inputs, over the target's standard deviation."""
     y = problem.y_train.reshape(len(problem.y_train), -1)
     spread = y.std(0)
     values = estimator.latent(problem.X_test[:SHARED_INPUTS])
@@ -180,52 +165,52 @@ def _joint(estimator: Any, problem: Problem) -> dict[str, np.ndarray]:
     return {"latent_mean": mean.ravel() / scale, "latent_covariance": covariance / np.outer(scale, scale)}
 
 
-def _score_classes(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, problem: Problem) -> None:
-    def ask(law: Any, rows: slice) -> dict[str, np.ndarray]:
-        log_prob = _numpy(law.log_prob(problem.y_test[rows]))
-        return {"log_prob": log_prob, "probs": _numpy(law.probs), "uncertainty": _uncertainty(law)}
+def _score_classification(row: dict[str, Any], arrays: dict[str, np.ndarray], estimator: Any, problem: Problem) -> None:
+    def timed(predictive: Any, rows: slice) -> dict[str, np.ndarray]:
+        log_prob = _numpy(predictive.log_prob(problem.y_test[rows]))
+        return {"log_prob": log_prob, "probs": _numpy(predictive.probs), "uncertainty": _uncertainty(predictive)}
 
-    def ask_more(law: Any, rows: slice) -> dict[str, np.ndarray]:
-        return {"set": _set(estimator, law, problem.X_test[rows])}
+    def untimed(predictive: Any, rows: slice) -> dict[str, np.ndarray]:
+        return {"set": _set(estimator, predictive, problem.X_test[rows])}
 
     started = time.perf_counter()
-    answers = _over_chunks(estimator, problem.X_test, ask)
+    scores = _over_chunks(estimator, problem.X_test, timed)
     row["predict_seconds"] = time.perf_counter() - started
-    answers |= _over_chunks(estimator, problem.X_test, ask_more)
+    scores |= _over_chunks(estimator, problem.X_test, untimed)
     labels, classes = problem.y_test, np.asarray(estimator.classes_, dtype=int)
     p, sets = np.zeros((len(labels), problem.num_classes)), np.zeros((len(labels), problem.num_classes), dtype=bool)
-    p[:, classes], sets[:, classes] = answers["probs"], answers["set"]
+    p[:, classes], sets[:, classes] = scores["probs"], scores["set"]
     losses = (p.argmax(1) != labels).astype(float)
-    row["nll"] = _nll(answers["log_prob"])
+    row["nll"] = _nll(scores["log_prob"])
     row["accuracy"], row["brier"] = metrics.accuracy(p, labels), metrics.brier(p, labels)
     row["ece"] = metrics.expected_calibration_error(p, labels)
     row["ece_mass"] = metrics.expected_calibration_error(p, labels, binning="mass")
     row["set_coverage_90"] = float(sets[np.arange(len(labels)), labels].mean())
     row["set_size_90"] = float(sets.sum(1).mean())
-    row["aurc"] = metrics.aurc(losses, answers["uncertainty"])
-    arrays.update(probs=p, labels=labels, losses=losses, uncertainty=answers["uncertainty"])
+    row["aurc"] = metrics.aurc(losses, scores["uncertainty"])
+    arrays.update(probs=p, labels=labels, losses=losses, uncertainty=scores["uncertainty"])
 
 
-def _over_chunks(estimator: Any, X: np.ndarray, ask: Any) -> dict[str, np.ndarray]:
-    """What `ask(law, rows)` says about every row, chunk by chunk."""
+def _over_chunks(estimator: Any, X: np.ndarray, evaluate: Any) -> dict[str, np.ndarray]:
+    """Evaluate `evaluate(predictive, rows)` on chunks of `X` and concatenate the results."""
     parts = []
-    for start in range(0, len(X), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(X)))
-        parts.append(ask(estimator.predictive(X[rows]), rows))
+    for start in range(0, len(X), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(X)))
+        parts.append(evaluate(estimator.predictive(X[rows]), rows))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _nll(log_prob: np.ndarray) -> float:
-    """The mean negative log-likelihood; a method that answers NaN has failed, and its row says so."""
+    """The mean negative log-likelihood; NaN is an error."""
     lost = int(np.isnan(log_prob).sum())
     if lost:
         raise ValueError(f"the predictive log-likelihood is NaN at {lost} of {len(log_prob)} test points")
     return float(-log_prob.mean())
 
 
-def _uncertainty(law: Any) -> np.ndarray:
-    """Total predictive uncertainty of each row: entropy in nats, or variance (its mean over outputs)."""
-    total = _numpy(law.total)
+def _uncertainty(predictive: Any) -> np.ndarray:
+    """Total predictive uncertainty of each input: entropy in nats, or variance (its mean over outputs)."""
+    total = _numpy(predictive.total)
     return total.mean(1) if total.ndim == 2 else total
 
 
@@ -240,7 +225,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One torch thread while the cell runs: two processes of two threads on two cores are slower than one."""
+    """One torch thread while the trial runs: two processes of two threads on two cores are slower than one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayeskit.core import operators
+
 
 class Basis(ABC):
     """A linear change of coordinates `w - w0 = B u` with `B' P B = I` and `B' H B = diag(values)`.
 
-    Laws: `coordinates(back(u)) == u`, `dual(g)' u == g' back(u)`.
+    Invariants: `coordinates(back(u)) == u`, `dual(g)' u == g' back(u)`.
     """
 
     values: Tensor  # (p,)
@@ -35,15 +37,18 @@ class DenseBasis(Basis):
 
     Args:
         values: Eigenvalues, (p,).
-        groups: Zeros, (p,): all weights share one scale.
-        tril: L, (p, p).
         vectors: Q, (p, p).
+        tril: L, (p, p).
     """
 
     values: Tensor
-    groups: Tensor
-    tril: Tensor
     vectors: Tensor
+    tril: Tensor
+
+    @property
+    def groups(self) -> Tensor:  # type: ignore[override]
+        """Zeros, (p,): all weights share one scale."""
+        return torch.zeros(len(self.values), dtype=torch.long, device=self.values.device)
 
     def back(self, coordinates: Tensor) -> Tensor:
         """`L^-T Q u`."""
@@ -89,6 +94,20 @@ class BlockBasis(Basis):
     def dual(self, gradient: Tensor) -> Tensor:
         """Scaled and rotated back."""
         return torch.cat([_rotate(gradient[i] * s, tuple(q.mT for q in r)) for i, s, r in self.blocks])
+
+
+def whitened_eigh(matrix: Tensor, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The eigenvalues and eigenvectors of `L^-1 H L^-T`, and L, for `P = L L'`.
+
+    Args:
+        matrix: H, (*b, q, q), symmetric and positive semi-definite.
+        precision: P, (*b, q, q).
+    """
+    tril = operators.factorize(precision, name="the prior precision").tril
+    half = torch.linalg.solve_triangular(tril, matrix, upper=False)
+    white = torch.linalg.solve_triangular(tril, half.mT, upper=False)
+    values, vectors = torch.linalg.eigh((white + white.mT) / 2)
+    return values.clamp_min(0), vectors, tril
 
 
 def _rotate(vector: Tensor, rotations: tuple[Tensor, ...]) -> Tensor:

@@ -2,9 +2,9 @@
 
     H = sum_i w_i J_i' Lambda_i J_i,  J_i = d f(x_i; w) / d w (k, p),  Lambda_i = likelihood.curvature(f_i, y_i) (k, k)
 
-`full` keeps H; `diagonal` its diagonal; `kronecker` (in a file of its own) one product `G (x) A` a layer, A from what
-enters the layer and G from the gradients that reach its output. Everything is summed over chunks of rows: no (n, k, p)
-array is ever alive.
+`full` keeps H; `diagonal` its diagonal; `kronecker` (in `kfac_factors`) one product `G (x) A` a layer, A from the
+inputs of the layer and G from the gradients at its outputs. Everything is summed over chunks of data: no (n, k, p)
+array is ever in memory.
 
 References:
     Martens. New insights and perspectives on the natural gradient method. JMLR 2020, section 8.
@@ -22,17 +22,17 @@ from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from bayeskit.bnn.curvature.eigenbasis import Basis, BlockBasis, DenseBasis
+from bayeskit.bnn.curvature.eigenbasis import BlockBasis, DenseBasis, whitened_eigh
 from bayeskit.bnn.curvature.linearized_evidence import (
+    Expansion,
     LocalEvidence,
-    MovingEvidence,
-    Noise,
+    ModeEvidence,
     SeparableEvidence,
     WeightEvidence,
 )
-from bayeskit.bnn.curvature.ntk import is_by_rows, separates, sides
+from bayeskit.bnn.curvature.ntk import is_pointwise, layer_gradients, separates
 from bayeskit.bnn.curvature.prior_precision import PriorPrecision
-from bayeskit.bnn.networks.functional import CHUNK_ELEMENTS, NetworkFunction
+from bayeskit.bnn.networks.functional import NetworkFunction
 from bayeskit.bnn.networks.layers import is_plain
 from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, one_tensor
@@ -40,29 +40,10 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 
 
-@dataclass(frozen=True, eq=False)
-class Expansion:
-    """What else the log joint density to second order about weights w0 consists of.
-
-    Args:
-        offset: w0 - m from the prior mean, (p,), float64.
-        gradient: Of the log-likelihood, (p,), float64.
-        log_likelihood: At w0.
-        noise: Of a Gaussian likelihood whose noise is learnt, else None.
-        prior: Its precision.
-    """
-
-    offset: Tensor
-    gradient: Tensor
-    log_likelihood: Tensor
-    noise: Noise | None
-    prior: PriorPrecision
-
-
 class Curvature(ABC):
     """H in some structure, over p weights.
 
-    Laws: `covariance(P, d, h)` inverts `h H + P(d)`, of which `evidence` takes the log determinant.
+    Invariant: `covariance(P, d, h)` inverts `h H + P(d)`, of which `evidence` takes the log determinant.
     """
 
     @abstractmethod
@@ -86,25 +67,14 @@ class FullCurvature(Curvature):
 
     matrix: Tensor
 
-    def evidence(self, expansion: Expansion) -> MovingEvidence:
+    def evidence(self, expansion: Expansion) -> ModeEvidence:
         """By eigenvalues; by a factorization at each value where groups of weights have precisions of their own."""
-        base, groups = expansion.prior.base, expansion.prior.groups
+        base = expansion.prior.base
         assert isinstance(base, Tensor)
         if len(expansion.prior.names) == 1:
-            return separable(self.basis(base), expansion)
+            return SeparableEvidence(expansion, DenseBasis(*whitened_eigh(self.matrix, _dense(base))))
         scale = base.rsqrt()
-        white = scale[:, None] * self.matrix * scale
-        start, gradient = expansion.offset / scale, expansion.gradient * scale
-        return WeightEvidence(expansion.log_likelihood, expansion.noise, scale, groups, white, start, gradient)
-
-    def basis(self, precision: Tensor) -> DenseBasis:
-        """Eigenvectors of `L^-1 H L^-T`, where the precision is `L L'`."""
-        tril = operators.factorize(_dense(precision), name="the prior precision").tril
-        half = torch.linalg.solve_triangular(tril, self.matrix, upper=False)
-        white = torch.linalg.solve_triangular(tril, half.mT, upper=False)
-        values, vectors = torch.linalg.eigh((white + white.mT) / 2)
-        groups = torch.zeros(len(values), dtype=torch.long, device=values.device)
-        return DenseBasis(values.clamp_min(0), groups, tril, vectors)
+        return WeightEvidence(expansion, scale[:, None] * self.matrix * scale)
 
     def covariance(
         self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
@@ -115,7 +85,7 @@ class FullCurvature(Curvature):
 
 @dataclass(frozen=True, eq=False)
 class DiagonalCurvature(Curvature):
-    """The diagonal of H, as if every weight were alone.
+    """The diagonal of H: correlations between weights are neglected.
 
     Args:
         diagonal: (p,), float64.
@@ -123,15 +93,13 @@ class DiagonalCurvature(Curvature):
 
     diagonal: Tensor
 
-    def evidence(self, expansion: Expansion) -> MovingEvidence:
-        """By weights."""
-        assert isinstance(expansion.prior.base, Tensor)
-        return separable(self.basis(expansion.prior.base, expansion.prior.groups), expansion)
-
-    def basis(self, precision: Tensor, groups: Tensor) -> BlockBasis:
-        """Each weight in units of its prior standard deviation."""
+    def evidence(self, expansion: Expansion) -> ModeEvidence:
+        """Weight by weight, each in units of its prior standard deviation."""
+        precision, groups = expansion.prior.base, expansion.prior.groups
+        assert isinstance(precision, Tensor)
         index = torch.arange(len(self.diagonal), device=self.diagonal.device)
-        return BlockBasis(self.diagonal / precision, groups, ((index, precision.rsqrt(), ()),))
+        basis = BlockBasis(self.diagonal / precision, groups, ((index, precision.rsqrt(), ()),))
+        return SeparableEvidence(expansion, basis)
 
     def covariance(
         self, prior: PriorPrecision, log_precision: Tensor, factor: Tensor, *, dtype: torch.dtype
@@ -147,46 +115,43 @@ def full(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Lik
     if table and is_plain(function.network, nn.Linear) and "weight" in function.like:
         return FullCurvature(_linear_layer(function, weights, data, likelihood))
     matrix = torch.zeros(len(weights), len(weights), dtype=torch.float64, device=weights.device)
-    for rows in _weighted_jacobians(function, weights, data, likelihood):
-        matrix += rows.mT @ rows
+    for jacobian in _weighted_jacobians(function, weights, data, likelihood):
+        matrix += jacobian.mT @ jacobian
     return FullCurvature(matrix)
 
 
 def diagonal(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> DiagonalCurvature:
-    """The diagonal of H, from what enters and leaves linear layers; by rows of the Jacobian for other networks."""
+    """The diagonal of H, from the inputs and output gradients of linear layers; by Jacobians for other networks."""
     total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
     first = data.x[:1]
-    if is_by_rows(function, weights, first) and separates(function, weights, data.x[:2]):
-        for rows in pieces(data, 8 * function(weights, first).shape[-1] * _width(function)):
-            total += _squares(function, weights, rows, likelihood)
+    if is_pointwise(function, weights, first) and separates(function, weights, data.x[:2]):
+        for part in operators.chunks(len(data), 8 * function(weights, first).shape[-1] * _width(function)):
+            total += _squares(function, weights, data.rows(part), likelihood)
         return DiagonalCurvature(total)
     for jacobian in _weighted_jacobians(function, weights, data, likelihood):
         total += jacobian.square().sum(0)
     return DiagonalCurvature(total)
 
 
-def likelihood_root(likelihood: Likelihood, f: Tensor, rows: Data) -> Tensor:
-    """R with `R R' = w Lambda` at each row, (n, k, k) in float64; rounding below zero is cut off."""
-    curvature = likelihood.curvature(f, rows.y).detach().double()
-    if rows.weights is not None:
-        curvature = curvature * rows.weights.double()[:, None, None]
+def curvature_root(likelihood: Likelihood, f: Tensor, data: Data) -> Tensor:
+    """R with `R R' = w Lambda` at each data point, (n, k, k) in float64; rounding below zero is cut off."""
+    curvature = _weighted_curvature(likelihood, f, data)
     if curvature.shape[-1] == 1:
         return curvature.clamp_min(0).sqrt()
     values, vectors = torch.linalg.eigh(curvature)
     return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
 
 
-def pieces(data: Data, row_elements: int) -> Iterator[Data]:
-    """The rows a few at a time, such that `row_elements` numbers a row stay within `CHUNK_ELEMENTS`."""
-    count = max(1, CHUNK_ELEMENTS // max(1, row_elements))
-    for start in range(0, len(data), count):
-        yield data.rows(slice(start, start + count))
+def _weighted_curvature(likelihood: Likelihood, f: Tensor, data: Data) -> Tensor:
+    """`w Lambda` at each data point, (n, k, k), float64."""
+    curvature = likelihood.curvature(f, data.y).detach().double()
+    return curvature if data.weights is None else curvature * data.weights.double()[:, None, None]
 
 
 def _weighted_jacobians(
     function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood
 ) -> Iterator[Tensor]:
-    """`R_i' J_i` for some rows of data at a time, (c * k, p) in float64, so that H is the sum of their products."""
+    """`R_i' J_i` for some data points at a time, (c * k, p) in float64, so that H is the sum of their products."""
     outputs = function(weights, data.x[:1]).shape[-1]
 
     def values(w: Tensor, x: Batch) -> tuple[Tensor, Tensor]:
@@ -194,33 +159,34 @@ def _weighted_jacobians(
         return f, f
 
     jacobians = vmap(jacrev(values, has_aux=True), in_dims=(None, 0))
-    for rows in pieces(data, 4 * outputs * function.num_weights):
+    for part in operators.chunks(len(data), 4 * outputs * function.num_weights):
+        batch = data.rows(part)
         try:
-            jacobian, f = jacobians(weights, rows.x[:])  # (c, k, p), (c, k)
+            jacobian, f = jacobians(weights, batch.x[:])  # (c, k, p), (c, k)
         except RuntimeError as error:
             raise ValueError(
-                f"torch.func cannot differentiate {type(function.network).__name__} row by row ({error}). Avoid "
+                f"torch.func cannot differentiate {type(function.network).__name__} input by input ({error}). Avoid "
                 "control flow that looks at values and in-place changes, or use `subset='last_layer'`."
             ) from error
-        root = likelihood_root(likelihood, f, rows)
+        root = curvature_root(likelihood, f, batch)
         yield torch.einsum("cij,cip->cjp", root, jacobian.double()).flatten(0, 1)
 
 
-def _squares(function: NetworkFunction, weights: Tensor, rows: Data, likelihood: Likelihood) -> Tensor:
-    """What some rows add to the diagonal of H, (p,): a gradient `s a'` squared is a square by a square."""
-    own, parts = sides(function, weights, rows.x[:]), []
-    assert own is not None
-    root = likelihood_root(likelihood, function(weights, rows.x[:]), rows)
+def _squares(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> Tensor:
+    """The share of some data points in the diagonal of H, (p,): squares of `s a'` are those of s times those of a."""
+    layers, parts = layer_gradients(function, weights, data.x[:]), []
+    assert layers is not None
+    root = curvature_root(likelihood, function(weights, data.x[:]), data)
     for name in function.like:
         layer, _, part = name.rpartition(".")
-        entered, left = own[layer]
-        squares = (root.mT @ left).square().sum(1)  # (c, a)
-        parts.append((squares.mT @ entered.square()).flatten() if part == "weight" else squares.sum(0))
+        inputs, slopes = layers[layer]
+        squares = (root.mT @ slopes).square().sum(1)  # (c, a)
+        parts.append((squares.mT @ inputs.square()).flatten() if part == "weight" else squares.sum(0))
     return torch.cat(parts)
 
 
 def _width(function: NetworkFunction) -> int:
-    """Numbers that enter and leave the layers at a row."""
+    """Numbers in the inputs and outputs of all layers at a data point."""
     return sum(sum(value.shape) for value in function.like.values())
 
 
@@ -229,13 +195,11 @@ def _linear_layer(function: NetworkFunction, weights: Tensor, data: Data, likeli
     order = kronecker_order(function)
     outputs, inputs = order.shape
     total = torch.zeros(outputs, inputs, outputs, inputs, dtype=torch.float64, device=weights.device)
-    for rows in pieces(data, 4 * outputs * inputs + outputs**2):
-        x = one_tensor(rows.x)
+    for part in operators.chunks(len(data), 4 * outputs * inputs + outputs**2):
+        batch = data.rows(part)
+        x = one_tensor(batch.x)
         features = with_one(x, inputs).double()
-        f = function(weights, x)
-        curvature = likelihood.curvature(f, rows.y).detach().double()
-        if rows.weights is not None:
-            curvature = curvature * rows.weights.double()[:, None, None]
+        curvature = _weighted_curvature(likelihood, function(weights, x), batch)
         for i in range(outputs):
             weighted = (curvature[:, i, : i + 1, None] * features[:, None, :]).flatten(1)  # (c, (i+1) * inputs)
             total[i, :, : i + 1] += (features.mT @ weighted).unflatten(-1, (i + 1, inputs))
@@ -264,12 +228,6 @@ def with_one(inputs: Tensor, width: int) -> Tensor:
     if inputs.shape[-1] == width:
         return inputs
     return torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], dim=-1)
-
-
-def separable(basis: Basis, expansion: Expansion) -> SeparableEvidence:
-    """The evidence in coordinates in which every weight is alone."""
-    start, gradient = basis.coordinates(expansion.offset), basis.dual(expansion.gradient)
-    return SeparableEvidence(expansion.log_likelihood, expansion.noise, basis, start, gradient)
 
 
 def _dense(precision: Tensor | LinearOperator) -> Tensor:

@@ -2,7 +2,7 @@
 
 A prior with precision `D^-1 (G0 (x) A0 + I) D^-1`, the posterior of earlier data, and a curvature `G1 (x) A1` make a
 sum of two products, which is no product. It is replaced by the nearest one (see `nearest_product`), so that the next
-posterior has the form of the last: what was chosen before any data, D, stays as it was, exactly.
+posterior has the form of the last. The prior scales D, chosen before any data, stay exactly as they were.
 
 References:
     Ritter, Botev, Barber. Online structured Laplace approximations for overcoming catastrophic forgetting. NeurIPS
@@ -17,10 +17,10 @@ from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.curvature.eigenbasis import BlockBasis
-from bayeskit.bnn.curvature.ggn import Curvature, Expansion, separable
-from bayeskit.bnn.curvature.linearized_evidence import LocalEvidence, Noise
+from bayeskit.bnn.curvature.ggn import Curvature
+from bayeskit.bnn.curvature.linearized_evidence import Expansion, LocalEvidence, SeparableEvidence
 from bayeskit.bnn.curvature.prior_precision import PriorPrecision
-from bayeskit.bnn.weights.layer_block_covariance import LayerBlocks
+from bayeskit.bnn.weights.layer_block_covariance import LayerBlocks, factored_blocks
 from bayeskit.bnn.weights.low_rank_update import Precision
 from bayeskit.core import operators
 
@@ -46,18 +46,17 @@ class KroneckerCurvature(Curvature):
         """By products of eigenvalues."""
         prior = expansion.prior
         if isinstance(prior.base, Tensor):
-            return separable(self.basis(prior.base, prior.groups), expansion)
-        penalty = prior.quadratics(expansion.offset).sum()
-        return ProductEvidence(expansion.log_likelihood, expansion.noise, self, prior.base, penalty)
+            return SeparableEvidence(expansion, self.basis(prior.base, prior.groups))
+        return ProductEvidence(expansion, self)
 
     def basis(self, precision: Tensor, groups: Tensor) -> BlockBasis:
         """Products of the eigenvectors of the factors, layer by layer."""
         values, numbers, blocks = [], [], []
-        for index, scale, (output, inputs) in self.added_to(precision, precision.new_ones(())):
-            (lam_g, q_g), (lam_a, q_a) = _eigh(output), _eigh(inputs)
+        for index, scale, factors in self.added_to(precision, precision.new_ones(())):
+            (lam_g, q_g), (lam_a, q_a) = map(_eigh, factors)
             values.append(torch.outer(lam_g, lam_a).flatten())
             numbers.append(groups[index])
-            blocks.append((index, scale.repeat(len(output)), (q_g, q_a)))
+            blocks.append((index, scale.repeat(len(lam_g)), (q_g, q_a)))
         return BlockBasis(torch.cat(values), torch.cat(numbers), tuple(blocks))
 
     def covariance(
@@ -65,11 +64,11 @@ class KroneckerCurvature(Curvature):
     ) -> LinearOperator:
         """Independent layers, each kept in the eigenbasis of its factors."""
         parts: list[LinearOperator | Tensor] = []
-        for index, scale, (output, inputs) in self.added_to(prior.scaled(log_precision), factor):
-            (lam_g, q_g), (lam_a, q_a) = _eigh(output), _eigh(inputs)
+        for index, scale, factors in self.added_to(prior.scaled(log_precision), factor):
+            (lam_g, q_g), (lam_a, q_a) = map(_eigh, factors)
             pieces = (q_g, lam_g, q_a, lam_a, torch.ones_like(factor))
             middle = operators.KroneckerInverse(*(piece.to(dtype) for piece in pieces))
-            parts += [middle, index, scale.repeat(len(output)).to(dtype)]
+            parts += [middle, index, scale.repeat(len(lam_g)).to(dtype)]
         return LayerBlocks(*parts)
 
     def added_to(self, precision: Tensor | Precision, factor: Tensor) -> Iterator[Layer]:
@@ -82,29 +81,27 @@ class KroneckerCurvature(Curvature):
 
 @dataclass(frozen=True, eq=False)
 class ProductEvidence(LocalEvidence):
-    """The evidence about weights that stay, under a prior of products; the nearest product moves with the noise.
+    """The evidence at fixed weights under a prior of products; the nearest product changes with the noise.
 
     Args:
-        log_likelihood: At the weights.
-        noise: Of a Gaussian likelihood, if it is learnt.
+        expansion: About the weights, with a prior of products.
         curvature: H.
-        precision: P.
-        penalty: `(w0 - m)' P (w0 - m)`.
     """
 
-    log_likelihood: Tensor
-    noise: Noise | None
+    expansion: Expansion
     curvature: KroneckerCurvature
-    precision: Precision
-    penalty: Tensor
 
-    def terms(self, log_precision: Tensor, log_noise: Tensor, *, moving: bool) -> tuple[Tensor, Tensor]:
-        """`-(w0 - m)' P (w0 - m) / 2` and `-(sum log(1 + g a) - log |D P D|) / 2` over the products' eigenvalues."""
-        assert not moving
-        layers = self.curvature.added_to(self.precision, torch.exp(-log_noise))
+    def occam(self, log_precision: Tensor, log_noise: Tensor) -> Tensor:
+        """`-(sum log(1 + g a) - log |D P D|) / 2` over the products' eigenvalues."""
+        precision = self.expansion.prior.base
+        assert isinstance(precision, Precision)
+        layers = self.curvature.added_to(precision, torch.exp(-log_noise))
         after = [torch.log1p(torch.outer(_eigvalsh(g), _eigvalsh(a))).sum() for _, _, (g, a) in layers]
-        before = [(block.shift * block.eigenvalues()).double().log().sum() for block, _, _ in _blocks(self.precision)]
-        return -0.5 * self.penalty, -0.5 * (torch.stack(after).sum() + torch.stack(before).sum())
+        before = [
+            (block.shift * block.eigenvalues()).double().log().sum()
+            for block, _, _ in factored_blocks(precision.covariance)
+        ]
+        return -0.5 * (torch.stack(after).sum() + torch.stack(before).sum())
 
 
 def nearest_product(first: Factors, second: Factors) -> Factors:
@@ -146,18 +143,13 @@ def _prior_of(precision: Tensor | Precision, index: Tensor, outputs: int, name: 
     """The scales D of a layer by input, (b,), and the factors between them if earlier data have left some."""
     if isinstance(precision, Tensor):
         return _input_scale(precision[index], outputs, name), None
-    for block, own, scale in _blocks(precision):
+    for block, own, scale in factored_blocks(precision.covariance):
         if torch.equal(own, index):
             output = (block.vectors_a * block.values_a) @ block.vectors_a.mT
             inputs = (block.vectors_g * block.values_g) @ block.vectors_g.mT
             shift = block.shift.double()  # D^-1 (G (x) A + shift I) D^-1, in units in which it is 1
             return scale[: len(inputs)].double() / shift.sqrt(), (output.double() / shift, inputs.double())
     raise ValueError(f"`prior` must have the factors of layer {name!r}, all of its weights in one block")
-
-
-def _blocks(precision: Precision) -> list[tuple[operators.KroneckerInverse, Tensor, Tensor]]:
-    assert isinstance(precision.covariance, LayerBlocks)
-    return precision.covariance.blocks  # type: ignore[return-value]
 
 
 def _eigvalsh(matrix: Tensor) -> Tensor:

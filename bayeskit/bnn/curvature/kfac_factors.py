@@ -1,14 +1,15 @@
-"""The Kronecker factors of the curvature, collected from what passes through each layer."""
+"""The Kronecker factors of the curvature, from the inputs and output gradients of each layer."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from bayeskit.bnn.curvature.ggn import kronecker_order, likelihood_root, pieces, with_one
+from bayeskit.bnn.curvature.ggn import curvature_root, kronecker_order, with_one
 from bayeskit.bnn.curvature.kfac import KroneckerCurvature
 from bayeskit.bnn.networks.functional import NetworkFunction, call, unflatten
 from bayeskit.bnn.networks.layer_hooks import passing
 from bayeskit.bnn.networks.layers import aliases, is_plain
+from bayeskit.core import operators
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data
 
@@ -16,11 +17,11 @@ from bayeskit.core.types import Data
 def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood: Likelihood) -> KroneckerCurvature:
     """`G (x) A` for each layer: `A = sum w a a'` over inputs a, `G = sum s s' / count` over the columns of `R' J`.
 
-    Exact for one linear layer whose curvature is the same at every row. A layer applied at many places (convolutions,
-    sequences) counts each place as a row of its own.
+    Exact for one linear layer whose curvature is the same at every data point. A layer applied at many places
+    (convolutions, sequences) counts each place as a data point of its own.
 
     Raises:
-        ValueError: A parameter belongs to a layer that has no such factors, or a layer mixes rows.
+        ValueError: A parameter belongs to a layer that has no such factors, or a layer mixes data points.
     """
     layers = _layers(function)
     orders = {name: kronecker_order(function, name) for name in layers}
@@ -29,18 +30,19 @@ def kronecker(function: NetworkFunction, weights: Tensor, data: Data, likelihood
     outputs = {name: torch.zeros(len(order), len(order), **options) for name, order in orders.items()}
     places = dict.fromkeys(layers, 0.0)
     params = {name: value.detach().requires_grad_() for name, value in unflatten(weights, function.like).items()}
-    for rows in pieces(data, 256 * data.x.shape[1:].numel()):
-        case_weights = torch.ones(len(rows), **options) if rows.weights is None else rows.weights.double()
+    for part in operators.chunks(len(data), 256 * data.x.shape[1:].numel()):
+        batch = data.rows(part)
+        case_weights = torch.ones(len(batch), **options) if batch.weights is None else batch.weights.double()
         with torch.enable_grad(), passing(layers) as passed:
-            f = call(function.network, params, rows.x[:])
-        _check_called(passed, len(rows))
+            f = call(function.network, params, batch.x[:])
+        _check_called(passed, len(batch))
         for name, calls in passed.items():
             for entered, _ in calls:
                 columns = with_one(_locations(layers[name], entered).double(), len(inputs[name]))  # (c, T, b)
                 inputs[name] += torch.einsum("n,nti,ntj->ij", case_weights, columns, columns)
                 places[name] += float(case_weights.sum()) * columns.shape[1]
         left = [(name, value) for name, calls in passed.items() for _, value in calls]
-        root = likelihood_root(likelihood, f.detach(), rows)  # (c, k, k), case weights included
+        root = curvature_root(likelihood, f.detach(), batch)  # (c, k, k), case weights included
         for column in root.unbind(-1):
             gradients = torch.autograd.grad(f, [value for _, value in left], column.to(f.dtype), retain_graph=True)
             for (name, _), gradient in zip(left, gradients, strict=True):
@@ -75,26 +77,26 @@ def _layers(function: NetworkFunction) -> dict[str, nn.Module]:
     return layers
 
 
-def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]], num_rows: int) -> None:
-    """Refuse a layer that is not called, as those within `nn.MultiheadAttention`, or not with an input for each row."""
-    silent = [name for name, calls in passed.items() if not calls]
-    if silent:
+def _check_called(passed: dict[str, list[tuple[Tensor, Tensor]]], num_data: int) -> None:
+    """Refuse a layer without calls, as in `nn.MultiheadAttention`, or without one input for each data point."""
+    unused = [name for name, calls in passed.items() if not calls]
+    if unused:
         raise ValueError(
-            f"`structure='kronecker'` follows what enters and leaves a layer, and the network never calls "
-            f"{silent[0]!r}: it uses the layer's weights by themselves. Leave it out by `subset=[...]`, or use "
+            f"`structure='kronecker'` needs the inputs and outputs of each layer, and the network never calls "
+            f"{unused[0]!r}: it uses the layer's weights by themselves. Leave it out by `subset=[...]`, or use "
             "structure='diagonal'."
         )
     for name, calls in passed.items():
         for entered, _ in calls:
-            if len(entered) != num_rows:
+            if len(entered) != num_data:
                 raise ValueError(
-                    f"`structure='kronecker'` needs rows kept apart inside the network, (n, ..., d); {name!r} got "
-                    f"{len(entered)} inputs for {num_rows} rows. Use structure='diagonal' or 'full'."
+                    f"`structure='kronecker'` needs layer inputs (n, ..., d), one for each data point; {name!r} got "
+                    f"{len(entered)} inputs for {num_data} data points. Use structure='diagonal' or 'full'."
                 )
 
 
 def _locations(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a layer multiplies its weight matrix with, (n, T, b): its inputs, or the patches of a convolution."""
+    """The vectors that a layer's weight matrix multiplies, (n, T, b): its inputs, or the patches of a convolution."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(len(inputs), -1, inputs.shape[-1])
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)

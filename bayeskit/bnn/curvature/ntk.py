@@ -1,8 +1,8 @@
-"""Products of a network's gradients at pairs of rows, group by group of weights: the neural tangent kernel.
+"""Products of a network's gradients at pairs of inputs, group by group of weights: the neural tangent kernel.
 
-The gradient of an output in the weights of a linear layer is `s a'`, s that in what leaves the layer and a what enters
-it, so two of them have the product `(s' s2) (a' V a2)`: rows of the Jacobian, as long as there are weights, are never
-formed. Other layers go through `operators.Linearized`.
+The gradient of an output in the weights of a linear layer is `s a'`, a the layer's input and s the gradient in the
+layer's output, so two of them have the product `(s' s2) (a' V a2)`, and rows of the Jacobian (as long as the vector of
+weights) are never formed. Other layers go through `operators.Linearized`.
 
 References:
     Jacot, Gabriel, Hongler. Neural tangent kernel: convergence and generalization in neural networks. NeurIPS 2018.
@@ -24,19 +24,19 @@ from bayeskit.core import operators
 from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params
 
-Sides = dict[str, tuple[Tensor, Tensor]]
-"""By layer what entered, (n, b), and the gradients at what left, (n, k, a)."""
+LayerGradients = dict[str, tuple[Tensor, Tensor]]
+"""By layer its inputs a, (n, b), and the gradients s of the network's outputs in the layer's output, (n, k, a)."""
 
 
 def tangent_kernels(
     function: NetworkFunction, weights: Tensor, x: Batch, covariance: LinearOperator, *, groups: Tensor, count: int
 ) -> Tensor:
-    """`J_g S J_g'` between the outputs at all rows, J_g with the columns of group g alone.
+    """`J_g S J_g'` between the outputs at all inputs, J_g with the columns of group g alone.
 
     Args:
         function: f(w, x).
         weights: Where it is linearized, (p,).
-        x: Inputs of n rows.
+        x: n inputs.
         covariance: S, (p, p); diagonal if there are several groups.
         groups: The group of each weight, (p,), the same for all of a parameter.
         count: Number of groups g.
@@ -51,13 +51,13 @@ def tangent_kernels(
     [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]
     """
     variances = shared_variances(function, covariance)
-    own = sides(function, weights, x) if variances is not None and separates(function, weights, x) else None
+    own = layer_gradients(function, weights, x) if variances is not None and separates(function, weights, x) else None
     if own is not None and variances is not None:
         return gram(own, own, variances, groups=groups, count=count)
-    if count == 1:
-        return operators.Linearized(weights, covariance, x, function=function).to_dense().double().unsqueeze(0)
-    alone = [DiagLinearOperator(covariance.diagonal() * (groups == number)) for number in range(count)]
-    return torch.stack([operators.Linearized(weights, v, x, function=function).to_dense() for v in alone]).double()
+    parts = [covariance]
+    if count > 1:
+        parts = [DiagLinearOperator(covariance.diagonal() * (groups == number)) for number in range(count)]
+    return torch.stack([operators.Linearized(weights, v, x, function=function).to_dense() for v in parts]).double()
 
 
 def shared_variances(function: NetworkFunction, covariance: LinearOperator) -> Params | None:
@@ -65,75 +65,72 @@ def shared_variances(function: NetworkFunction, covariance: LinearOperator) -> P
     if not isinstance(covariance, DiagLinearOperator):
         return None
     variances = {n: v.double() for n, v in unflatten(covariance.diagonal(), _as_double(function.like)).items()}
-    weights = [value for name, value in variances.items() if name.rpartition(".")[2] != "bias"]
-    biases = [value for name, value in variances.items() if name.rpartition(".")[2] == "bias"]
-    shared = all((value == value[:1]).all() for value in (*weights, *biases))
-    return variances if shared else None
+    return variances if all((value == value[:1]).all() for value in variances.values()) else None
 
 
-def gram(rows: Sides, columns: Sides, variances: Params, *, groups: Tensor, count: int) -> Tensor:
-    """The sum over parameters of products of what entered and left their layers, (g, n*k, m*k), float64."""
+def gram(
+    rows: LayerGradients, columns: LayerGradients, variances: Params, *, groups: Tensor | None = None, count: int = 1
+) -> Tensor:
+    """The products of the gradients at two sets of inputs, group by group of weights, (g, n*k, m*k), float64."""
     first, second = next(iter(rows.values()))[1], next(iter(columns.values()))[1]
     (n, k), m, start = first.shape[:2], len(second), 0
     total = torch.zeros(count, n, k, m, k, dtype=torch.float64, device=first.device)
     for name, value in variances.items():
         layer, _, own = name.rpartition(".")
-        (entered, left), (entered2, left2) = rows[layer], columns[layer]
-        between = (left.flatten(0, 1) @ left2.flatten(0, 1).mT).unflatten(0, (n, k)).unflatten(-1, (m, k))
-        if own == "weight":
-            between *= ((entered * value[0]) @ entered2.mT)[:, None, :, None]
-        else:
-            between *= value[0]
-        total[int(groups[start])] += between
+        (inputs, slopes), (inputs2, slopes2) = rows[layer], columns[layer]
+        between = (slopes.flatten(0, 1) @ slopes2.flatten(0, 1).mT).unflatten(0, (n, k)).unflatten(-1, (m, k))
+        between *= ((inputs * value[0]) @ inputs2.mT)[:, None, :, None] if own == "weight" else value[0]
+        total[0 if groups is None else int(groups[start])] += between
         start += value.numel()
     return total.flatten(3).flatten(1, 2)
 
 
-def blocks(rows: Sides, variances: Params) -> Tensor:
-    """The products of the gradients at each row with each other, (n, k, k), float64."""
+def pointwise_gram(rows: LayerGradients, variances: Params) -> Tensor:
+    """The products of the gradients at each input with each other, (n, k, k), float64."""
     first = next(iter(rows.values()))[1]
     total = first.new_zeros(len(first), first.shape[1], first.shape[1])
     for name, value in variances.items():
         layer, _, own = name.rpartition(".")
-        entered, left = rows[layer]
-        total += (left @ left.mT) * ((entered.square() @ value[0])[:, None, None] if own == "weight" else value[0])
+        inputs, slopes = rows[layer]
+        total += (slopes @ slopes.mT) * ((inputs.square() @ value[0])[:, None, None] if own == "weight" else value[0])
     return total
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def sides(function: NetworkFunction, weights: Tensor, x: Batch) -> Sides | None:
-    """What enters and leaves the layers of all the weights, in float64; None if one of them is not linear.
+def layer_gradients(function: NetworkFunction, weights: Tensor, x: Batch) -> LayerGradients | None:
+    """The inputs and output gradients of the layers of all the weights, in float64; None if a layer is not linear.
 
-    None as well if a layer does not run once, on one input a row. `separates` says whether these are all there is.
+    None as well if a layer does not run once, on one input for each data point. `separates` says whether the network's
+    gradient consists of these.
     """
     run = _run(function, weights, x)
-    return None if run is None else _sides(run[0], run[2])
+    return None if run is None else _layer_gradients(run[0], run[2])
 
 
-def _sides(outputs: Tensor, passed: dict[str, tuple[Tensor, Tensor]]) -> Sides:
-    left = [leaving for _, leaving in passed.values()]
-    sums = outputs.sum(0).unbind()  # a row's output depends on that row alone
-    found = [torch.autograd.grad(total, left, retain_graph=True, materialize_grads=True) for total in sums]
-    gradients = [torch.stack(values, 1) for values in zip(*found, strict=True)]
-    return {n: (entered, s) for (n, (entered, _)), s in zip(passed.items(), gradients, strict=True)}
+def _layer_gradients(outputs: Tensor, passed: dict[str, tuple[Tensor, Tensor]]) -> LayerGradients:
+    layer_outputs = [output for _, output in passed.values()]
+    sums = outputs.sum(0).unbind()  # the output at an input depends on that input alone
+    found = [torch.autograd.grad(total, layer_outputs, retain_graph=True, materialize_grads=True) for total in sums]
+    slopes = [torch.stack(values, 1) for values in zip(*found, strict=True)]
+    return {name: (inputs, s) for (name, (inputs, _)), s in zip(passed.items(), slopes, strict=True)}
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def separates(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
-    """Whether the gradient of every row's outputs is made of its `sides`, which is tried at two rows.
+    """Whether the gradient of the outputs at every input consists of its `layer_gradients`, by trial at two inputs.
 
-    It is not where a weight acts outside its own layer, where rows meet inside the network, where a hook changes what
-    leaves a layer, or where the network does not run in float64. A random combination of all outputs has the gradient
-    that its sides foretell only if each row's has.
+    It does not where a weight acts outside its own layer, where the network mixes inputs, where a hook changes a
+    layer's output, or where the network does not run in float64. For a random combination of all outputs the two
+    gradients agree only if they agree for every output.
     """
     try:
         run = _run(function, weights, x[:2])
         if run is None:
             return False
         outputs, params, passed = run
-        own = _sides(outputs, passed)
+        own = _layer_gradients(outputs, passed)
         random = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         share = random.to(outputs.device)
         found = torch.autograd.grad((share * outputs).sum(), list(params.values()), materialize_grads=True)
@@ -141,11 +138,11 @@ def separates(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
         return False
     for name, gradient in zip(params, found, strict=True):
         layer, _, part = name.rpartition(".")
-        entered, left = own[layer]
-        reaching = (share.unsqueeze(1) @ left).squeeze(1)  # (n, a)
-        foretold = reaching.mT @ entered if part == "weight" else reaching.sum(0)
+        inputs, slopes = own[layer]
+        combined = (share.unsqueeze(1) @ slopes).squeeze(1)  # (n, a)
+        expected = combined.mT @ inputs if part == "weight" else combined.sum(0)
         # Rounding of float64 sums is some 1e-13; a weight that acts elsewhere changes the first digits.
-        if not torch.allclose(gradient, foretold, rtol=1e-8, atol=1e-10 * float(gradient.abs().max())):
+        if not torch.allclose(gradient, expected, rtol=1e-8, atol=1e-10 * float(gradient.abs().max())):
             return False
     return True
 
@@ -153,7 +150,7 @@ def separates(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
 def _run(
     function: NetworkFunction, weights: Tensor, x: Batch
 ) -> tuple[Tensor, Params, dict[str, tuple[Tensor, Tensor]]] | None:
-    """Outputs (n, k), parameters, and what enters and leaves each layer, in float64; None as in `sides`."""
+    """Outputs (n, k), parameters, and each layer's inputs and outputs, float64; None as in `layer_gradients`."""
     if _linear_layers(function) is None:
         return None
     function = NetworkFunction(copy.deepcopy(function.network).double(), _as_double(function.like))
@@ -161,7 +158,7 @@ def _run(
     flat = unflatten(weights.double(), function.like)
     params = {name: value.detach().clone().requires_grad_() for name, value in flat.items()}
     if isinstance(x, Tensor) and x.is_inference():
-        x = x.clone()  # what inference mode has made takes part in no gradient
+        x = x.clone()  # tensors of inference mode take part in no gradient
     with passing(layers) as passed:
         outputs = call(function.network, params, x)
     if any(len(calls) != 1 or calls[0][0].ndim != 2 or len(calls[0][0]) != len(x) for calls in passed.values()):
@@ -169,8 +166,8 @@ def _run(
     return outputs, params, {name: calls[0] for name, calls in passed.items()}
 
 
-def is_by_rows(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
-    """Whether a row's output is a function of that row: control flow on values may look at a whole batch, unseen."""
+def is_pointwise(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
+    """Whether the output at an input depends on that input alone: control flow may depend on a whole batch."""
     try:
         vmap(lambda row: function(weights, row.unsqueeze(0)))(x[:1])
     except RuntimeError:
@@ -178,10 +175,10 @@ def is_by_rows(function: NetworkFunction, weights: Tensor, x: Batch) -> bool:
     return True
 
 
-def known_sides(values: operators.Linearized, x: Batch) -> Sides:
-    """The sides of a function that is known to have linear layers alone."""
+def known_layer_gradients(values: operators.Linearized, x: Batch) -> LayerGradients:
+    """The `layer_gradients` of a function that is known to have linear layers alone."""
     assert isinstance(values.function, NetworkFunction)
-    found = sides(values.function, values.mean, x)
+    found = layer_gradients(values.function, values.mean, x)
     assert found is not None
     return found
 

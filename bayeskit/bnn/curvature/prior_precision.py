@@ -1,4 +1,4 @@
-"""The precision of a subset's prior, with a factor for each group of weights: those of a layer, or as the user says."""
+"""The precision of the prior of some weights, with a factor for each group: those of a layer, or as the user says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core import checks, operators
 
 FULL_LIMIT = 5_000
-"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes to factorize."""
+"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes for its eigenvectors."""
 
 Setting = float | str | Mapping[str, float | str]
 """A factor, "evidence" or "bound" to learn one, or one of these for each named part of the network."""
@@ -28,7 +28,7 @@ class PriorPrecision:
         base: P0: (p,), (p, p), or a `Precision` that is never formed; float64. Only a diagonal one has several groups.
         groups: The group of each weight, (p,).
         names: Of the groups.
-        known: Whether the prior is to be taken as it is.
+        known: Whether the prior's scale is fixed.
     """
 
     base: Tensor | Precision
@@ -67,11 +67,11 @@ def prior_precision(prior: GaussianWeights, names: list[str], structure: str, se
     """The precision of the named weights given the others, and the groups whose factors are set or learnt.
 
     Args:
-        prior: Law of all the weights.
+        prior: The prior of all the weights.
         names: The chosen ones, in its order.
         structure: Of the curvature; "full" and "kernel" take priors that are not diagonal, "kronecker" one of layers
             with Kronecker factors.
-        setting: What says which weights share a factor.
+        setting: The factors; a mapping says which weights share one.
 
     Raises:
         ValueError: The setting names something else than parts of these weights, or leaves some out.
@@ -80,7 +80,7 @@ def prior_precision(prior: GaussianWeights, names: list[str], structure: str, se
     taken = structure == "kernel" or (structure == "kronecker" and has_factors(prior.covariance))
     unformed = whole and taken and not diagonal
     base = Precision(prior.covariance) if unformed else base_precision(prior, names, structure)
-    keys = [""] * len(names)  # a prior that is no one's choice has no factors
+    keys = [""] * len(names)  # a prior of known scale has no factors
     if not prior.scale_known and isinstance(setting, Mapping):
         keys = _keys(names, setting, structure)
     elif not prior.scale_known:
@@ -101,7 +101,7 @@ def base_precision(prior: GaussianWeights, names: list[str], structure: str) -> 
         raise ValueError(
             f"structure={structure!r} needs independent weights in the prior; got a "
             f"{type(prior.covariance).__name__}, the posterior of earlier data. Use structure='full', or 'diagonal' "
-            "from the first data on; 'kronecker' goes on from what it has made itself of the same `subset`."
+            "from the first data on; 'kronecker' continues from its own posterior over the same `subset`."
         )
     if len(chosen) > FULL_LIMIT:
         raise ValueError(
@@ -123,7 +123,7 @@ def start(setting: Setting, precision: PriorPrecision) -> tuple[Tensor, Tensor]:
     return torch.tensor(values, dtype=torch.float64, device=device).log(), torch.tensor(learnt, device=device)
 
 
-def settled(setting: Setting, factor: float) -> Setting:
+def with_factor(setting: Setting, factor: float) -> Setting:
     """The setting with this factor in place of every rule."""
     if isinstance(setting, Mapping):
         return {name: factor if isinstance(value, str) else value for name, value in setting.items()}
@@ -131,7 +131,7 @@ def settled(setting: Setting, factor: float) -> Setting:
 
 
 def bounded(setting: Setting) -> bool:
-    """Whether factors are learnt by the lower bound from blocks of rows."""
+    """Whether factors are learnt by the lower bound from blocks of data points."""
     return "bound" in (setting.values() if isinstance(setting, Mapping) else (setting,))
 
 

@@ -218,7 +218,7 @@ class _Problem:
             generator=self.generator,
             description="IVON",
             buffers=[*steps.memory, *self.network.buffers()],
-            own=steps,
+            second_optimizer=steps,
         )
 
     def _outputs(self, drawn: Tensor, x: Batch) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn.curvature.ntk_curvature import KERNEL_LIMIT
-from bayeskit.bnn.curvature.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision, settled
+from bayeskit.bnn.curvature.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision, with_factor
 from bayeskit.bnn.laplace_approximation.evidence_refit import Refit, refit
 from bayeskit.bnn.laplace_approximation.log_joint import STRUCTURES, Problem
 from bayeskit.bnn.laplace_approximation.subnetwork import by_parameter, most_uncertain, restricted
@@ -31,25 +31,25 @@ from bayeskit.core.types import Data
 class Laplace(Inference):
     """`N(w*, (H + P)^-1)` at the most probable weights w*: H the log-likelihood's curvature, P the prior precision.
 
-    The network is trained (as `MAP` does), then the weights of `subset` get a Gaussian law whose functions are those
-    of the network linearized about w*. H is the generalized Gauss-Newton matrix of any likelihood. The prior precision
-    and a Gaussian noise variance are chosen by the evidence, to which w* is refitted by Gauss-Newton steps on all
-    the rows, those held out for early stopping included: for the last layer this is Bayesian regression on learnt
-    features, and for a linear network it is exact.
+    The network is trained (as `MAP` does), then the weights of `subset` get a Gaussian posterior, pushed forward
+    through the network linearized about w*. H is the generalized Gauss-Newton matrix of any likelihood. The prior
+    precision and a Gaussian noise variance are chosen by the evidence, and w* is refitted to them by Gauss-Newton
+    steps on all data, validation data included: for the last layer this is Bayesian regression on learnt features,
+    and for a linear network it is exact.
 
     Args:
         subset: "last_layer", "all", names of parameters (those of a layer together for structure "kronecker"), or
-            how many single weights: those of largest marginal variance, the others staying where they are.
-        structure: "full"; "kernel", the same law by kernels between the rows (for more weights than targets);
+            how many single weights: those of largest marginal variance, the others fixed.
+        structure: "full"; "kernel", the same posterior by kernels between the data (for more weights than targets);
             "kronecker" (a product of two factors a layer); or "diagonal".
         prior_precision: A factor on the prior's precision, "evidence" to learn it (one a layer; a single one for
-            structures "full" and "kernel"), or, for the structures that drop terms, "bound": the lower bound of the
-            evidence with all terms, from blocks of rows. A mapping has one of these for each part of the network that
-            it names: parameters, layers, or "" for the rest. While the network trains, held-out rows choose a
-            factor as in `MAP`, and single weights keep that one. A prior that is the posterior of earlier data is
-            taken as it is.
+            structures "full" and "kernel"), or, for the structures that neglect terms, "bound": the lower bound of
+            the evidence with all terms, from blocks of data. A mapping has one of these for each part of the network
+            that it names: parameters, layers, or "" for the rest. While the network trains, validation data choose a
+            factor as in `MAP`, and single weights keep that one. A prior that is the posterior of earlier data has
+            no factor.
         training: Settings of the training loop; None for Adam with early stopping.
-        pretrained: No training, and the weights stay; only a linear last layer is refitted. Beyond that
+        pretrained: Skips the training and keeps the weights; only a linear last layer is refitted. Beyond that
             layer, structures "diagonal" and "kronecker" then set a Gaussian noise to the mean squared residual.
 
     References:
@@ -92,11 +92,9 @@ class Laplace(Inference):
             settings = {"structure": self.structure, "precision": precision, "movable": not self.pretrained}
             problem = Problem.build(trained, weights, names, data, **settings)
             index, setting = None, self.prior_precision
-            if isinstance(self.subset, int):  # what was chosen for being undetermined would have the evidence say zero
-                index, setting = (
-                    most_uncertain(problem, self.subset, trained.precision),
-                    settled(setting, trained.precision),
-                )
+            if isinstance(self.subset, int):  # the evidence of the least determined weights alone would be misleading
+                index = most_uncertain(problem, self.subset, trained.precision)
+                setting = with_factor(setting, trained.precision)
                 problem = restricted(problem, index)
             result = refit(problem, setting)
             posterior = _posterior(problem, result, trained.network, index)
@@ -113,7 +111,7 @@ class Laplace(Inference):
         return Fit(posterior, result.likelihood, evidence, trained.history, diagnostics)
 
     def _trained(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Trained:
-        """The network at its most probable weights, or as it came."""
+        """The network at its most probable weights, or as given."""
         if not self.pretrained:
             training = DEFAULT_TRAINING if self.training is None else self.training
             factor = self.prior_precision if isinstance(self.prior_precision, int | float) else "validation"
@@ -133,7 +131,7 @@ class Laplace(Inference):
         check_setting(self.prior_precision, self.structure)
 
     def _names(self, network: nn.Module, weights: GaussianWeights, data: Data) -> list[str]:
-        """The parameters that get a law, in the network's order."""
+        """The parameters that get a posterior, in the network's order."""
         if isinstance(self.subset, int):
             chosen = list(weights.mean)
             if self.subset > size(weights.mean):
@@ -152,19 +150,19 @@ class Laplace(Inference):
         return [name for name in weights.mean if name in chosen]
 
     def _check_size(self, weights: GaussianWeights, names: list[str], numbers: int) -> None:
-        """Refuse what would form too large a matrix, over the named weights or over so many numbers in the targets."""
+        """Refuse too large a matrix, over the named weights or over so many numbers in the targets."""
         count = self.subset if isinstance(self.subset, int) else size({name: weights.mean[name] for name in names})
         if self.structure == "full" and count > FULL_LIMIT:
             raise ValueError(
                 f"structure='full' would form a {count} x {count} matrix ({8 * count**2 / 1e9:.1f} GB in float64); the "
                 f"limit is {FULL_LIMIT} weights. Use structure='kronecker' or 'diagonal', or a smaller `subset`; with "
-                "few rows, structure='kernel'."
+                "few data, structure='kernel'."
             )
         if self.structure == "kernel" and numbers > KERNEL_LIMIT:
             raise ValueError(
-                f"structure='kernel' would form a {numbers} x {numbers} matrix over rows and outputs "
+                f"structure='kernel' would form a {numbers} x {numbers} matrix over data points and outputs "
                 f"({8 * numbers**2 / 1e9:.1f} GB in float64); the limit is {KERNEL_LIMIT}. Use structure='kronecker' "
-                "or 'diagonal', which cost the same whatever the rows."
+                "or 'diagonal', whose memory does not grow with the data."
             )
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn.curvature import ggn as curvatures
-from bayeskit.bnn.curvature.ggn import Curvature, Expansion
+from bayeskit.bnn.curvature.ggn import Curvature
 from bayeskit.bnn.curvature.kfac_factors import kronecker
-from bayeskit.bnn.curvature.linearized_evidence import Noise
+from bayeskit.bnn.curvature.linearized_evidence import Expansion, Noise
 from bayeskit.bnn.curvature.ntk_curvature import kernel
 from bayeskit.bnn.curvature.prior_precision import PriorPrecision
 from bayeskit.bnn.networks.functional import NetworkFunction, at_least_single, flatten
@@ -19,6 +19,7 @@ from bayeskit.bnn.networks.last_layer import head_of
 from bayeskit.bnn.networks.layers import is_plain
 from bayeskit.bnn.training.map_training import Trained
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
+from bayeskit.core import operators
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.gaussian import outputs
 from bayeskit.core.types import Data, Params
@@ -32,11 +33,11 @@ class Problem:
 
     Args:
         function: f(w, x), of the network, of its last layer, or of some of its weights.
-        data: Rows as that function takes them.
-        likelihood: Law of the observations, not changed.
+        data: Inputs as that function takes them, targets and case weights.
+        likelihood: Of the observations, not changed.
         center: Prior mean, (p,), float64.
         prior: The prior's precision, and whose factors may be set or learnt.
-        start: Where the weights stand after training, (p,), float64.
+        start: The weights after training, (p,), float64.
         like: The weights by their names in the network.
         structure: Of the curvature.
         linear: Whether f is linear in the weights.
@@ -108,18 +109,17 @@ class Problem:
         """The log-likelihood at these weights and its gradient (p,)."""
         flat = weights.to(self.dtype, copy=True).requires_grad_()
         value, gradient = weights.new_zeros(()), torch.zeros_like(weights)
-        for rows in self.pieces():
+        for batch in self.batches():
             with torch.enable_grad():
-                total = rows.total(likelihood.log_prob(self.function(flat, rows.x[:]), rows.y))
+                total = batch.total(likelihood.log_prob(self.function(flat, batch.x[:]), batch.y))
             gradient += torch.autograd.grad(total, flat)[0].double()
             value += total.detach().double()
         return value, gradient
 
     def log_joint(self, weights: Tensor, likelihood: Likelihood, log_precision: Tensor) -> Tensor:
-        """`log p(y | w) - (w - m)' P (w - m) / 2`."""
-        with torch.no_grad():
-            flat = weights.to(self.dtype)
-            terms = [rows.total(likelihood.log_prob(self.function(flat, rows.x[:]), rows.y)) for rows in self.pieces()]
+        """`log p(y | w) - (w - m)' P (w - m) / 2`, a differentiable function of the weights."""
+        flat = weights.to(self.dtype)
+        terms = [b.total(likelihood.log_prob(self.function(flat, b.x[:]), b.y)) for b in self.batches()]
         penalty = self.prior.quadratics(weights - self.center) @ log_precision.exp()
         return torch.stack(terms).double().sum() - 0.5 * penalty
 
@@ -127,27 +127,27 @@ class Problem:
         """Weighted sums of squared residuals by output, (k,), over what was observed (not NaN)."""
         with torch.no_grad():
             flat, parts = weights.to(self.dtype), []
-            for rows in self.pieces():
-                f = self.function(flat, rows.x[:])
-                residual = torch.where(observed(rows), outputs(rows.y, f) - f, 0.0)
-                parts.append(rows.total(residual.square().mT).double())
+            for batch in self.batches():
+                f = self.function(flat, batch.x[:])
+                residual = torch.where(observed(batch), outputs(batch.y, f) - f, 0.0)
+                parts.append(batch.total(residual.square().mT).double())
         return torch.stack(parts).sum(0)
 
     @property
     def counts(self) -> Tensor:
-        """The weighted number of rows in which each output was observed, (k,), float64."""
+        """The weighted number of observations of each output, (k,), float64."""
         return self.data.total(observed(self.data).double().mT)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type of weights on their way into the function."""
+        """The floating type in which the function takes its weights."""
         return at_least_single(next(iter(self.function.like.values())).dtype)
 
-    def pieces(self) -> Iterator[Data]:
-        """The rows a few at a time."""
-        return curvatures.pieces(self.data, 64 * self.data.x.shape[1:].numel())
+    def batches(self) -> Iterator[Data]:
+        """The data, as much at a time as fits into memory."""
+        return map(self.data.rows, operators.chunks(len(self.data), 64 * self.data.x.shape[1:].numel()))
 
 
-def observed(rows: Data) -> Tensor:
-    """Which outputs were observed (not NaN) in each row, (n, k)."""
-    return ~rows.y.isnan().reshape(len(rows), -1)
+def observed(data: Data) -> Tensor:
+    """Which outputs were observed (not NaN) at each data point, (n, k)."""
+    return ~data.y.isnan().reshape(len(data), -1)

@@ -1,4 +1,4 @@
-"""A full covariance over few weights of a network, chosen one by one, and none over the others.
+"""A full covariance over few single weights of a network, the others fixed.
 
 References:
     Daxberger, Nalisnick, Allingham, Antoran, Hernandez-Lobato. Bayesian deep learning via subnetwork inference. ICML
@@ -20,7 +20,7 @@ from bayeskit.core.types import Params
 
 @dataclass(frozen=True, eq=False)
 class SubnetworkFunction:
-    """`f(w, x)` of some of a network's weights, the others staying where they are.
+    """`f(w, x)` of some of a network's weights, the others fixed.
 
     Args:
         function: Of all p weights.
@@ -50,7 +50,7 @@ class SubnetworkFunction:
 
     @property
     def num_weights(self) -> int:
-        """Numbers in a gradient of an output, of which those of the other weights are dropped."""
+        """Length of the gradient of an output, before the entries of the fixed weights are dropped."""
         return len(self.rest)
 
     def __call__(self, weights: Tensor, x: Batch) -> Tensor:

@@ -27,7 +27,7 @@ from bayeskit.bnn.weights.weight_posterior import GaussianWeights, SampledWeight
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.optimize import Training, minimize
+from bayeskit.core.optimize import Callback, Training, minimize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
@@ -128,7 +128,7 @@ class SWAG(Inference):
             generator=generator,
             description="collecting",
             buffers=[*network.buffers(), *averager.buffers()],
-            after_epoch=lambda: averager.add(flat.detach()),
+            callbacks=[Callback(after_epoch=lambda run: averager.add(flat.detach()))],
         )
         gaussian = averager.posterior()
         return with_parameters(network, gaussian.mean), gaussian, history["loss"]

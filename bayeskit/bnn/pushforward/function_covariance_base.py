@@ -1,4 +1,4 @@
-"""What covariances of functions have in common that go through the weights where nothing cheaper is known."""
+"""Base of the covariances of a linearized network's functions that are computed in function space."""
 
 from abc import abstractmethod
 from typing import Self
@@ -11,13 +11,13 @@ from bayeskit.core import operators
 from bayeskit.core.operators.algebra import block_rule, draw_rule, half_rule, product
 
 
-class ValuesByWeights(LinearOperator):
-    """`J S J'` with entries found in the space of the functions; products, draws and halves go through the weights.
+class FunctionCovariance(LinearOperator):
+    """`J S J'` with entries computed in function space; products, draws and halves go through the weights.
 
     A subclass forms the covariance at each input (`blocks`) and the matrix (`to_dense`).
 
     Args:
-        values: The same covariance by way of the weights.
+        values: The same covariance in weight space.
     """
 
     semidefinite = True
@@ -44,15 +44,15 @@ class ValuesByWeights(LinearOperator):
 
 
 @block_rule.register
-def _(op: ValuesByWeights, k: int) -> Tensor:
+def _(op: FunctionCovariance, k: int) -> Tensor:
     return op.blocks() if k == op.values.num_outputs else block_rule.dispatch(LinearOperator)(op, k)
 
 
 @half_rule.register
-def _(op: ValuesByWeights, rhs: Tensor) -> Tensor:
+def _(op: FunctionCovariance, rhs: Tensor) -> Tensor:
     return half_rule(op.values, rhs)
 
 
 @draw_rule.register
-def _(op: ValuesByWeights, num_samples: int, generator: torch.Generator) -> Tensor:
+def _(op: FunctionCovariance, num_samples: int, generator: torch.Generator) -> Tensor:
     return draw_rule(op.values, num_samples, generator)

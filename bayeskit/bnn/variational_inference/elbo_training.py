@@ -18,7 +18,7 @@ from bayeskit.bnn.variational_inference.variational_module import Variational
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.optimize import History, Training, minimize
+from bayeskit.core.optimize import Callback, History, Training, minimize
 from bayeskit.core.posterior import SampledValues
 from bayeskit.core.types import Data
 
@@ -159,7 +159,7 @@ class Ascent:
             generator=self.generator,
             validation=None if training.patience is None else search.validation(self.score),
             buffers=self.buffers if subspace is None else [*self.buffers, subspace.count],
-            after_step=None if subspace is None else subspace.step,
+            callbacks=() if subspace is None else [Callback(after_step=lambda run: subspace.step(run.optimizer))],
         )
 
     def score(self, rows: Data) -> Tensor:

@@ -21,8 +21,8 @@ from bayeskit.core.operators.algebra import (
 class LayerBlocks(LinearOperator):
     """Independent blocks of weights: block b holds the entries `index_b` of the vector, with covariance `D_b K_b D_b`.
 
-    The blocks may have different sizes and their entries lie anywhere, as those of a layer do whose weights and biases
-    are stored apart; `D_b = diag(scale_b)` puts the prior's scales around a Kronecker-factored middle.
+    The blocks may have different sizes, and their entries need not be adjacent: a layer's weights and biases are stored
+    apart. `D_b = diag(scale_b)` holds the prior's scales around a Kronecker-factored middle.
 
     Args:
         *parts: In turn, for every block: the operator K_b (q, q), the positions index_b (q,), the scales (q,). The
@@ -97,6 +97,12 @@ def has_factors(covariance: LinearOperator) -> bool:
     return isinstance(covariance, LayerBlocks) and all(
         isinstance(block, KroneckerInverse) for block, _, _ in covariance.blocks
     )
+
+
+def factored_blocks(covariance: LinearOperator) -> list[tuple[KroneckerInverse, Tensor, Tensor]]:
+    """The blocks of layers with Kronecker factors: (operator, positions, scales)."""
+    assert has_factors(covariance)
+    return covariance.blocks  # type: ignore[union-attr, return-value]
 
 
 @solve_rule.register

@@ -35,6 +35,11 @@ class Bernoulli(Likelihood):
         checks.choice(link, name="link", options=("logit", "probit"))
         self.link = link
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether the link is the logistic function."""
+        return self.link == "logit"
+
     def num_latents(self, y: Tensor) -> int:
         """One."""
         return 1

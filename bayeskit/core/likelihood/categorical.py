@@ -32,6 +32,11 @@ class Categorical(Likelihood):
         checks.positive(num_classes, name="num_classes", integer=True)
         self.num_classes = num_classes
 
+    @property
+    def has_logits(self) -> bool:
+        """Always."""
+        return True
+
     def num_latents(self, y: Tensor) -> int:
         """One per class."""
         return self.num_classes

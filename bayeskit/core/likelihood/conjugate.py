@@ -1,12 +1,12 @@
 """Likelihoods under which a Gaussian stays a Gaussian."""
 
-import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
 from bayeskit.core.likelihood.likelihood import Likelihood
+from bayeskit.core.normals import LOG_2PI
 
 
 class Conjugate(Likelihood):
@@ -29,6 +29,8 @@ class Conjugate(Likelihood):
         (100.0, 100.0)
     """
 
+    is_conjugate = True
+
     @abstractmethod
     def observations(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """What the targets say of the latents.
@@ -48,7 +50,7 @@ class Conjugate(Likelihood):
     def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """Log N(v; mean, s) - variance / (2 s), (*b, n, k)."""
         values, noise = self._observations(y, mean)
-        return -0.5 * (((values - mean) ** 2 + variance) / noise + noise.log() + math.log(2 * math.pi))
+        return -0.5 * (((values - mean) ** 2 + variance) / noise + noise.log() + LOG_2PI)
 
     def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha = (v - mean) / s and beta = 1 / s, each (n, k)."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
@@ -42,6 +43,27 @@ class Gaussian(Conjugate):
     def noise(self) -> Tensor:
         """Noise variance, (1,) or (k,)."""
         return self.raw_noise.exp() + self.floor
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """The same as `noise`."""
+        return self.noise
+
+    @property
+    def noise_parameter(self) -> nn.Parameter:
+        """log(noise - floor)."""
+        return self.raw_noise
+
+    @property
+    def noise_floor(self) -> float:
+        """1e-6 where the noise is learned, zero where it is fixed."""
+        return self.floor
+
+    @torch.no_grad()
+    def set_noise_variance(self, value: Tensor) -> None:
+        """Set the noise in place, kept above the floor."""
+        above = (value.detach() - self.floor).clamp_min(1e-6 * self.floor)
+        self.raw_noise.copy_(above.log().expand_as(self.raw_noise))
 
     def num_latents(self, y: Tensor) -> int:
         """One per output.

@@ -1,13 +1,12 @@
 """Gaussian noise whose variance is itself a function of the input."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch import distributions as td
 
 from bayeskit.core.likelihood.gaussian import outputs
 from bayeskit.core.likelihood.likelihood import SMALLEST_PRECISION, Likelihood
+from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import MixturePredictive
 
@@ -43,7 +42,7 @@ class Heteroscedastic(Likelihood):
     def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """-(log 2 pi + E g + ((y - E f)^2 + Var f) exp(-E g + Var g / 2)) / 2, (*b, n, t)."""
         squares, precision, log_variance = self._moments(mean, variance, y)
-        return -0.5 * (squares * precision + log_variance + math.log(2 * math.pi))
+        return -0.5 * (squares * precision + log_variance + LOG_2PI)
 
     def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives of the closed form, each (n, 2 t).

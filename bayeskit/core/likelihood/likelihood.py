@@ -41,6 +41,11 @@ class Likelihood(nn.Module, ABC):
     Class attributes:
         target: What y is: "continuous" and "count" targets are (n, t) numbers, "binary" and "classes" targets (n,)
             integer codes. Only a continuous target may be standardized.
+        is_conjugate: Whether `observations` gives Gaussian observations of the latents, so that a Gaussian process
+            has a closed-form posterior.
+
+    Inference methods ask a likelihood what it can do by these and by `has_labels`, `has_logits`, `noise_variance`,
+    `noise_parameter` and `components`, not by its class.
 
     Examples:
         >>> class LaplaceNoise(Likelihood):
@@ -51,6 +56,45 @@ class Likelihood(nn.Module, ABC):
     """
 
     target: ClassVar[Target] = "continuous"
+    is_conjugate: ClassVar[bool] = False
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether y is a class label."""
+        return self.target in ("binary", "classes")
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the class probabilities are the softmax of the latents, or the logistic function of a single one."""
+        return False
+
+    @property
+    def noise_variance(self) -> Tensor | None:
+        """Variance of additive Gaussian noise, the same for all observations, (1,) or (k,); None under other noise."""
+        return None
+
+    @property
+    def noise_parameter(self) -> nn.Parameter | None:
+        """The unconstrained parameter of `noise_variance`, None where there is none; learned if it requires grad."""
+        return None
+
+    @property
+    def noise_floor(self) -> float:
+        """What a learned `noise_variance` always exceeds."""
+        return 0.0
+
+    @property
+    def components(self) -> tuple["Likelihood", ...]:
+        """The likelihoods that this one is a mixture of; none unless it is a mixture."""
+        return ()
+
+    def set_noise_variance(self, value: Tensor) -> None:
+        """Set `noise_variance` in place, without gradients, to () or to one value per output, kept above the floor."""
+        raise TypeError(f"{type(self).__name__} has no noise variance to set")
+
+    def observations(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Values v and noise variances s with v_j = f_j + N(0, s_j), if `is_conjugate`; see `Conjugate`."""
+        raise TypeError(f"{type(self).__name__} is not conjugate: it has no Gaussian observations of the latents")
 
     @abstractmethod
     def distribution(self, f: Tensor) -> td.Distribution:
@@ -233,6 +277,12 @@ class Likelihood(nn.Module, ABC):
     def gaussian_predictive(self, values: FunctionValues) -> Predictive:
         """`predictive` for Gaussian values; the place for a closed form."""
         return noise_marginals.over_gaussian(self.distribution, values)
+
+    def paired(self, values: FunctionValues) -> list[tuple[float, FunctionValues, "Likelihood"]]:
+        """The components of a mixture of functions or of likelihoods: weight, function values, likelihood."""
+        if isinstance(values, MixtureValues):
+            return [(float(w), part, self) for w, part in zip(values.weights, values.components, strict=True)]
+        return [(1.0, values, self)]
 
     def sample(self, values: FunctionValues, num_samples: int, *, generator: torch.Generator) -> Tensor:
         """Joint draws of the observations at all inputs: a draw of the function, then one of y given it.

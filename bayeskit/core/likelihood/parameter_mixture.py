@@ -38,40 +38,46 @@ class Drawn(Likelihood):
         self.register_buffer("weights", equal if weights is None else weights)
         self.target = members[0].target  # type: ignore[misc]
 
+    @property
+    def components(self) -> tuple[Likelihood, ...]:
+        """The members."""
+        return tuple(self.members)  # type: ignore[arg-type]
+
     def distribution(self, f: Tensor) -> td.Distribution:
         """The mixture of the members' laws."""
-        return _Pooled([member.distribution(f) for member in self._each], self.weights)
+        return _Pooled([member.distribution(f) for member in self.components], self.weights)
 
     def num_latents(self, y: Tensor) -> int:
         """As the members."""
-        return self._each[0].num_latents(y)
+        return self.components[0].num_latents(y)
 
     def latent_units(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """As the members."""
-        return self._each[0].latent_units(shift, scale)
+        return self.components[0].latent_units(shift, scale)
 
     def predictive(self, values: FunctionValues) -> Predictive:
         """The mixture of the members' predictives, each of its own component of a mixture of functions."""
-        parts, weights = self.paired(values)
-        return pool([member.predictive(part) for member, part in zip(self._each, parts, strict=True)], weights)
+        parts, weights = self._parts(values)
+        return pool([member.predictive(part) for member, part in zip(self.components, parts, strict=True)], weights)
 
     def sample(self, values: FunctionValues, num_samples: int, *, generator: torch.Generator) -> Tensor:
         """Joint draws of the observations: a member and its function for each draw, then y, (s, n, t)."""
-        parts, weights = self.paired(values)
+        parts, weights = self._parts(values)
         return by_component(
             generators.categorical(weights, num_samples, generator=generator),
-            lambda s, count: self._each[s].sample(parts[s], count, generator=generator),
+            lambda s, count: self.components[s].sample(parts[s], count, generator=generator),
         )
 
-    def paired(self, values: FunctionValues) -> tuple[tuple[FunctionValues, ...], Tensor]:
-        """The law of the function for each member, and their weights (s,)."""
+    def paired(self, values: FunctionValues) -> list[tuple[float, FunctionValues, Likelihood]]:
+        """Each member with its weight and its component of a mixture of functions."""
+        parts, weights = self._parts(values)
+        return [(float(w), part, member) for w, part, member in zip(weights, parts, self.components, strict=True)]
+
+    def _parts(self, values: FunctionValues) -> tuple[tuple[FunctionValues, ...], Tensor]:
+        """The function values of each member, and the weights (s,)."""
         if isinstance(values, MixtureValues) and len(values.components) == len(self.members):
             return values.components, values.weights
         return (values,) * len(self.members), self.weights
-
-    @property
-    def _each(self) -> list[Likelihood]:
-        return list(self.members)  # type: ignore[arg-type]
 
 
 class _Pooled(td.Distribution):

@@ -16,6 +16,7 @@ from bayeskit.core.operators.algebra import quadratic as quadratic
 from bayeskit.core.operators.algebra import solve as solve
 from bayeskit.core.operators.chunking import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 from bayeskit.core.operators.chunking import chunks as chunks
+from bayeskit.core.operators.chunking import pieces as pieces
 from bayeskit.core.operators.diagnostics_log import note as note
 from bayeskit.core.operators.diagnostics_log import recording as recording
 from bayeskit.core.operators.factor import Factor as Factor

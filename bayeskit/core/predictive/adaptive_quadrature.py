@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bayeskit.core.normals import LOG_2PI
+
 LogIntegrand = Callable[[Tensor], Tensor]
 """Maps latents (q, *shape) to log values (q, *shape), element by element."""
 
@@ -107,7 +109,7 @@ def mesh(log_g: LogIntegrand, mean: Tensor, variance: Tensor) -> tuple[Tensor, T
         half, center = (b - a) / 2, (a + b) / 2
         x, kronrod, _ = _rule(mean)
         u = (center.unsqueeze(1) + half.unsqueeze(1) * x).flatten(0, 1)  # (panels * 15, *shape)
-        log_weights = (half.unsqueeze(1) * kronrod).flatten(0, 1).log() - u**2 / 2 - math.log(2 * math.pi) / 2
+        log_weights = (half.unsqueeze(1) * kronrod).flatten(0, 1).log() - u**2 / 2 - LOG_2PI / 2
     return mean + std * u, log_weights
 
 

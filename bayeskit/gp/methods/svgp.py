@@ -133,7 +133,7 @@ class SVGP(ProcessInference):
                 fit = data_term(model, points(), mean, covariance, batch, form="sites")
                 return own.divergence - fit - model.log_prior()
 
-            history = minimize(loss, learnt, own=own, buffers=own.memory, **settings)
+            history = minimize(loss, learnt, second_optimizer=own, buffers=own.memory, **settings)
             reached = WhitenedGaussian.from_sites(own.sites)
         return points().detach(), reached, history
 

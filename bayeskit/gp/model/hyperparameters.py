@@ -16,6 +16,7 @@ from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIss
 
 from bayeskit.core import generators
 from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.types import History
 from bayeskit.gp.kernels import mixed_likelihood
 from bayeskit.gp.kernels.deep import network_weights, settled
 from bayeskit.gp.kernels.evaluate import mean_rows
@@ -27,8 +28,6 @@ NOISE_SPREAD = 3.0
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 M = TypeVar("M", bound=nn.Module)
-
-History = dict[str, list[float]]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from torch import Tensor
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import minimize_lbfgs
-from bayeskit.core.types import Data
+from bayeskit.core.types import Data, History
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
@@ -34,8 +34,6 @@ ITERATIONS_PER_ROUND = 8
 TOLERANCE = 1e-6
 """Natural-gradient steps end where one gains less than this share of the bound. With softmax, all that they do beyond
 that is to pull the sum of the latent functions, which no label sees, to its prior, a little each time."""
-
-History = dict[str, list[float]]
 
 
 def rows_bound(

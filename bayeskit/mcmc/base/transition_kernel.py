@@ -85,16 +85,16 @@ class AdaptiveKernel(TransitionKernel, ABC):
 
 
 class BurnIn(ABC):
-    """A burn-in between two of its steps."""
+    """A burn-in that can be run step by step, saved and resumed."""
 
     @property
     @abstractmethod
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether all steps are taken."""
 
     @property
     @abstractmethod
-    def level(self) -> float:
+    def mean_log_density(self) -> float:
         """The mean log density of the chains."""
 
     @abstractmethod
@@ -103,16 +103,16 @@ class BurnIn(ABC):
 
     @abstractmethod
     def result(self) -> tuple[AdaptiveKernel, Any]:
-        """The copy of the kernel as it is tuned by now, and the state of the chains."""
+        """A copy of the kernel with the settings tuned so far, and the state of the chains."""
 
     @property
     @abstractmethod
     def saved(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here: a nest of dicts and lists of tensors and numbers, for a file."""
+        """Everything that `restore` needs to resume: nested dicts and lists of tensors and numbers."""
 
     @abstractmethod
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Go to where `saved` was taken; the generator is put back by whoever calls this."""
+        """Return to the point at which `saved` was taken; the caller restores the generator."""
 
 
 def adapt(

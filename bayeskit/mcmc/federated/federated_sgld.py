@@ -195,7 +195,7 @@ class _Visit:
             rows = (goes == number).nonzero()[:, 0].to(total.device)
             here = {name: leaf[rows] for name, leaf in position.items()}
             value = self.federation.local(number, likelihood, here, rows % len(self.goes))
-            total = total.index_add(0, rows, value)
+            total = total.to(value.dtype).index_add(0, rows, value)  # a float64 likelihood of float32 positions
         return total
 
 

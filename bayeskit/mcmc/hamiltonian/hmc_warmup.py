@@ -1,9 +1,9 @@
-"""How Hamiltonian Monte Carlo learns its step size, its mass and its time, one trajectory after the other."""
+"""The warm-up of Hamiltonian Monte Carlo: adaptation of step size, mass matrix and trajectory length."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,154 +11,157 @@ from torch import Tensor
 from bayeskit.mcmc.base.log_density import LogDensity, ravel
 from bayeskit.mcmc.base.state_io import pack, to_device, unpack
 from bayeskit.mcmc.base.transition_kernel import BurnIn
-from bayeskit.mcmc.hamiltonian.leapfrog import Path, leapfrog
+from bayeskit.mcmc.hamiltonian.leapfrog import HMCState, PhasePoint, draw_momentum, energy, leapfrog
 from bayeskit.mcmc.hamiltonian.warmup_adaptation import LONG, DualAveraging, Window
 
-if TYPE_CHECKING:
-    from bayeskit.mcmc.hamiltonian.hmc import HMC, HMCState
-
 EARLY_STEPS = 32
-"""Leapfrog steps at most while nothing is known of the mass."""
+"""Largest number of leapfrog steps before the first estimate of the mass."""
 
 FAILED, PENALTY = 0.1, 9.0
-"""An acceptance below the first is that of a trajectory which failed, and takes the second off the mean acceptance that
-the last step size is tuned by: where one trajectory in a hundred fails, chains stick in a neck, and the step is to be
-shorter. At the target acceptance on a Gaussian none does."""
+"""A trajectory with an acceptance below FAILED counts as failed, and lowers the mean acceptance by which the final step
+size is tuned by PENALTY: if one trajectory in a hundred fails, chains stick in regions of high curvature, such as the
+neck of a funnel, and the step has to be shorter. At the target acceptance on a Gaussian none fails."""
 
-ENOUGH = 500
-"""Trajectories of all chains from which one in a hundred that fails, or draws that depend on the last, can be told."""
+MIN_TRAJECTORIES = 500
+"""Trajectories of all chains needed to detect that one in a hundred fails, or that draws are autocorrelated."""
 
-SLOW = 0.5
-"""An autocorrelation of draws beyond which a quarter of a period is too short, and trajectories last half of one."""
+MAX_AUTOCORRELATION = 0.5
+"""Lag-one autocorrelation of draws above which trajectories last half a period instead of a quarter."""
 
 
 class HMCBurnIn(BurnIn):
-    """A burn-in on its way, in parts: one to come near, windows whose draws set mass and time, one to finish.
+    """The burn-in of HMC in phases: approach, windows whose draws set mass and trajectory length, final step size.
 
-    While chains may still be far from each other each has a step size of its own: one that starts in a gorge must not
-    hold up the others, nor be left behind by them. In the last part they share one, unless each is to keep its own.
+    Until the last phase each chain has its own step size, because chains that start in regions of high curvature need
+    much shorter steps than others. In the last phase they share one, unless `per_chain`.
 
     Args:
-        settings: The kernel to tune.
-        state: Where the chains are.
+        settings: The `HMC` kernel to tune.
+        state: The state of the chains.
         log_density: Maps leaves (c, *shape) to (c,).
-        parts: Steps of the first part, of each window, and of the last part, as `tuning.windows` gives them.
+        phases: Steps of the first phase, of each window, and of the last phase, as `warmup_adaptation.windows` gives
+            them.
         generator: Source of all randomness.
     """
 
     def __init__(
         self,
-        settings: "HMC",
-        state: "HMCState",
+        settings: Any,
+        state: HMCState,
         log_density: LogDensity,
-        parts: tuple[int, list[int], int],
+        phases: tuple[int, list[int], int],
         generator: torch.Generator,
     ):
-        first, middle, last = parts
+        first, middle, last = phases
         self.settings, self.state, self.log_density, self.generator = settings, state, log_density, generator
-        self.parts, self.part, self.done = [first, *middle, last], 0, 0
+        self.phases, self.phase, self.done = [first, *middle, last], 0, 0
         self.window: Window | None = None
         self.kernel = replace(settings, max_steps=min(settings.max_steps, EARLY_STEPS))
         given = 1.0 if settings.step_size is None else settings.step_size
-        self._restart(torch.as_tensor(given, dtype=state.slope.dtype, device=state.slope.device))
-        self._close_parts()
+        self._restart(torch.as_tensor(given, dtype=state.gradient.dtype, device=state.gradient.device))
+        self._next_phase()
 
     @property
-    def over(self) -> bool:
-        """Whether all parts are through."""
-        return self.part == len(self.parts) - 1 and self.done == self.parts[-1]
+    def finished(self) -> bool:
+        """Whether all phases are completed."""
+        return self.phase == len(self.phases) - 1 and self.done == self.phases[-1]
 
     @property
-    def level(self) -> float:
+    def mean_log_density(self) -> float:
         """The mean log density of the chains."""
         return self.state.log_density.mean().item()
 
     def advance(self) -> None:
-        """One trajectory of every chain; at the end of a window the mass and the time as well."""
+        """One trajectory of every chain; at the end of a window also the update of mass and trajectory length."""
         self.kernel = replace(self.kernel, step_size=self.tuner.current)
         self.state, info = self.kernel.step(self.state, self.log_density, generator=self.generator)
         acceptance = info["acceptance"]
         if self.tuner.current.ndim == 0:
-            acceptance = cautious(acceptance) if self._telling(self.parts[-1]) else acceptance.mean()
+            enough = self._enough_trajectories(self.phases[-1])
+            acceptance = penalized_acceptance(acceptance) if enough else acceptance.mean()
         self.tuner.update(acceptance)
         if self.window is not None:
             self.window.add(ravel(self.state.position))
         self.done += 1
-        self._close_parts()
+        self._next_phase()
 
-    def result(self) -> tuple["HMC", "HMCState"]:
-        """The tuned kernel, and where the chains are."""
-        shape = {"inverse_mass": self.kernel.inverse_mass, "trajectory": self.kernel.trajectory}
-        return replace(self.settings, step_size=self.tuner.average, **shape), self.state
+    def result(self) -> tuple[Any, HMCState]:
+        """The tuned kernel, and the state of the chains."""
+        tuned = {"inverse_mass": self.kernel.inverse_mass, "trajectory": self.kernel.trajectory}
+        return replace(self.settings, step_size=self.tuner.average, **tuned), self.state
 
     @property
     def saved(self) -> dict[str, Any]:
-        """Where the chains are, what has been learnt, and the draws of the window that is open."""
+        """The state of the chains, the tuned settings, and the draws of the current window."""
         window = {} if self.window is None else {**vars(self.window), "draws": list(self.window.draws)}
         return {
             **{"kernel": pack(self.kernel), "state": pack(self.state), "tuner": dict(vars(self.tuner))},
-            **{"part": self.part, "done": self.done, "window": window},
+            **{"phase": self.phase, "done": self.done, "window": window},
         }
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Go to where `saved` was taken."""
+        """Return to the point at which `saved` was taken."""
         self.kernel, self.state = (
             unpack(blank, saved[name], device) for name, blank in (("kernel", self.settings), ("state", self.state))
         )
         vars(self.tuner).update(to_device(saved["tuner"], device))
-        self.part, self.done = saved["part"], saved["done"]
+        self.phase, self.done = saved["phase"], saved["done"]
         self._open_window()
         if self.window is not None:
             vars(self.window).update(to_device(saved["window"], device))
 
-    def _close_parts(self) -> None:
-        """Go on to the next part that has steps left, and learn from a window on leaving it."""
-        while self.part < len(self.parts) - 1 and self.done == self.parts[self.part]:
+    def _next_phase(self) -> None:
+        """Go to the next phase that has steps left, and estimate the mass at the end of a window."""
+        while self.phase < len(self.phases) - 1 and self.done == self.phases[self.phase]:
             if self.window is not None:
-                self._learn(self.window)
-            self.part, self.done = self.part + 1, 0
+                self._set_mass_and_trajectory(self.window)
+            self.phase, self.done = self.phase + 1, 0
             self._open_window()
-            if self.part == len(self.parts) - 1 and not self.settings.per_chain:
+            if self.phase == len(self.phases) - 1 and not self.settings.per_chain:
                 self.tuner = DualAveraging(self.tuner.average.log().mean().exp(), self.settings.target_acceptance)
 
     def _open_window(self) -> None:
-        inside, (chains, dimension) = 0 < self.part < len(self.parts) - 1, self.state.slope.shape
-        self.window = Window(chains, dimension, self.parts[self.part]) if inside else None
+        inside, (chains, dimension) = 0 < self.phase < len(self.phases) - 1, self.state.gradient.shape
+        self.window = Window(chains, dimension, self.phases[self.phase]) if inside else None
 
-    def _learn(self, window: Window) -> None:
-        """Set mass and time from the draws of a window."""
-        shape = window.geometry(self.kernel.inverse_mass, dense=self.settings.dense_mass)
-        slow = window.count >= LONG and self._telling(window.count) and window.autocorrelation() > SLOW
-        time = self.settings.trajectory or (math.pi if slow else math.pi / 2) * shape.stretch
+    def _set_mass_and_trajectory(self, window: Window) -> None:
+        """Set the mass and the trajectory length from the draws of a window."""
+        estimate = window.mass_estimate(self.kernel.inverse_mass, dense=self.settings.dense_mass)
+        slow = (
+            window.count >= LONG
+            and self._enough_trajectories(window.count)
+            and window.autocorrelation() > MAX_AUTOCORRELATION
+        )
+        length = self.settings.trajectory or (math.pi if slow else math.pi / 2) * estimate.largest_std
         self.kernel = replace(
-            self.settings, step_size=self.tuner.average, inverse_mass=shape.inverse_mass, trajectory=time
+            self.settings, step_size=self.tuner.average, inverse_mass=estimate.inverse_mass, trajectory=length
         )
         self._restart(self.tuner.average)
 
-    def _telling(self, num_steps: int) -> bool:
-        """Whether so many steps of all chains are enough to judge by."""
-        return num_steps * len(self.state.slope) >= ENOUGH
+    def _enough_trajectories(self, num_steps: int) -> bool:
+        return num_steps * len(self.state.gradient) >= MIN_TRAJECTORIES
 
     def _restart(self, step_size: Tensor) -> None:
-        """Start tuning each chain's step size where one step of it changes the energy by about as much as is right.
+        """Start dual averaging at the step size, for each chain, whose one-step acceptance crosses the target.
 
         References:
             Hoffman and Gelman (2014), algorithm 4.
         """
-        point = ravel(self.state.position)
-        size = step_size.expand(len(point)).clone()
+        position, inverse_mass = ravel(self.state.position), self.kernel.inverse_mass
+        size = step_size.expand(len(position)).clone()
         target, rising = self.settings.target_acceptance, None
-        path = Path(point, self.kernel.draw_momentum(point, self.generator), self.state.log_density, self.state.slope)
+        momentum = draw_momentum(position, inverse_mass, generator=self.generator)
+        start = PhasePoint(position, momentum, self.state.log_density, self.state.gradient)
         for _ in range(50):
             end = leapfrog(
                 self.log_density,
-                path,
+                start,
                 size[:, None],
                 num_steps=1,
-                inverse_mass=self.kernel.inverse_mass,
+                inverse_mass=inverse_mass,
                 like=self.state.position,
             )
-            gain = self.kernel.energy(path) - self.kernel.energy(end)
+            gain = energy(start, inverse_mass) - energy(end, inverse_mass)
             above = gain.nan_to_num(nan=-math.inf) > math.log(target)
             rising = above if rising is None else rising
             going = above == rising
@@ -168,10 +171,10 @@ class HMCBurnIn(BurnIn):
         self.tuner = DualAveraging(size, target)
 
 
-def cautious(acceptance: Tensor) -> Tensor:
-    """The mean acceptance of the chains (c,), less `PENALTY` for each that failed, at least 0.
+def penalized_acceptance(acceptance: Tensor) -> Tensor:
+    """The mean acceptance of the chains (c,), less `PENALTY` for each failed trajectory, at least 0.
 
-    >>> cautious(torch.tensor([1.0] * 99 + [0.0]))
+    >>> penalized_acceptance(torch.tensor([1.0] * 99 + [0.0]))
     tensor(0.9000)
     """
     failed = (acceptance < FAILED).to(acceptance.dtype)

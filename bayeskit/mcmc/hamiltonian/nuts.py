@@ -1,4 +1,4 @@
-"""The No-U-Turn sampler: pyro's, on any log density, one chain after the other."""
+"""The No-U-Turn sampler of pyro on any log density, one chain after the other."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from bayeskit.mcmc.base.log_density import LogDensity, Position, ravel, unravel
 from bayeskit.mcmc.base.transition_kernel import AdaptiveKernel, Info
 
 SITE = "q"
-"""What pyro calls a chain's numbers side by side."""
+"""The name of the pyro site that holds all parameters of a chain."""
 
 
 @dataclass(frozen=True, eq=False)
 class NUTSState:
-    """Where the chains are.
+    """The state of the chains.
 
     Args:
         position: Leaves (c, *shape).
@@ -30,14 +30,14 @@ class NUTSState:
 
 @dataclass(frozen=True, eq=False)
 class NUTS(AdaptiveKernel):
-    """Hamiltonian trajectories that stop when they turn back; asymptotically exact, and without settings to choose.
+    """The No-U-Turn sampler: Hamiltonian trajectories that end at a U-turn; asymptotically exact, nothing to tune.
 
     `mcmc.run` tunes each chain's step size (dual averaging to `target_acceptance`) and mass matrix in its burn-in.
-    Chains run one after the other. It is the truth that other methods are held against.
+    Chains run one after the other. It is the reference posterior of the benchmarks.
 
     Args:
         step_size: Leapfrog step of each chain, (c,) or one number; None before tuning.
-        inverse_mass: Estimated posterior variances of each chain's numbers side by side, (c, p), or covariances
+        inverse_mass: Estimated posterior variances of each chain's parameters, (c, p), or covariances
             (c, p, p) with `dense_mass`; None before tuning.
         target_acceptance: Acceptance the step size is tuned to.
         max_tree_depth: A trajectory has at most `2^max_tree_depth - 1` steps.
@@ -75,7 +75,7 @@ class NUTS(AdaptiveKernel):
     def adapt(
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
     ) -> tuple["NUTS", NUTSState]:
-        """Tune step size and mass matrix of each chain in `num_steps` steps of it."""
+        """Tune step size and mass matrix of each chain in `num_steps` steps."""
         log_density = next(densities)
         self.init(position, log_density, generator=generator)
         chains = ravel(position)  # (c, p)
@@ -123,7 +123,7 @@ class NUTS(AdaptiveKernel):
         chain_number: int = 0,
         tune_for: int | None = None,
     ) -> Any:
-        """Pyro's kernel for one chain (p,), set up to tune for some steps or with what was tuned."""
+        """Pyro's kernel for one chain (p,), set up to adapt for `tune_for` steps or with the tuned settings."""
         from pyro.infer.mcmc import NUTS as PyroNUTS
 
         def potential(place: dict[str, Tensor]) -> Tensor:
@@ -151,7 +151,7 @@ class NUTS(AdaptiveKernel):
 
 @contextmanager
 def quiet(generator: torch.Generator | None) -> Iterator[None]:
-    """Pyro imported and run without its warnings and its argument checks, drawing from `generator` if there is one."""
+    """Import and run pyro without its warnings and argument checks, with draws from `generator` if one is given."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pyro

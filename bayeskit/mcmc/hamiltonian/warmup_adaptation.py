@@ -1,4 +1,4 @@
-"""What kernels of Hamiltonian kind learn while they burn in: step sizes, masses, and how long to move."""
+"""Adaptation of step size and mass matrix in the burn-in of Hamiltonian kernels."""
 
 import math
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ import torch
 from torch import Tensor
 
 MAX_ROWS, MAX_NUMBERS = 2_000, 20_000_000
-"""Draws of a window that are looked at, in rows and in numbers altogether: enough for spreads right to some percent."""
+"""Largest number of draws of a window that are kept, in rows and in numbers: standard deviations to a few percent."""
 
 SHRINKAGE = 5.0
-"""Draws that the variances of the window before count for."""
+"""Number of draws by which the variances of the previous window are weighted."""
 
 
 class DualAveraging:
-    """Step sizes that bring an acceptance to its target, for any number of chains at once.
+    """Dual averaging of step sizes towards a target acceptance, for any number of chains at once.
 
-    With `H_t` the running mean of `target - acceptance`, `log e_t = log e_0 - sqrt(t) / gamma H_t`, and the answer is
-    the average of these with weights that forget the beginning.
+    With `H_t` the running mean of `target - acceptance`, `log e_t = log e_0 - sqrt(t) / gamma H_t`; the result is
+    their average with weights that decrease into the past.
 
     Args:
-        step_size: Where to start, (c,) or ().
-        target: The acceptance aimed at.
+        step_size: The first step size, (c,) or ().
+        target: The target acceptance.
 
     References:
-        Hoffman and Gelman (2014), The No-U-Turn sampler, equation 6 and section 3.2.1. Steps are drawn towards
-        the first one, not ten times that: a trajectory that fails costs as much as any, and a burn-in may be short.
+        Hoffman and Gelman (2014), The No-U-Turn sampler, equation 6 and section 3.2.1. Steps are shrunk towards
+        the first one, not ten times that: a rejected trajectory costs as much as any, and a burn-in may be short.
 
     Examples:
         >>> tuner = DualAveraging(torch.tensor(4.0), target=0.8)
@@ -41,7 +41,7 @@ class DualAveraging:
         self.shortfall = torch.zeros_like(step_size)
 
     def update(self, acceptance: Tensor) -> None:
-        """Learn from the acceptance probabilities that the current steps led to, shaped like them."""
+        """Update by the acceptance probabilities of the current step sizes, shaped like them."""
         self.count += 1
         self.shortfall = self.shortfall + (self.target - acceptance - self.shortfall) / (self.count + 10)
         self.log_step = self.center - self.count**0.5 / 0.05 * self.shortfall
@@ -49,28 +49,28 @@ class DualAveraging:
 
     @property
     def current(self) -> Tensor:
-        """The steps to take next."""
+        """The step sizes to use next."""
         return self.log_step.exp()
 
     @property
     def average(self) -> Tensor:
-        """The steps to keep."""
+        """The step sizes to keep after the adaptation."""
         return self.log_average.exp()
 
 
 LONG = 20
-"""Steps of a window from which it may tell how much a draw depends on the one before."""
+"""Steps of a window needed to estimate the autocorrelation of its draws."""
 
 MANY_CHAINS = 10
-"""Chains from which a window of ten steps teaches enough to be worth a new mass."""
+"""Number of chains with which a window of ten steps is enough to estimate the mass anew."""
 
 
 def windows(num_steps: int, num_chains: int = 1) -> tuple[int, list[int], int]:
-    """A burn-in in parts: steps until chains are roughly in place, windows, and steps to finish.
+    """The phases of a burn-in: steps towards the typical set, windows, and steps that tune the step size alone.
 
-    After each window the mass is set from its draws; the first and the last part tune the step size alone. The windows
-    of a few chains double (about). Those of many are short, for each widens what the next can see, up to the last one,
-    which is half of them all.
+    After each window the mass is set from its draws; the first and the last phase tune the step size alone. With few
+    chains windows double (about). With many they are short, because each improves the mass of the next, except the
+    last one, which is half of all steps.
 
     References:
         Stan Reference Manual, Hamiltonian Monte Carlo, automatic parameter tuning, for a few chains.
@@ -93,12 +93,12 @@ def windows(num_steps: int, num_chains: int = 1) -> tuple[int, list[int], int]:
 
 
 class Window:
-    """The draws of a window, as many as are worth looking at.
+    """The draws of a window, thinned to a bounded number.
 
     Args:
         num_chains: Chains c.
-        dimension: Numbers p of each.
-        num_steps: Steps that the window will have.
+        dimension: Parameters p of each.
+        num_steps: Steps of the window.
     """
 
     def __init__(self, num_chains: int, dimension: int, num_steps: int):
@@ -107,7 +107,7 @@ class Window:
         self.count, self.draws = 0, []
 
     def add(self, point: Tensor) -> None:
-        """Take in the positions (c, p) after a step."""
+        """Add the positions (c, p) after a step."""
         self.count += 1
         if self.count % self.stride == 0:
             self.draws.append(point)
@@ -118,14 +118,14 @@ class Window:
         self._sums = self._sums + torch.stack([here, here.square(), here * self._before])
         self._before = here
 
-    def geometry(self, inverse_mass: Tensor | None, *, dense: bool | None) -> "Geometry":
-        """What the draws say about the shape of the law."""
-        return Geometry.of(torch.stack(self.draws, dim=1), inverse_mass, dense=dense)
+    def mass_estimate(self, inverse_mass: Tensor | None, *, dense: bool | None) -> "MassEstimate":
+        """The mass estimated from the draws."""
+        return MassEstimate.from_draws(torch.stack(self.draws, dim=1), inverse_mass, dense=dense)
 
     def autocorrelation(self) -> float:
-        """The largest correlation of any number with itself one step before, within chains; 0 for a constant.
+        """The largest lag-one autocorrelation of any parameter, within chains; 0 for a constant.
 
-        On a Gaussian whose trajectories last a quarter of a period there is none but for rejections.
+        On a Gaussian with trajectories of a quarter of a period, only rejections make it positive.
 
         Examples:
             >>> g, slow = torch.Generator().manual_seed(0), Window(50, 1, 100)
@@ -143,55 +143,56 @@ class Window:
 
 
 MAX_DENSE = 100
-"""Numbers of a chain up to which a whole mass matrix is learnt if the draws allow."""
+"""Largest number of parameters for which a dense mass matrix is estimated if the draws are enough."""
 
 
 @dataclass(frozen=True, eq=False)
-class Geometry:
-    """The shape of a law as some draws show it.
+class MassEstimate:
+    """An inverse mass estimated from draws.
 
     Args:
         inverse_mass: Variances (p,) or covariance (p, p).
-        stretch: The largest standard deviation of any direction in units of that mass.
+        largest_std: The largest standard deviation of any direction after scaling by that mass.
     """
 
     inverse_mass: Tensor
-    stretch: float
+    largest_std: float
 
     @classmethod
-    def of(cls, draws: Tensor, before: Tensor | None, *, dense: bool | None) -> "Geometry":
-        """From draws (c, n, p) of all chains together.
+    def from_draws(cls, draws: Tensor, previous: Tensor | None, *, dense: bool | None) -> "MassEstimate":
+        """The estimate from draws (c, n, p), pooled over chains.
 
-        Variances are shrunk a little towards `before`. The covariance is taken if `dense`, or, with None, if p is at
-        most `MAX_DENSE` and there are ten draws for each of the p numbers.
+        Variances are shrunk a little towards `previous`. The covariance is taken if `dense`, or, with None, if p is at
+        most `MAX_DENSE` and there are ten draws for each of the p parameters.
         """
         chains, length, dimension = draws.shape
         number = chains * length
         deviations = draws - draws.mean((0, 1))
         rows = deviations.flatten(0, 1)
-        prior = torch.ones_like(rows[0]) if before is None else before
-        known = number / (number + SHRINKAGE)
+        prior = torch.ones_like(rows[0]) if previous is None else previous
+        weight = number / (number + SHRINKAGE)
         if dense or (dense is None and dimension <= MAX_DENSE and number >= 10 * dimension):
-            whole = prior if prior.ndim == 2 else prior.diag()
-            return cls(known * (rows.mT @ rows) / number + (1 - known) * whole, 1.0)
-        variances = known * rows.square().mean(0) + (1 - known) * (prior.diagonal() if prior.ndim == 2 else prior)
-        return cls(variances, _stretch(deviations * variances.rsqrt()))
+            covariance = prior if prior.ndim == 2 else prior.diag()
+            return cls(weight * (rows.mT @ rows) / number + (1 - weight) * covariance, 1.0)
+        variances = weight * rows.square().mean(0) + (1 - weight) * (prior.diagonal() if prior.ndim == 2 else prior)
+        return cls(variances, _largest_std(deviations * variances.rsqrt()))
 
 
-def _stretch(units: Tensor, num_iterations: int = 20) -> float:
-    """The standard deviation (at least 1) of draws (c, n, p) of unit variances along their first principal direction.
+def _largest_std(standardized: Tensor, num_iterations: int = 20) -> float:
+    """The standard deviation (at least 1) of standardized draws (c, n, p) along their first principal component.
 
-    The direction is found from one half of the draws and its variance measured on the other: with fewer draws than
-    dimensions the largest eigenvalue of all would tell of noise.
+    The component is found from one half of the draws and its variance estimated from the other: with fewer draws than
+    dimensions the largest eigenvalue of the sample correlation would be mostly noise.
     """
-    axis = 0 if units.shape[0] > 1 else 1
-    if units.shape[axis] < 2:
+    axis = 0 if standardized.shape[0] > 1 else 1
+    if standardized.shape[axis] < 2:
         return 1.0
-    half = units.shape[axis] // 2
-    halves = [part.flatten(0, 1) for part in (units.narrow(axis, 0, half), units.narrow(axis, half, half))]
+    half = standardized.shape[axis] // 2
+    parts = (standardized.narrow(axis, 0, half), standardized.narrow(axis, half, half))
+    halves = [part.flatten(0, 1) for part in parts]
     found = []
     for one, other in (halves, halves[::-1]):
-        direction = one.square().sum(-1) @ one  # a start that leans towards far-out draws
+        direction = one.square().sum(-1) @ one  # weighted towards draws of large norm
         for _ in range(num_iterations):
             direction = direction / direction.norm().clamp_min(torch.finfo(one.dtype).tiny)
             direction = (one @ direction) @ one

@@ -104,9 +104,9 @@ class Loop:
     def _burn(self, burning: BurnIn) -> None:
         """A step of a burn-in that tunes the kernel; after the last one it is tuned."""
         burning.advance()
-        self.count, self.level = self.count + 1, burning.level
+        self.count, self.level = self.count + 1, burning.mean_log_density
         tuned, self.state = burning.result()
-        if burning.over:
+        if burning.finished:
             self.kernel, self.burning = tuned, None
             self._check()
         self._remember()

@@ -1,4 +1,4 @@
-"""Rows of a table with a calibration around a method: "map+temperature", "map+conformal"."""
+"""Methods with post-hoc calibration: "map+temperature", "map+conformal"."""
 
 import numpy as np
 import pytest
@@ -38,14 +38,14 @@ def test_wrong_names(name, message):
         compare("digits-0-4", methods=[name])
 
 
-def test_a_conformal_row_has_the_scores_of_its_law_and_its_own_intervals(quick, ridge):
+def test_a_conformal_method_has_the_scores_of_its_predictive_and_its_own_intervals(quick, ridge):
     result = quick({"plain": ridge(width=0.3), "conformal": Conformal(ridge(width=0.3), confidence=0.9)})
     row, data = result.rows[1], datasets.load("diabetes")
     train, test = data.split(0)
     model = Conformal(ridge(width=0.3), confidence=0.9, random_state=0).fit(data.X[train], data.y[train])
-    law, (low, high) = model.predictive(data.X[test]), model.predict_interval(data.X[test])
+    predictive, (low, high) = model.predictive(data.X[test]), model.predict_interval(data.X[test])
     y = data.y[test]
-    assert row["nll"] == pytest.approx(metrics.negative_log_likelihood(law, y), abs=1e-9)
+    assert row["nll"] == pytest.approx(metrics.negative_log_likelihood(predictive, y), abs=1e-9)
     assert row["coverage_90"] == ((low <= y) & (y <= high)).mean()
     assert row["interval_score_90"] == pytest.approx(metrics.interval_score(low, high, y, level=0.9))
     assert result.rows[0]["coverage_90"] < 0.6 and row["coverage_90"] > 0.8
@@ -53,37 +53,39 @@ def test_a_conformal_row_has_the_scores_of_its_law_and_its_own_intervals(quick, 
     assert "distance_reason" not in row
 
 
-def test_sets_of_a_law_and_of_a_conformal_row(quick, logistic):
-    methods = {"timid": logistic(C=1e-3), "conformal": Conformal(logistic(C=1e-3), confidence=0.9)}
-    timid, conformal = quick(methods, "digits-0-4").rows
-    # probabilities near 1/5 say that nearly all classes are possible; the rows held out know better
-    assert timid["set_size_90"] > 2 * conformal["set_size_90"] and timid["set_coverage_90"] > 0.99
+def test_prediction_sets_with_and_without_conformal_calibration(quick, logistic):
+    methods = {"under_confident": logistic(C=1e-3), "conformal": Conformal(logistic(C=1e-3), confidence=0.9)}
+    under_confident, conformal = quick(methods, "digits-0-4").rows
+    # probabilities near 1/5 put nearly all classes into a set; the held-out calibration data correct that
+    assert under_confident["set_size_90"] > 2 * conformal["set_size_90"]
+    assert under_confident["set_coverage_90"] > 0.99
     assert conformal["set_coverage_90"] > 0.8
 
 
-def test_the_level_of_a_table_is_that_of_its_intervals(quick, ridge):
+def test_a_conformal_level_other_than_that_of_the_table_is_refused(quick, ridge):
     result = quick({"other": Conformal(ridge(), confidence=0.95)})
     assert "`confidence` of a Conformal must be 0.9" in result.failures[0]["reason"]
 
 
-def test_seeds_reach_every_estimator_inside(quick, ridge):
-    from bayeskit.benchmark.run.runner import _call
+def test_seeds_reach_every_nested_estimator(ridge, tmp_path):
+    from bayeskit.benchmark.run import runner
+    from bayeskit.benchmark.run.store import Store
 
-    _, copy = _call("mine", Conformal(ridge()), "regression", 7)
-    assert copy.random_state == copy.estimator.random_state == 7
+    trials = runner.pending({"mine": Conformal(ridge())}, "regression", 8, Store(tmp_path, {}), None)
+    assert trials[7].make.random_state == trials[7].make.estimator.random_state == 7
 
 
-def test_prediction_sets_of_a_law():
+def test_prediction_sets_of_a_predictive():
     from torch import tensor
 
     from bayeskit.benchmark.run.trial import LEVEL
     from bayeskit.core.predictive import CategoricalPredictive
 
     p = tensor([[0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.05, 0.92, 0.03]], dtype=float)
-    law = CategoricalPredictive(p.log(), tensor([0.0, 0.0, 0.0]))
-    assert law.prediction_set(0.85).tolist() == [[True, True, False], [True, True, True], [False, True, False]]
-    # as few as will do: without the least probable member the rest is too little
-    sets = law.prediction_set(LEVEL)
+    predictive = CategoricalPredictive(p.log(), tensor([0.0, 0.0, 0.0]))
+    assert predictive.prediction_set(0.85).tolist() == [[True, True, False], [True, True, True], [False, True, False]]
+    # every set reaches the level
+    sets = predictive.prediction_set(LEVEL)
     assert np.allclose((p * sets).sum(1) >= LEVEL, True)
 
 

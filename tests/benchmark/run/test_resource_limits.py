@@ -1,4 +1,4 @@
-"""Time and memory of a cell."""
+"""Time limit and peak memory of a trial."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ def test_the_limit_interrupts():
     assert time.perf_counter() - started < 2
 
 
-def test_code_within_the_limit_is_left_alone_and_the_timer_given_back():
+def test_code_within_the_limit_is_not_interrupted_and_the_timer_is_restored():
     before = signal.getitimer(signal.ITIMER_REAL)
     with resource_limits.seconds(30.0):
         pass
@@ -26,11 +26,11 @@ def test_code_within_the_limit_is_left_alone_and_the_timer_given_back():
         pass
 
 
-def test_the_limit_is_no_exception_that_methods_swallow():
+def test_the_limit_is_not_an_exception_that_methods_catch():
     assert not issubclass(resource_limits.TimeLimit, Exception)
 
 
-def test_peak_memory_sees_what_was_freed_again():
+def test_peak_memory_includes_freed_memory():
     row = {}
     with resource_limits.memory(row):
         block = np.ones(64 * 2**17)  # 64 MB

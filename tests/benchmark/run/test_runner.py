@@ -1,4 +1,4 @@
-"""`compare` from data to report: complete, resumable, never a silent gap."""
+"""`compare` from data to report: complete, resumable, every failure recorded."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from bayeskit import compare
 from bayeskit.benchmark.run import runner
-from bayeskit.benchmark.run.trial import Problem
+from bayeskit.benchmark.run.problem import Problem
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def quick(tmp_path):
     return call
 
 
-def test_every_cell_has_its_row_and_files(quick, ridge, tmp_path):
+def test_every_trial_has_its_row_and_files(quick, ridge, tmp_path):
     result = quick({"right": ridge(), "wide": ridge(width=5.0)})
     assert [(row["method"], row["seed"], row["status"]) for row in result.rows] == [
         (method, seed, "ok") for method in ("right", "wide") for seed in (0, 1)
@@ -56,11 +56,11 @@ def test_numbers_are_those_of_the_metrics(quick, ridge):
     result = quick({"right": ridge()}, seeds=1)
     data = datasets.load("diabetes")
     train, test = data.split(0)
-    law = ridge().fit(data.X[train], data.y[train]).predictive(data.X[test])
+    predictive = ridge().fit(data.X[train], data.y[train]).predictive(data.X[test])
     row = result.rows[0]
-    assert row["nll"] == pytest.approx(metrics.negative_log_likelihood(law, data.y[test]), abs=1e-9)
-    assert row["crps"] == pytest.approx(metrics.crps(law, data.y[test]), abs=1e-9)
-    assert row["coverage_90"] == metrics.coverage(law, data.y[test], 0.9)
+    assert row["nll"] == pytest.approx(metrics.negative_log_likelihood(predictive, data.y[test]), abs=1e-9)
+    assert row["crps"] == pytest.approx(metrics.crps(predictive, data.y[test]), abs=1e-9)
+    assert row["coverage_90"] == metrics.coverage(predictive, data.y[test], 0.9)
 
 
 def test_distances_are_standardized_wasserstein(quick, ridge):
@@ -72,12 +72,12 @@ def test_distances_are_standardized_wasserstein(quick, ridge):
     assert result.distances.loc["right", "right"] == 0
 
 
-def test_classes_with_an_ood_partner(quick, logistic):
-    result = quick({"plain": logistic(), "timid": logistic(C=1e-3)}, "digits-0-4", ood="digits-5-9")
+def test_classification_with_ood_inputs(quick, logistic):
+    result = quick({"plain": logistic(), "under_confident": logistic(C=1e-3)}, "digits-0-4", ood="digits-5-9")
     row = result.rows[0]
     assert {"accuracy", "brier", "ece", "ece_mass", "ood_auroc", "ood_aupr", "ood_fpr95"} <= row.keys()
     assert row["ood_auroc"] > 0.8
-    assert 0 < result.distances.loc["plain", "timid"] < 1
+    assert 0 < result.distances.loc["plain", "under_confident"] < 1
     assert (result.report.parent / "figures" / "ood.png").exists()
 
 
@@ -120,14 +120,14 @@ def test_changed_settings_of_a_method_are_run_again(quick, ridge):
     assert quick({"mine": ridge(width=4.0)}, seeds=1).rows[0]["nll"] > before
 
 
-def test_an_error_is_tried_again(quick, ridge):
+def test_a_trial_that_ended_in_an_error_is_run_again(quick, ridge):
     quick({"right": ridge(error=RuntimeError())}, seeds=1)
     ridge.fits = 0
     quick({"right": ridge(error=RuntimeError())}, seeds=1)
     assert ridge.fits == 1
 
 
-def test_another_question_in_the_same_folder_is_refused(quick, ridge, logistic):
+def test_another_data_set_in_the_same_folder_is_refused(quick, ridge, logistic):
     quick({"right": ridge()}, seeds=1)
     with pytest.raises(ValueError, match="give another `out`"):
         quick({"plain": logistic()}, "iris")
@@ -162,11 +162,11 @@ def test_several_targets(quick, ridge):
             return MixturePredictive(torch.distributions.Normal(mean, std))
 
         def latent(self, X):
-            raise NotImplementedError("no joint law")
+            raise NotImplementedError("no joint posterior")
 
     result = quick({"constant": Constant()}, "linnerud", seeds=1)
     assert result.rows[0]["status"] == "ok"
-    assert result.rows[0]["distance_reason"] == "NotImplementedError: no joint law"
+    assert result.rows[0]["distance_reason"] == "NotImplementedError: no joint posterior"
     assert result.distances.empty
 
 
@@ -181,13 +181,13 @@ def test_several_targets(quick, ridge):
         ({"methods": "fast", "ood": "iris"}, "10 columns"),
     ],
 )
-def test_wrong_arguments_are_answered_in_a_sentence(quick, settings, message):
+def test_messages_for_invalid_arguments(quick, settings, message):
     with pytest.raises(ValueError, match=message):
         quick(**settings)
 
 
 def test_fast_leaves_out_the_samplers():
-    fast = runner._estimators("fast", "regression")
+    fast = runner.select("fast", "regression")
     assert {"exact", "laplace", "deep_ensemble"} <= set(fast)
     assert not {"nuts", "hmc", "sgld"} & set(fast)
 
@@ -197,10 +197,10 @@ def test_registered_methods_in_worker_processes(tmp_path):
     assert [row["status"] for row in result.rows] == ["ok", "ok"]
 
 
-def test_a_worker_that_dies_costs_its_own_cell_only(ridge):
+def test_a_worker_that_dies_loses_only_its_own_trial(ridge):
     X, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20.0)
     problem = Problem("regression", X[:15], y[:15], X[15:], y[15:])
-    calls = [(("dies", 0), "", partial(os._exit, 3)), (("errs", 0), "", partial(int, "one"))]
-    rows = {r.row["method"]: r.row for r in runner._results(calls, lambda seed: problem, None, 2)}
+    trials = [runner.Trial(("dies", 0), "", partial(os._exit, 3)), runner.Trial(("errs", 0), "", partial(int, "one"))]
+    rows = {r.row["method"]: r.row for r in runner.run(trials, lambda seed: problem, None, 2)}
     assert "process died" in rows["dies"]["reason"]
     assert rows["errs"]["reason"].startswith("ValueError")

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from bayeskit import bnn
-from bayeskit.bnn.curvature.ggn import Expansion
 from bayeskit.bnn.curvature.kfac import KroneckerCurvature, nearest_product
 from bayeskit.bnn.curvature.kfac_factors import kronecker
-from bayeskit.bnn.curvature.linearized_evidence import Noise
+from bayeskit.bnn.curvature.linearized_evidence import Expansion, Noise
 from bayeskit.bnn.curvature.prior_precision import prior_precision
 from bayeskit.bnn.networks.functional import NetworkFunction, flatten
 from bayeskit.bnn.weights.layer_block_covariance import LayerBlocks
@@ -164,13 +163,13 @@ def test_the_evidence_is_that_of_the_covariances(shift, generator):
     offset, ones = torch.full_like(flat, 0.1), torch.zeros(1, dtype=torch.float64)
     noise = torch.tensor(0.7, dtype=torch.float64)
     model = curvature.evidence(Expansion(offset, offset, ones.sum(), Noise(1.0, ones.sum(), -9.0), prior))
-    fit, occam = model.terms(ones, noise, moving=False)
+    log_prior, occam = model.expansion.log_prior(ones), model.occam(ones, noise)
     dense = law.covariance.to_dense()
     after = curvature.covariance(prior, ones, (-noise).exp(), dtype=torch.float64).to_dense()
     scaled = [(index, (-noise).exp() * g, a, name) for index, g, a, name in curvature.layers]
     again = KroneckerCurvature(tuple(scaled)).covariance(prior, ones, torch.ones_like(noise), dtype=torch.float64)
     assert torch.allclose(after, again.to_dense(), atol=1e-12)
-    assert float(fit) == pytest.approx(float(-0.5 * offset @ torch.linalg.solve(dense, offset)), rel=1e-8)
+    assert float(log_prior) == pytest.approx(float(-0.5 * offset @ torch.linalg.solve(dense, offset)), rel=1e-8)
     assert float(occam) == pytest.approx(float(0.5 * (torch.logdet(after) - torch.logdet(dense))), rel=1e-8)
 
 
@@ -203,5 +202,5 @@ def test_factors_of_other_weights_are_refused_by_name(generator):
     network, (first, second) = networks("layers", generator)
     one = ALL.infer(bnn.gaussian_prior(network), Categorical(3), first, generator=generator).posterior
     for other in (bnn.Laplace("last_layer", "kronecker", training=SHORT), bnn.Laplace("all", "diagonal")):
-        with pytest.raises(ValueError, match="needs independent weights.*'kronecker' goes on from what it has made"):
+        with pytest.raises(ValueError, match="needs independent weights.*'kronecker' continues from its own posterior"):
             other.infer(one, Categorical(3), second, generator=generator)

@@ -127,5 +127,5 @@ def test_kronecker_factors_of_rows_that_meet_are_refused(generator):
     x = torch.randn(5, 4, 3, generator=generator)
     prior = bnn.gaussian_prior(seeded(Bags))
     inference = bnn.Laplace("all", "kronecker", 1.0, pretrained=True)
-    with pytest.raises(ValueError, match="needs rows kept apart.*'layer' got 20 inputs for 5 rows"):
+    with pytest.raises(ValueError, match="one for each data point; 'layer' got 20 inputs for 5 data points"):
         inference.infer(prior, Gaussian(), Data(x, x[:, 0, :2]), generator=generator)

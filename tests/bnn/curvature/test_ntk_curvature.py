@@ -10,6 +10,7 @@ from torch import nn
 
 from bayeskit import bnn
 from bayeskit.bnn.curvature import ggn, ntk_curvature
+from bayeskit.bnn.curvature.linearized_evidence import Expansion
 from bayeskit.bnn.curvature.prior_precision import PriorPrecision
 from bayeskit.bnn.networks.functional import NetworkFunction, flatten, parameters
 from bayeskit.bnn.weights import low_rank_update
@@ -81,8 +82,8 @@ def test_steps_to_the_most_probable_weights_are_the_same(name, generator):
 
 
 @every_likelihood
-@pytest.mark.parametrize("moving", [True, False])
-def test_three_coordinates_of_one_evidence(name, moving, generator):
+@pytest.mark.parametrize("at_mode", [True, False])
+def test_three_coordinates_of_one_evidence(name, at_mode, generator):
     """Weights, function, and eigenvectors where there is one group: one number at any precision and noise."""
     network, data, likelihood = case(name, generator)
     function = NetworkFunction(network, parameters(network))
@@ -96,13 +97,13 @@ def test_three_coordinates_of_one_evidence(name, moving, generator):
     )
     for names, log_precision in ((("",), torch.tensor([0.4])), (("a", "b"), torch.tensor([0.4, -0.7]))):
         prior = PriorPrecision(base, groups if len(names) > 1 else torch.zeros_like(groups), names, known=False)
-        expansion = ggn.Expansion(offset, gradient, torch.tensor(-1.0).double(), None, prior)
+        expansion = Expansion(offset, gradient, torch.tensor(-1.0).double(), None, prior)
         models = [
             ggn.full(function, flat, data, likelihood).evidence(expansion),
             ntk_curvature.kernel(function, flat, data, likelihood, prior).evidence(expansion),
         ]
         at = (log_precision.double(), noise)
-        values = [model.value(*at, moving=moving) for model in models]
+        values = [(model.value_at_mode if at_mode else model.value)(*at) for model in models]
         assert torch.allclose(values[0], values[1], atol=1e-8)
         assert torch.allclose(models[0].mode(*at), models[1].mode(*at), atol=1e-8)
 
@@ -116,9 +117,9 @@ def test_the_slope_of_the_evidence_is_its_closed_form(generator):
     prior = PriorPrecision(torch.ones(len(flat)).double(), groups, ("a", "b"), known=False)
     found = ntk_curvature.kernel(function, flat, data, likelihood, prior)
     zero = torch.zeros((), dtype=torch.float64)
-    model = found.evidence(ggn.Expansion(flat, zero, zero, None, prior))
+    model = found.evidence(Expansion(flat, zero, zero, None, prior))
     at = torch.tensor([0.4, -0.7], dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(model.value(at, zero, moving=False), at)
+    (slope,) = torch.autograd.grad(model.value(at, zero), at)
     covariance = found.covariance(prior, at.detach(), torch.ones(()).double(), dtype=torch.float64)
     spread = prior.quadratics(flat) + torch.zeros(2).double().index_add(0, groups, covariance.diagonal())
     assert torch.allclose(slope, 0.5 * (groups.bincount() - at.exp() * spread), atol=1e-8)
@@ -130,7 +131,7 @@ def conditioned_and_matrix(generator, before=None):
     flat = flatten(function.like, function.like)
     known = before or DiagLinearOperator(0.5 + torch.rand(len(flat), generator=generator, dtype=torch.float64))
     linearized = operators.Linearized(flat, known, data.x, function=function)
-    root = ggn.likelihood_root(likelihood, network(data.x).detach(), data)
+    root = ggn.curvature_root(likelihood, network(data.x).detach(), data)
     jacobian = linearized.jacobian(data.x)
     rows = torch.einsum("nab,nap->nbp", root, jacobian).flatten(0, 1)
     matrix = torch.linalg.inv(torch.linalg.inv(known.to_dense()) + rows.mT @ rows)

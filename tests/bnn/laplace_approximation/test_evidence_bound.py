@@ -1,7 +1,8 @@
-"""The evidence from blocks of rows is never above that of all rows, and is it where one block holds them all."""
+"""The evidence from blocks of data is at most that of all data, and equal to it where one block holds them all."""
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from bayeskit import bnn
 from bayeskit.bnn.curvature.prior_precision import prior_precision
 from bayeskit.bnn.laplace_approximation import evidence_bound
-from bayeskit.bnn.laplace_approximation.evidence_bound import block_evidence, occam_bound, partition
+from bayeskit.bnn.laplace_approximation.evidence_bound import Blocking, block_evidence, occam_bound
 from bayeskit.bnn.laplace_approximation.log_joint import Problem
 from bayeskit.bnn.training.map_training import Trained
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian
@@ -19,7 +20,7 @@ from ..example_networks import seeded
 
 
 def problem(generator, outputs=1, n=24, setting="bound"):
-    """Weights about which the bound is taken, with rows of their own case weights."""
+    """Weights about which the bound is taken, with case weights."""
     x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     weights = 0.5 + torch.rand(n, generator=generator, dtype=torch.float64)
     y = (x[:, 0] > 0).long() if outputs == 1 else torch.arange(n) % outputs
@@ -41,34 +42,35 @@ def exact(case, log_precision):
     return -0.5 * (torch.logdet(h + p) - torch.logdet(p))
 
 
-def bound(case, log_precision):
-    return occam_bound(case, case.start, case.likelihood, log_precision)
+def bound(case, log_precision, blocking=evidence_bound.DEFAULT_BLOCKING):
+    return occam_bound(case, case.start, case.likelihood, log_precision, blocking)
+
+
+OUTPUTS_ALONE = Blocking(fewest=10**6)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_one_block_is_the_evidence_and_smaller_ones_bound_it_from_below(outputs, generator, monkeypatch):
+def test_one_block_is_the_evidence_and_smaller_ones_bound_it_from_below(outputs, generator):
     case = problem(generator, outputs)
     log_precision = torch.tensor([0.3, -0.5], dtype=torch.float64)
     assert float(bound(case, log_precision)) == pytest.approx(float(exact(case, log_precision)), abs=1e-8)
-    monkeypatch.setattr(evidence_bound, "FEWEST_ROWS", 1)
     values = []
-    for rows in (24, 12, 6, 3, 1):  # nested partitions
-        monkeypatch.setattr(evidence_bound, "BLOCK", rows * outputs)
-        assert [len(part) for part in partition(case)] == [rows] * (24 // rows)
-        values.append(float(bound(case, log_precision)))
+    for size in (24, 12, 6, 3, 1):  # nested partitions
+        blocking = Blocking(size * outputs, fewest=1)
+        assert [len(part) for part in blocking.partition(case)] == [size] * (24 // size)
+        values.append(float(bound(case, log_precision, blocking)))
     assert values == sorted(values, reverse=True)
     assert values[1] < values[0] - 1e-3  # and not by rounding
 
 
-def test_outputs_alone_bound_the_evidence_too(generator, monkeypatch):
+def test_outputs_alone_bound_the_evidence_too(generator):
     for seed in range(20):
         case = problem(generator.manual_seed(seed), outputs=4, n=8)
         log_precision = torch.randn(2, generator=generator, dtype=torch.float64)
-        monkeypatch.setattr(evidence_bound, "FEWEST_ROWS", 10**6)
-        assert float(bound(case, log_precision)) < float(exact(case, log_precision))
+        assert float(bound(case, log_precision, OUTPUTS_ALONE)) < float(exact(case, log_precision))
 
 
-def test_outputs_with_a_head_of_their_own_and_gaussian_noise_lose_nothing_alone(generator, monkeypatch):
+def test_outputs_with_a_head_of_their_own_and_gaussian_noise_lose_nothing_alone(generator):
     """Linear outputs with independent weights: neither the kernel nor Lambda has entries between outputs."""
     x = torch.randn(10, 3, generator=generator, dtype=torch.float64)
     data = Data(x, torch.randn(10, 2, generator=generator, dtype=torch.float64))
@@ -84,53 +86,46 @@ def test_outputs_with_a_head_of_their_own_and_gaussian_noise_lose_nothing_alone(
         structure="diagonal",
         precision=prior_precision(prior, list(params), "diagonal", "bound"),
     )
-    monkeypatch.setattr(evidence_bound, "FEWEST_ROWS", 10**6)
     zero = torch.zeros(1, dtype=torch.float64)
-    assert float(bound(case, zero)) == pytest.approx(float(exact(case, zero)), abs=1e-8)
+    assert float(bound(case, zero, OUTPUTS_ALONE)) == pytest.approx(float(exact(case, zero)), abs=1e-8)
 
 
 def test_one_random_block_scaled_is_unbiased_for_the_average_bound(generator):
-    """All ways to cut 6 rows into two blocks of 3: each block is as likely, so its double averages to the bound's."""
+    """All ways to cut 6 data points into two blocks of 3: twice one block averages to the average bound."""
     case = problem(generator, n=6)
     log_precision = torch.tensor([0.3, -0.5], dtype=torch.float64)
     single, both = [], []
 
-    def part(rows):
-        (block,) = evidence_bound._blocks(case, case.start, case.likelihood, [torch.tensor(rows)])
-        return float(evidence_bound._occam(block, log_precision, torch.zeros(()).double()))
+    def part(points):
+        rest = replace(case, data=case.data.rows(torch.tensor(points)))
+        return float(bound(rest, log_precision))
 
-    for rows in itertools.combinations(range(6), 3):
-        single.append(2 * part(rows))
-        both.append(part(rows) + part(sorted(set(range(6)) - set(rows))))
+    for points in itertools.combinations(range(6), 3):
+        single.append(2 * part(points))
+        both.append(part(points) + part(sorted(set(range(6)) - set(points))))
     assert math.fsum(single) / len(single) == pytest.approx(math.fsum(both) / len(both), abs=1e-10)
     assert max(both) < float(exact(case, log_precision))
 
 
 def test_some_of_the_blocks_are_scaled_to_all(generator, monkeypatch):
-    case = problem(generator)
-    monkeypatch.setattr(evidence_bound, "BLOCK", 4)
-    monkeypatch.setattr(evidence_bound, "FEWEST_ROWS", 1)
+    case, blocking = problem(generator), Blocking(4, fewest=1)
     log_precision, zero = torch.tensor([0.3, -0.5], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     expansion = case.expansion(case.start, case.likelihood, None)
-    whole = block_evidence(case, case.start, case.likelihood, expansion)
+    whole = block_evidence(case, case.start, case.likelihood, expansion, blocking)
     assert len(whole.blocks) == 6 and whole.scale == 1
-    _, occam = whole.terms(log_precision, zero, moving=False)
-    assert float(occam) == pytest.approx(float(bound(case, log_precision)), abs=1e-10)
-    difference = whole.value(log_precision, zero, moving=False) - case.log_joint(
-        case.start, case.likelihood, log_precision
-    )
+    occam = whole.occam(log_precision, zero)
+    assert float(occam) == pytest.approx(float(bound(case, log_precision, blocking)), abs=1e-10)
+    difference = whole.value(log_precision, zero) - case.log_joint(case.start, case.likelihood, log_precision)
     assert float(difference) == pytest.approx(float(occam), abs=1e-10)
     monkeypatch.setattr("bayeskit.core.operators.CHUNK_ELEMENTS", 2 * 3 * 16)
-    some = block_evidence(case, case.start, case.likelihood, expansion)
+    some = block_evidence(case, case.start, case.likelihood, expansion, blocking)
     assert len(some.blocks) == 3 and some.scale == 2
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
-def test_laplace_learns_by_the_bound(structure, generator, monkeypatch):
+def test_laplace_learns_by_the_bound(structure, generator):
     """The bound at the learnt factors is a maximum of it, and below the evidence there."""
-    monkeypatch.setattr(evidence_bound, "BLOCK", 10)
-    monkeypatch.setattr(evidence_bound, "FEWEST_ROWS", 1)
-    case = problem(generator)
+    case = problem(generator, n=600)  # two blocks
     network = seeded(lambda: bnn.MLP(3, 1, hidden=(4,), dtype=torch.float64))
     prior = bnn.gaussian_prior(network)
 

@@ -8,8 +8,8 @@ from linear_operator import LinearOperator
 from linear_operator.operators import RootLinearOperator
 
 from bayeskit import BNNRegressor, bnn, load, registry, save
-from bayeskit.bnn.pushforward.kfac_function_covariance import DiagonalValues, KroneckerValues
-from bayeskit.bnn.pushforward.low_rank_function_covariance import ConditionedValues
+from bayeskit.bnn.pushforward.kfac_function_covariance import DiagonalFunctionCovariance, KroneckerFunctionCovariance
+from bayeskit.bnn.pushforward.low_rank_function_covariance import ConditionedFunctionCovariance
 from bayeskit.core import operators
 from bayeskit.core.likelihood import Categorical, Gaussian
 from bayeskit.core.optimize import Training
@@ -17,7 +17,11 @@ from bayeskit.core.types import Data
 
 from ..example_networks import Convolutional, images, seeded
 
-KINDS = {"kernel": ConditionedValues, "kronecker": KroneckerValues, "diagonal": DiagonalValues}
+KINDS = {
+    "kernel": ConditionedFunctionCovariance,
+    "kronecker": KroneckerFunctionCovariance,
+    "diagonal": DiagonalFunctionCovariance,
+}
 
 
 def case(generator, outputs, dtype=torch.float64, factor=2.0, structure="kernel"):

@@ -9,13 +9,15 @@ from torch import distributions as td
 from bayeskit.core.likelihood import (
     Bernoulli,
     Categorical,
+    Dirichlet,
+    Drawn,
     Gaussian,
     Heteroscedastic,
     Likelihood,
     Poisson,
     StudentT,
 )
-from bayeskit.core.posterior import SampledValues
+from bayeskit.core.posterior import MixtureValues, SampledValues
 
 from .likelihoods import LaplaceNoise, Ordinal, Softmax, Waiting, draw_case, values
 
@@ -252,3 +254,40 @@ def test_predictives_differentiate_through_the_values():
         law = likelihood.predictive(values(mean, variance))
         (slope,) = torch.autograd.grad(law.log_prob(y).sum(), mean)
         assert slope.isfinite().all() and slope.abs().max() > 0
+
+
+def test_capabilities_of_each_likelihood():
+    noise = {type(one).__name__: one.noise_variance for one in LIKELIHOODS}
+    assert [name for name, variance in noise.items() if variance is not None] == ["Gaussian"]
+    assert {type(one).__name__ for one in LIKELIHOODS if one.has_labels} == {
+        "Bernoulli",
+        "Categorical",
+        "Ordinal",
+        "Softmax",
+    }
+    assert Bernoulli().has_logits and Categorical(3).has_logits
+    assert not (Bernoulli("probit").has_logits or Dirichlet(3).has_logits or Gaussian().has_logits)
+    assert Gaussian().is_conjugate and Dirichlet(3).is_conjugate and not StudentT().is_conjugate
+    with pytest.raises(TypeError, match="StudentT is not conjugate"):
+        StudentT().observations(torch.zeros(1, 1))
+    with pytest.raises(TypeError, match="StudentT has no noise variance"):
+        StudentT().set_noise_variance(torch.tensor(1.0))
+
+
+def test_noise_variance_is_set_above_its_floor():
+    likelihood = Gaussian([0.1, 0.2])
+    likelihood.set_noise_variance(torch.tensor([0.5, 0.0], dtype=DOUBLE))
+    torch.testing.assert_close(likelihood.noise_variance[0], torch.tensor(0.5, dtype=DOUBLE), rtol=1e-14, atol=0)
+    assert likelihood.noise_floor < likelihood.noise_variance[1] < 1.001 * likelihood.noise_floor
+    assert likelihood.noise_parameter is likelihood.raw_noise and likelihood.raw_noise.requires_grad
+
+
+def test_a_mixture_of_likelihoods_pairs_members_with_components_of_the_function():
+    mean, variance = torch.zeros(2, 1, dtype=DOUBLE), torch.ones(2, 1, dtype=DOUBLE)
+    one, two = values(mean, variance), values(mean + 1, variance)
+    weights = torch.tensor([0.25, 0.75], dtype=DOUBLE)
+    drawn = Drawn([Gaussian(0.1), Gaussian(0.2)], weights)
+    assert drawn.components == tuple(drawn.members) and Gaussian().components == ()
+    assert [(w, f) for w, f, _ in drawn.paired(one)] == [(0.25, one), (0.75, one)]
+    assert [f for _, f, _ in drawn.paired(MixtureValues((one, two), weights))] == [one, two]
+    assert [(w, f) for w, f, _ in Gaussian().paired(MixtureValues((one, two), weights))] == [(0.25, one), (0.75, two)]

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from bayeskit.core.operators import chunking
 
@@ -17,3 +18,12 @@ def test_the_smaller_budget_and_what_fits(monkeypatch):
     assert len(list(chunking.chunks(10, 1))) == 1
     assert len(list(chunking.chunks(10, 1, cached=True))) == 5
     assert chunking.fits(10) and not chunking.fits(11)
+
+
+def test_pieces_cut_one_axis_and_keep_an_empty_input(monkeypatch):
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 4)
+    x = torch.arange(20.0).reshape(2, 5, 2)
+    found = list(chunking.pieces(x, 2, dim=-2))
+    assert [piece.shape[-2] for piece in found] == [2, 2, 1] and torch.equal(torch.cat(found, -2), x)
+    assert [len(piece) for piece in chunking.pieces(torch.zeros(5, 3), 2, elements=6)] == [3, 2]
+    assert [piece.shape for piece in chunking.pieces(torch.zeros(0, 3), 2)] == [(0, 3)]

@@ -28,7 +28,8 @@ def training(model, z, rows, own, **settings):
     def loss(batch):
         return own.divergence - data_term(model, z, own.mean, own.covariance, batch, form="sites")
 
-    minimize(loss, [torch.zeros(1, requires_grad=True)], rows, Training(**settings), generator=generator(), own=own)
+    nothing = [torch.zeros(1, requires_grad=True)]
+    minimize(loss, nothing, rows, Training(**settings), generator=generator(), second_optimizer=own)
 
 
 @pytest.mark.parametrize("k", [1, 2])

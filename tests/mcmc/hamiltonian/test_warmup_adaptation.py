@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from bayeskit.mcmc.hamiltonian.warmup_adaptation import DualAveraging, Geometry, Window, windows
+from bayeskit.mcmc.hamiltonian.warmup_adaptation import DualAveraging, MassEstimate, Window, windows
 
 
 def test_dual_averaging_finds_the_root_for_every_chain():
@@ -36,13 +36,13 @@ def test_geometry_of_many_draws(generator):
     root = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 50.0]], dtype=torch.float64)
     draws = torch.randn(50, 400, 3, generator=generator, dtype=torch.float64) @ root.mT + 7
     covariance = root @ root.mT
-    whole, diagonal = (Geometry.of(draws, None, dense=dense) for dense in (None, False))
+    whole, diagonal = (MassEstimate.from_draws(draws, None, dense=dense) for dense in (None, False))
     # 20,000 draws: relative standard error 1 % of a variance; the start counts for 5 draws.
     scale = (covariance.diagonal()[:, None] * covariance.diagonal()).sqrt()
-    assert ((whole.inverse_mass - covariance).abs() / scale < 0.04).all() and whole.stretch == 1
+    assert ((whole.inverse_mass - covariance).abs() / scale < 0.04).all() and whole.largest_std == 1
     assert torch.allclose(diagonal.inverse_mass, covariance.diagonal(), rtol=0.04)
     correlation = 0.9 / 0.82**0.5
-    assert diagonal.stretch == pytest.approx((1 + correlation) ** 0.5, rel=0.03)
+    assert diagonal.largest_std == pytest.approx((1 + correlation) ** 0.5, rel=0.03)
 
 
 def test_correlations_survive_short_windows(generator):
@@ -51,7 +51,7 @@ def test_correlations_survive_short_windows(generator):
     known = None
     for _ in range(6):
         draws = torch.randn(20, 10, 2, generator=generator, dtype=torch.float64) @ root.mT
-        known = Geometry.of(draws, known, dense=True).inverse_mass
+        known = MassEstimate.from_draws(draws, known, dense=True).inverse_mass
     white = torch.linalg.solve(root, torch.linalg.solve(root, known).mT)
     assert (torch.linalg.eigvalsh(white) - 1).abs().max() < 0.4  # 200 draws: relative standard error 10 %
 
@@ -59,10 +59,10 @@ def test_correlations_survive_short_windows(generator):
 def test_few_draws_of_many_numbers_do_not_stretch(generator):
     # The largest eigenvalue of 40 draws of 1,000 independent numbers is about (1 + sqrt(25))^2 = 36.
     draws = torch.randn(4, 10, 1000, generator=generator, dtype=torch.float64)
-    found = Geometry.of(draws, None, dense=None)
-    assert found.inverse_mass.shape == (1000,) and found.stretch < 1.2
+    found = MassEstimate.from_draws(draws, None, dense=None)
+    assert found.inverse_mass.shape == (1000,) and found.largest_std < 1.2
 
 
 def test_one_draw_of_one_chain_is_not_enough_to_learn_from():
-    found = Geometry.of(torch.ones(1, 1, 3), torch.tensor([1.0, 4.0, 9.0]), dense=None)
-    assert found.stretch == 1 and torch.allclose(found.inverse_mass, torch.tensor([1.0, 4.0, 9.0]) * 5 / 6)
+    found = MassEstimate.from_draws(torch.ones(1, 1, 3), torch.tensor([1.0, 4.0, 9.0]), dense=None)
+    assert found.largest_std == 1 and torch.allclose(found.inverse_mass, torch.tensor([1.0, 4.0, 9.0]) * 5 / 6)

@@ -1,16 +1,15 @@
-"""What a comparison found: rows, summary with its uncertainty, ties, distances, table, report."""
+"""Results of a comparison: scores of every trial, means with standard errors, significance tests and distances."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayeskit.benchmark.data.datasets import Task
 from bayeskit.benchmark.run import posterior_distances
-from bayeskit.benchmark.run.metric_definitions import NLL, Measure, measures
+from bayeskit.benchmark.run.metric_definitions import NLL, Metric, table_metrics
 from bayeskit.benchmark.run.store import Store
 
 if TYPE_CHECKING:
@@ -19,32 +18,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """One measure of one method over the seeds that finished.
+    """One metric of one method over the seeds that finished.
 
     Args:
         mean: Mean over seeds.
         error: Standard error of the mean over seeds, NaN with one seed.
         best: No other complete method has a better mean.
-        tied: Not the best, but not told apart from it at the 5 % level.
+        not_significant: Not the best, and not significantly different from it at the 5 % level.
     """
 
     mean: float
     error: float
     best: bool = False
-    tied: bool = False
+    not_significant: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """The answer to one question put to several methods.
+class Results:
+    """Scores of several methods on one data set over seeds, and the statistics computed from them.
 
     Args:
         name: Of the data.
         task: "regression" or "classification".
-        methods: Names, in the order asked.
-        seeds: Seeds asked.
+        methods: Names, in the order given.
+        seeds: Seeds given.
         store: The folder with the rows and arrays.
-        ood: Name of the out-of-distribution partner, or None.
+        ood: Name of the out-of-distribution data, or None.
         notes: Sentences on how the data were read and prepared.
         baseline: By seed, the NLL of a prediction that ignores the inputs; see `bayeskit.benchmark.run.baseline`.
     """
@@ -60,7 +59,7 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """One row a cell, seeds within methods; cells that were never run are absent."""
+        """One row for each trial that was run, seeds within methods."""
         keys = [(method, seed) for method in self.methods for seed in self.seeds]
         return [self.store.rows[key] for key in keys if key in self.store.rows]
 
@@ -72,13 +71,13 @@ class Comparison:
         return pd.DataFrame(self.rows)
 
     @property
-    def measures(self) -> tuple[Measure, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """The columns of the table."""
-        return measures(self.task, ood=self.ood is not None)
+        return table_metrics(self.task, ood=self.ood is not None)
 
     @cached_property
     def failures(self) -> list[dict[str, Any]]:
-        """The rows of cells that ended in an error or at the time limit."""
+        """The rows of trials that ended in an error or at the time limit."""
         return [row for row in self.rows if row["status"] != "ok"]
 
     def done(self, method: str) -> list[dict[str, Any]]:
@@ -92,27 +91,23 @@ class Comparison:
 
     @cached_property
     def summary(self) -> Mapping[str, Mapping[str, Summary]]:
-        """`summary[method][measure.key]`, for methods with at least one finished seed, the best likelihood first."""
+        """`summary[method][metric.key]`, for methods with at least one finished seed, sorted by NLL."""
         table: dict[str, dict[str, Summary]] = {method: {} for method in self.methods if self.done(method)}
-        for measure in self.measures:
-            values = {method: self._values(method, measure) for method in table}
-            best = self._best(values, measure)
+        for metric in self.metrics:
+            values = {method: self._values(method, metric) for method in table}
+            best = self._best(values, metric)
             for method, v in values.items():
                 error = float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else float("nan")
-                tied = (
-                    best is not None
-                    and method in self.complete
-                    and method != best
-                    and self._tied(best, method, measure)
-                )
+                compared = best is not None and method in self.complete and method != best
                 mean = float(v.mean()) if len(v) else float("nan")
-                table[method][measure.key] = Summary(mean, error, method == best, tied)
+                not_significant = compared and self._not_significant(best, method, metric)
+                table[method][metric.key] = Summary(mean, error, method == best, not_significant)
         order = sorted(table, key=lambda m: (m not in self.complete, table[m][NLL.key].mean))
         return {method: table[method] for method in order}
 
     @cached_property
     def distances(self) -> "pd.DataFrame":
-        """How far the methods' beliefs lie from each other, averaged over seeds; see `posterior_distances`."""
+        """Distances between the methods' posteriors, averaged over seeds; see `posterior_distances`."""
         import pandas as pd
 
         names, matrix = self.distance_matrix
@@ -124,74 +119,55 @@ class Comparison:
         stored = {m: [self.store.arrays((m, s)) for s in self.seeds] for m in self.complete}
         return posterior_distances.pairwise(stored, self.task)
 
-    @property
-    def report(self) -> Path:
-        """The path of `report.html`."""
-        return self.store.folder / "report.html"
-
-    def to_markdown(self) -> str:
-        """The table: mean and standard error over seeds, best in bold, ties marked, and what the marks mean."""
-        from bayeskit.benchmark.report import result_tables
-
-        return result_tables.markdown(self)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def _repr_html_(self) -> str:
-        from bayeskit.benchmark.report import result_tables
-
-        return result_tables.html(self)
-
-    def _values(self, method: str, measure: Measure) -> np.ndarray:
-        found = [row.get(measure.key) for row in self.done(method)]
+    def _values(self, method: str, metric: Metric) -> np.ndarray:
+        found = [row.get(metric.key) for row in self.done(method)]
         return np.array([value for value in found if value is not None], dtype=float)
 
-    def _losses(self, method: str, measure: Measure) -> np.ndarray:
-        return np.array([measure.loss(value) for value in self._values(method, measure)])
+    def _losses(self, method: str, metric: Metric) -> np.ndarray:
+        return np.array([metric.loss(value) for value in self._values(method, metric)])
 
-    def _tied(self, best: str, method: str, measure: Measure) -> bool:
-        losses = self._losses(best, measure), self._losses(method, measure)
-        return measure.quality and len(self.seeds) > 1 and not told_apart(*losses, self._ratio)
+    def _not_significant(self, best: str, method: str, metric: Metric) -> bool:
+        losses = self._losses(best, metric), self._losses(method, metric)
+        return metric.quality and len(self.seeds) > 1 and not significantly_different(*losses, self._ratio)
 
-    def _best(self, values: Mapping[str, np.ndarray], measure: Measure) -> str | None:
-        means = {m: measure.loss(float(values[m].mean())) for m in self.complete if len(values[m])}
+    def _best(self, values: Mapping[str, np.ndarray], metric: Metric) -> str | None:
+        means = {m: metric.loss(float(values[m].mean())) for m in self.complete if len(values[m])}
         means = {m: loss for m, loss in means.items() if np.isfinite(loss)}
         return min(means, key=lambda m: means[m]) if len(means) > 1 else None
 
     @property
     def _ratio(self) -> float:
-        """Test rows for each training row."""
+        """Number of test points over number of training points."""
         row = next(row for row in self.rows if row["status"] == "ok")
         return row["num_test"] / row["num_train"]
 
 
-def told_apart(first: np.ndarray, second: np.ndarray, ratio: float, *, level: float = 0.05) -> bool:
-    """Whether two methods' losses, paired by seed, differ by more than chance.
+def significantly_different(first: np.ndarray, second: np.ndarray, ratio: float, *, level: float = 0.05) -> bool:
+    """Whether two methods' losses, paired by seed, differ significantly.
 
     The corrected resampled t-test: with d the differences over J seeds, t = mean(d) / sqrt((1 / J + ratio) var(d)) on
-    J - 1 degrees of freedom. The added ratio of test to training rows accounts for training sets that overlap. One
-    seed tells nothing apart from anything but itself, and gives False.
+    J - 1 degrees of freedom. The added ratio of test to training points accounts for training sets that overlap. With
+    one seed there is no test, and the result is False.
 
     Args:
         first: Losses (J,).
         second: Losses (J,), the same seeds.
-        ratio: Test rows for each training row.
-        level: Probability of seeing a difference where there is none.
+        ratio: Number of test points over number of training points.
+        level: Significance level, the probability of a false positive.
 
     References:
         Nadeau and Bengio (2003), Inference for the generalization error, section 4.
 
-    >>> told_apart(np.array([0.1, 0.11, 0.1]), np.array([0.5, 0.52, 0.5]), 0.25)
+    >>> significantly_different(np.array([0.1, 0.11, 0.1]), np.array([0.5, 0.52, 0.5]), 0.25)
     True
-    >>> told_apart(np.array([0.1, 0.3, 0.2]), np.array([0.2, 0.2, 0.3]), 0.25)
+    >>> significantly_different(np.array([0.1, 0.3, 0.2]), np.array([0.2, 0.2, 0.3]), 0.25)
     False
     """
     from scipy.stats import t
 
     if len(first) != len(second) or len(first) < 2:
         return False
-    with np.errstate(invalid="ignore"):  # infinite losses leave a NaN, which is not a tie
+    with np.errstate(invalid="ignore"):  # infinite losses leave a NaN, which counts as different
         difference = first - second
         spread = np.sqrt((1 / len(difference) + ratio) * difference.var(ddof=1))
         size = abs(difference.mean())
