@@ -21,13 +21,13 @@ from bayeskit.core.types import Data
 
 @dataclass(frozen=True, eq=False)
 class TrainedBody:
-    """What training leaves.
+    """The result of `train_jointly`.
 
     Args:
         network: In evaluation mode, holding the trained weights of the body.
         history: Curves of the training.
         precision: The factor on the prior's precision that was used.
-        num_held_out: How many rows early stopping watched.
+        num_held_out: Size of the validation set of early stopping.
     """
 
     network: nn.Module
@@ -46,18 +46,18 @@ def train_jointly(
     precision: float | str,
     generator: torch.Generator,
 ) -> TrainedBody:
-    """Maximize the evidence lower bound over the law of the last layer and the log density of the body's weights.
+    """Maximize the evidence lower bound of the last layer plus the log prior density of the body's weights.
 
     The layer is changed in place: its rows, its prior's precision, and the parameters of its likelihood.
 
     Args:
         head: The last layer and its network; the network's running statistics are changed in place.
-        layer: What takes its place; its prior is that at factor 1.
+        layer: Its Bayesian replacement; its prior is that at factor 1.
         body: Prior of the other weights; None where they are fixed.
         data: Inputs and targets.
         training: Settings of the loop.
         precision: A factor on the prior's precision, or "validation", for body and last layer alike.
-        generator: Splits and shuffles the rows, and drops units where the network does.
+        generator: Splits and shuffles the data, and draws dropout masks.
     """
     network, base, width = head.network, layer.prior, layer.rows.mean.shape[1]
     set_training(network)
@@ -80,16 +80,16 @@ def train_jointly(
         return values
 
     def run(settings: Training, factor: float) -> History:
-        law = None if body is None else body.sharpened(factor)
+        prior = None if body is None else body.sharpened(factor)
         layer.prior = RowPrior(base.mean, base.precision * factor)
-        loss = _minus_bound(network, layer, expected, flat, law=law, generator=source)
+        loss = _minus_bound(network, layer, expected, flat, prior=prior, generator=source)
         watched, buffers = search.validation(score), network.buffers()
         return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
 
     history, factor = search.descend(run, score, [*state, *network.buffers()])
     layer.prior = RowPrior(base.mean, base.precision * factor)
     held_out = search.held_out
-    if held_out is not None and learnt:  # rows that the weights have not seen set the noise
+    if held_out is not None and learnt:  # the noise is estimated on validation data
         network.eval()
         minimize_lbfgs(lambda: -average(expected(held_out).double(), held_out), learnt, description="calibration")
     trained = with_parameters(network, {name: value.detach() for name, value in unflatten(flat, like).items()})
@@ -102,18 +102,18 @@ def _minus_bound(
     expected: Callable[[Data], Tensor],
     flat: Tensor,
     *,
-    law: GaussianWeights | None,
+    prior: GaussianWeights | None,
     generator: torch.Generator | None,
 ) -> Callable[[Data], Tensor]:
-    """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their law."""
+    """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their prior."""
     learns_statistics = normalizes(network)
 
     def loss(batch: Data) -> Tensor:
-        if learns_statistics:  # one row alone has no spread to be normalized by
+        if learns_statistics:  # batch statistics need two data points
             set_training(network, len(batch) > 1)
         with seeded_by(generator):
             terms = expected(batch)
         bound = batch.total(terms) - layer.kl_weight * layer.divergence()
-        return -bound if law is None else -bound - law.log_density(flat)
+        return -bound if prior is None else -bound - prior.log_density(flat)
 
     return loss
