@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from bayeskit import registry
-from bayeskit.core import checks, progress
+from bayeskit.core import checks, operators, progress
 from bayeskit.core.inference import Evidence, Fit, Inference
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.modules import run
@@ -231,6 +231,9 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     def sample_functions(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """Draw fixed functions from the posterior: `f(X)` agrees between calls and batches.
 
+        A GP kernel without random features (a kernel of your own) remembers what was asked. Its draws are exact for the
+        first 4096 inputs; beyond, `diagnostics_` states the largest correlation that is neglected.
+
         Args:
             n_samples: Number s of functions.
             random_state: Seed; None repeats the draw stored at fit.
@@ -243,7 +246,10 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         units = self._latent_units() if self.likelihood_.target == "continuous" else None
 
         def evaluate(X: Any) -> np.ndarray:
-            draws = functions(self._read_again(X)[:]).double().cpu()
+            with operators.recording() as notes:
+                draws = functions(self._read_again(X)[:]).double().cpu()
+            for key, value in notes.items():
+                self.diagnostics_[key] = max(value, self.diagnostics_.get(key, value))
             return _squeeze(draws if units is None else units[0] + units[1] * draws).numpy()
 
         return evaluate

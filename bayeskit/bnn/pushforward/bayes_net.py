@@ -16,7 +16,7 @@ from torch.func import jvp, vmap
 
 from bayeskit.bnn.curvature.ggn import kronecker_order, with_one
 from bayeskit.bnn.networks.functional import at_least_single, chunks, evaluate, flatten, frozen, parameters
-from bayeskit.bnn.networks.last_layer import local_function
+from bayeskit.bnn.networks.last_layer import head_of, local_function
 from bayeskit.bnn.networks.layers import check_frozen, is_plain
 from bayeskit.bnn.pushforward.linearized_covariance import in_function_space
 from bayeskit.bnn.weights.layer_block_covariance import rows_of
@@ -197,6 +197,22 @@ def monte_carlo(
     weights = named(weights, network)
     draws = _draws(weights, num_samples, generator or _start(0, weights))
     return SampledValues(evaluate(frozen(network), draws, x))
+
+
+def exact_or_monte_carlo(
+    network: nn.Module, weights: GaussianWeights, x: Inputs, *, num_samples: int | None = None
+) -> BayesNet:
+    """A `BayesNet` in closed form if the network is linear in these weights, else by Monte Carlo.
+
+    Args:
+        network: Any module.
+        weights: Gaussian; in closed form if they belong to a last layer that is an `nn.Linear`.
+        x: Some inputs, by which the last layer is found.
+        num_samples: Draws of the weights; None for 32.
+    """
+    head = head_of(network, weights.mean, x)
+    linear = head is not None and isinstance(head.layer, nn.Linear)
+    return BayesNet(network, weights, Linearize() if linear else MonteCarlo(num_samples))
 
 
 def gaussian_prior(network: nn.Module, *, precision: float = 1.0) -> BayesNet:

@@ -9,7 +9,7 @@ import torch
 from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet
 from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare
-from bayeskit.bnn.variational_inference.elbo_training import Ascent, validate
+from bayeskit.bnn.variational_inference.elbo_training import ELBOTraining, validate
 from bayeskit.bnn.variational_inference.variational_module import INITIAL_SCALE, Variational
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
@@ -72,4 +72,4 @@ class MeanFieldVI(Inference):
         weights, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale)
-        return Ascent(q, likelihood, data, self, generator=generator).fit()
+        return ELBOTraining(q, likelihood, data, self, generator=generator).fit()

@@ -9,8 +9,8 @@ import torch
 from bayeskit.bnn.networks.functional import parameters
 from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet
-from bayeskit.bnn.training.map_training import QUICK_TRAINING, beside, prepare
-from bayeskit.bnn.variational_inference.elbo_training import Ascent, Exchange, validate
+from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare, prepare_network
+from bayeskit.bnn.variational_inference.elbo_training import ELBOTraining, Exchange, validate
 from bayeskit.bnn.variational_inference.sparse_weights import SparseWeights
 from bayeskit.bnn.variational_inference.support_updates import WHOLE, random_support
 from bayeskit.bnn.variational_inference.variational_module import INITIAL_SCALE, Variational
@@ -89,7 +89,7 @@ class SSVI(Inference):
         assert isinstance(prior, BayesNet)
         if isinstance(prior.weights, SparseWeights):
             weights = prior.weights.to(data.y.device)
-            network, data = beside(prior, likelihood, data)
+            network, data = prepare_network(prior, likelihood, data)
             support, exchange = weights.support, None
         else:
             weights, network, data = prepare(prior, likelihood, data)
@@ -97,7 +97,7 @@ class SSVI(Inference):
             support = random_support(like, self.density, block=self.block, whole=self.whole, generator=generator)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale, support=support)
-        return Ascent(q, likelihood, data, self, exchange=exchange, generator=generator).fit()
+        return ELBOTraining(q, likelihood, data, self, exchange=exchange, generator=generator).fit()
 
     def _exchange(self) -> Exchange:
         if self.every is not None:

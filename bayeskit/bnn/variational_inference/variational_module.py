@@ -7,8 +7,7 @@ from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 
 from bayeskit.bnn.networks.functional import flatten, frozen, hollow, parameters, with_parameters
-from bayeskit.bnn.networks.last_layer import head_of
-from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
+from bayeskit.bnn.pushforward.bayes_net import BayesNet, MonteCarlo, exact_or_monte_carlo
 from bayeskit.bnn.variational_inference.kl import Divergence, MeanFieldPrior
 from bayeskit.bnn.variational_inference.sparse_pushforward import SparseMonteCarlo
 from bayeskit.bnn.variational_inference.sparse_support import Support
@@ -135,9 +134,9 @@ class Variational(nn.Module):
             return BayesNet(shell, SparseWeights(values, variances, self.support.shapes, kept), push_forward)
         network = with_parameters(self.network, self.support.leaves(values))
         weights = GaussianWeights(parameters(network, self.support.shapes), DiagLinearOperator(variances))
-        closing = None if x is None else head_of(network, weights.mean, x)
-        linear = closing is not None and isinstance(closing.layer, nn.Linear)
-        return BayesNet(network, weights, Linearize() if linear else MonteCarlo(num_samples))
+        if x is None:
+            return BayesNet(network, weights, MonteCarlo(num_samples))
+        return exact_or_monte_carlo(network, weights, x, num_samples=num_samples)
 
     def _found(self, x: Batch) -> Passes:
         """How the network is run, found out at the first call."""

@@ -50,7 +50,7 @@ class Factor:
         return 2 * self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def factorize(matrix: Tensor, *, name: str, least: float = 0.0) -> Factor:
+def factorize(matrix: Tensor, *, name: str, least: float = 0.0, scale: Tensor | None = None) -> Factor:
     """The Cholesky factor `L L' = matrix + jitter`, differentiable, in float64.
 
     Jitter starts at zero and rises from 1e-10 to 1e-4 of the mean diagonal, tenfold a step and only for those
@@ -60,6 +60,7 @@ def factorize(matrix: Tensor, *, name: str, least: float = 0.0) -> Factor:
         matrix: Symmetric positive definite, (*b, n, n), any floating type; only its lower triangle is read.
         name: What the matrix is, for notes and errors, such as "K_zz".
         least: Where jitter starts, for a factor that will meet numbers which are rounded more coarsely than its own.
+        scale: What jitter is in units of, (*b,); None for the mean diagonal.
 
     Returns:
         The factor; its `tril` is float64.
@@ -76,7 +77,7 @@ def factorize(matrix: Tensor, *, name: str, least: float = 0.0) -> Factor:
     matrix = _checked(matrix, name=name)
     if matrix.shape[-1] == 0:
         return Factor(matrix, 0.0)
-    scale = matrix.detach().diagonal(dim1=-2, dim2=-1).mean(-1)  # (*b,)
+    scale = matrix.detach().diagonal(dim1=-2, dim2=-1).mean(-1) if scale is None else scale  # (*b,)
     jitter = torch.zeros_like(scale)
     failed = torch.ones_like(scale, dtype=torch.bool)
     for level in (least, *(level for level in JITTERS if level > least)):

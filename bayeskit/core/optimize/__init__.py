@@ -5,6 +5,8 @@ from bayeskit.core.optimize.natural_gradient_ascent import Ascent as Ascent
 from bayeskit.core.optimize.natural_gradient_ascent import natural_gradient_ascent as natural_gradient_ascent
 from bayeskit.core.optimize.temperature import temperature as temperature
 from bayeskit.core.optimize.training_loop import minimize as minimize
+from bayeskit.core.optimize.training_run import Callback as Callback
+from bayeskit.core.optimize.training_run import TrainingRun as TrainingRun
 from bayeskit.core.optimize.training_settings import Training as Training
 from bayeskit.core.optimize.training_settings import split as split
 from bayeskit.core.types import History as History

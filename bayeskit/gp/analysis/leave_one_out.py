@@ -27,7 +27,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram_diagonal
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.multitask import StackedProcess
-from bayeskit.gp.process.conditioned_kernel import Conditioned, chunks, floored
+from bayeskit.gp.process.conditioned_kernel import Conditioned, chunks, floored, places
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 from bayeskit.gp.process.process_mixture import ProcessMixture
@@ -188,7 +188,7 @@ def _noisy(kernel: Conditioned, x: Tensor, counted: Tensor) -> _Variances:
     """With g = f(x_i) and C = k(X, X) + D: D_i - D_i^2 [C^-1]_ii; rows that do not count, (n,), need not be known."""
     if kernel.noise is None:
         raise TypeError("`fit` must hold a process conditioned on noisy values or at inducing points")
-    place, known = _places(kernel.z, x)
+    place, known = places(kernel.z, x)
     unknown = int((~known & counted).sum())
     if unknown and not bool(known.any()):
         raise ValueError(
@@ -211,12 +211,3 @@ def _noisy(kernel: Conditioned, x: Tensor, counted: Tensor) -> _Variances:
     before = gram_diagonal(kernel.base, x)
     total = torch.maximum(total, lost + 64 * torch.finfo(x.dtype).eps * before)  # a variance at rounding level
     return _Variances(total, lost, torch.zeros_like(total), before)
-
-
-def _places(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A row of z equal to each row of x, (n,), and whether there is one."""
-    _, codes = torch.unique(torch.cat([z, x]), dim=0, return_inverse=True)
-    table = torch.full((len(codes),), len(z), device=x.device)
-    table.scatter_reduce_(0, codes[: len(z)], torch.arange(len(z), device=x.device), "amin")
-    place = table[codes[len(z) :]]
-    return place.clamp(max=len(z) - 1), place < len(z)

@@ -264,6 +264,21 @@ def identical(x1: Tensor, x2: Tensor) -> bool:
     return x1 is x2 or (x1.shape == x2.shape and torch.equal(x1, x2))
 
 
+def places(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A row of z equal to each row of x, (n,), and whether there is one.
+
+    Examples:
+        >>> place, known = places(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [3.0]]))
+        >>> place[0].item(), known.tolist()
+        (1, [True, False])
+    """
+    _, codes = torch.unique(torch.cat([z, x]), dim=0, return_inverse=True)
+    table = torch.full((len(codes),), len(z), device=x.device)
+    table.scatter_reduce_(0, codes[: len(z)], torch.arange(len(z), device=x.device), "amin")
+    place = table[codes[len(z) :]]
+    return place.clamp(max=len(z) - 1), place < len(z)
+
+
 def chunks(x: Tensor, width: int, elements: int = operators.CHUNK_ELEMENTS) -> Iterator[Tensor]:
     """`x` cut along its last axis but one, so that rows times `width` stays within `elements`."""
     rows = max(1, elements // max(1, width))

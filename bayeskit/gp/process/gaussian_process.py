@@ -23,9 +23,7 @@ from bayeskit.core.types import Inputs
 from bayeskit.gp.kernels.deep import settled
 from bayeskit.gp.kernels.evaluate import Evaluated, check_columns, mean_rows
 from bayeskit.gp.process import pathwise
-from bayeskit.gp.process.cg_kernel import IterativelyConditioned
 from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean, moments, shared
-from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +109,8 @@ class GaussianProcess(Posterior):
     def _covariance(self, x: Tensor) -> LinearOperator:
         """The joint covariance at inputs (n, d), never formed."""
         kernel = self.kernel if isinstance(self.kernel, Conditioned) else Evaluated(self.kernel)
-        before: Kernel | None = None
-        if isinstance(self.kernel, Conditioned | IterativelyConditioned | Nearest):
-            before = self.kernel.base
+        prior = pathwise.before_data(self.kernel)
+        before = None if prior is self.kernel else prior
         if self.kernel.batch_shape:
             x_each = x.expand(self.num_latents, *x.shape)
             each = BlockInterleavedLinearOperator(KernelOperator(x_each, x_each, kernel=kernel, before=before))
@@ -131,7 +128,7 @@ class GaussianProcess(Posterior):
         return latents if self.mixing is None else latents @ self.mixing.mT
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
-        """S fixed functions by Matheron's rule on random waves; see `gp.pathwise.draws` for where this is exact.
+        """S fixed functions; `bayeskit.gp.process.pathwise.draws` says how, and where they are exact.
 
         Args:
             num_samples: s.

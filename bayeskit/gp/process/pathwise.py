@@ -1,10 +1,12 @@
-"""Draws of whole functions from a Gaussian process: f(x) can be asked anywhere, any time, in any order.
+"""Samples of whole functions from a Gaussian process, which can be evaluated anywhere, at any time, in any order.
 
-A draw from the process before any data is a random sum of waves; conditioning moves it (Matheron's rule):
+A sample of the prior is a random sum of waves where the kernel has random features, and conditioning moves it
+(Matheron's rule):
 
     f(x) = f0(x) + k(x, z) L^-T (R e - L^-1 (f0(z) + noise)),      e ~ N(0, I),
 
-with z, L, R of `Conditioned`. The update is exact: f has the posterior's law when f0 has the prior's.
+with z, L, R of `Conditioned`. The update is exact: f is distributed as the posterior when f0 is as the prior. Where a
+kernel has no random features, values are drawn one after the other, each given those drawn before.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import AdditiveKernel, Kernel, LinearKernel, ScaleKernel
 from torch import Tensor
 
 from bayeskit.core import generators
@@ -23,21 +25,24 @@ from bayeskit.gp.process.cg_kernel import IterativelyConditioned
 from bayeskit.gp.process.conditioned_kernel import Conditioned
 from bayeskit.gp.process.matheron import Neighbors, Updated
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
-from bayeskit.gp.process.random_features import Anchored, Draws, Waves
+from bayeskit.gp.process.random_features import Draws, LinearDraws, NoFeatures, Waves
+from bayeskit.gp.process.remembered_draws import Remembered
 
 
 def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, generator: torch.Generator) -> Draws:
     """Zero-mean functions whose covariance is a kernel, independent between draws and outputs.
 
-    - RBF and Matern kernels, scaled or added: random Fourier features. Every draw has its own frequencies, so mean and
-      covariance over draws are those of the kernel exactly; each draw is a sum of `NUM_WAVES` waves, hence Gaussian
-      only nearly (the kurtosis of f(x) exceeds that of a normal by a share of 1 / NUM_WAVES).
+    - RBF, Matern, rational quadratic, periodic and constant kernels and their products: random Fourier features. Every
+      draw has its own frequencies, so mean and covariance over draws are those of the kernel exactly; each draw is a
+      sum of `NUM_WAVES` waves, hence Gaussian only nearly (the kurtosis of f(x) exceeds that of a normal by a share of
+      1 / NUM_WAVES). A linear kernel has its own features, and is exact.
+    - Scaled kernels and sums: draws of their parts.
     - A conditioned kernel: Matheron's rule on draws of its base, exact.
     - A deep kernel: draws of its base, at the features.
     - `Nearest`: inducing values, and the rest from a draw of its base, exact.
     - A kernel over inputs and outputs: draws of the latent functions, mixed.
-    - Any other kernel: f(x) = k(x, a) k(a, a)^-1/2 e at `NUM_ANCHORS` fixed standard normal inputs a, right where the
-      anchors determine the function and too small in variance far from them. It supposes standardized inputs.
+    - Any other kernel, a user's own or one with such a part: `Remembered` draws of the whole kernel, each value given
+      all those drawn before; exact for the first 4096 inputs asked, with a stated error beyond.
 
     Args:
         kernel: A kernel of batch shape () or (k,).
@@ -54,13 +59,29 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
         Wilson et al. (2020), "Efficiently Sampling Functions from Gaussian Process Posteriors", equations 11 to 13.
 
     Examples:
+        >>> from gpytorch.kernels import RBFKernel
         >>> g = torch.Generator().manual_seed(0)
         >>> f = draws(RBFKernel(), 3, 1, like=torch.zeros(1, dtype=torch.float64), generator=g)
         >>> x = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(-1)
         >>> bool((f(x)[..., 2:] == f(x[2:])).all())
         True
     """
-    return _Asked(num_samples, num_outputs, like, generator).of(kernel)
+    asked = _Asked(num_samples, num_outputs, like, generator)
+    try:
+        return asked.of(kernel)
+    except NoFeatures:
+        return Remembered(kernel, asked.shape, before=before_data(kernel), like=like, generator=generator)
+
+
+def before_data(kernel: Kernel) -> Kernel:
+    """The kernel before any data were conditioned on; `kernel` itself where none were.
+
+    Examples:
+        >>> kernel = LinearKernel()
+        >>> before_data(kernel) is kernel
+        True
+    """
+    return kernel.base if isinstance(kernel, Conditioned | IterativelyConditioned | Nearest) else kernel
 
 
 @dataclass(frozen=True)
@@ -77,8 +98,12 @@ class _Asked:
         return self.num_samples, self.num_outputs
 
     def of(self, kernel: Kernel) -> Draws:
-        """By the rule of the kernel's type; a subclass may compute anything, so it has no rule of its parent's."""
-        return _RULES.get(type(kernel), _anchored)(kernel, self)
+        """By the rule of the kernel's type; a subclass may compute anything, so it has no rule of its parent's.
+
+        Raises:
+            NoFeatures: The kernel, or a part of it, has no rule.
+        """
+        return _RULES.get(type(kernel), _waves)(kernel, self)
 
 
 def _conditioned(kernel: Any, asked: _Asked) -> Draws:
@@ -108,17 +133,16 @@ def _scaled(kernel: ScaleKernel, asked: _Asked) -> Draws:
 
 
 def _added(kernel: AdditiveKernel, asked: _Asked) -> Draws:
-    if kernel.active_dims is not None:
-        return _anchored(kernel, asked)
-    return _Sum([asked.of(part) for part in cast(Any, kernel.kernels)])
+    total = _Sum([asked.of(part) for part in cast(Any, kernel.kernels)])
+    return _Columns(total, kernel.active_dims) if isinstance(kernel.active_dims, Tensor) else total
 
 
-def _stationary(kernel: Kernel, asked: _Asked) -> Draws:
+def _linear(kernel: LinearKernel, asked: _Asked) -> Draws:
+    return LinearDraws(kernel, asked.shape, like=asked.like, generator=asked.generator)
+
+
+def _waves(kernel: Kernel, asked: _Asked) -> Draws:
     return Waves(kernel, asked.shape, like=asked.like, generator=asked.generator)
-
-
-def _anchored(kernel: Kernel, asked: _Asked) -> Draws:
-    return Anchored(kernel, asked.shape, like=asked.like, seed=generators.seed(asked.generator))
 
 
 _RULES: dict[type[Kernel], Callable[[Any, _Asked], Draws]] = {
@@ -129,8 +153,7 @@ _RULES: dict[type[Kernel], Callable[[Any, _Asked], Draws]] = {
     DeepKernel: _of_features,
     ScaleKernel: _scaled,
     AdditiveKernel: _added,
-    RBFKernel: _stationary,
-    MaternKernel: _stationary,
+    LinearKernel: _linear,
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from bayeskit.core.optimize import Training, minimize, split
+from bayeskit.core.optimize import Callback, Training, minimize, split
 from bayeskit.core.types import Data
 
 
@@ -340,16 +340,17 @@ def test_what_is_called_after_a_step_may_change_what_was_stepped():
     x, data = torch.zeros(2, requires_grad=True), Data(torch.zeros(4, 1), torch.zeros(4, 1))
     seen = []
 
-    def after_step(optimizer):
+    def after_step(run):
         seen.append(x.detach().clone())
-        assert optimizer.state[x]["exp_avg"].shape == (2,)
+        assert run.optimizer.state[x]["exp_avg"].shape == (2,)
         with torch.no_grad():
             x[0] = 0
 
     def loss(batch):
         return batch.total(((x - 1) ** 2).sum().expand(len(batch)))
 
-    minimize(loss, [x], data, Training(lr=0.1, max_epochs=5), generator=torch.Generator(), after_step=after_step)
+    callbacks = [Callback(after_step=after_step)]
+    minimize(loss, [x], data, Training(lr=0.1, max_epochs=5), generator=torch.Generator(), callbacks=callbacks)
     assert len(seen) == 5 and x[0] == 0 and x[1] > 0.3
     assert all(step[0] < 0.15 for step in seen)
 
@@ -362,5 +363,6 @@ def test_after_every_epoch_the_caller_is_called_once():
 
     data = Data(torch.ones(6, 1), torch.zeros(6, 1))
     training = Training(lr=0.1, max_epochs=3, batch_size=2)
-    minimize(loss, [w], data, training, generator=torch.Generator(), after_epoch=lambda: seen.append(w.item()))
-    assert len(seen) == 3 and seen[-1] == w.item() and sorted(seen) == seen
+    callbacks = [Callback(after_epoch=lambda run: seen.append((run.epoch, w.item())))]
+    minimize(loss, [w], data, training, generator=torch.Generator(), callbacks=callbacks)
+    assert [epoch for epoch, _ in seen] == [1, 2, 3] and seen[-1][1] == w.item() and sorted(seen) == seen

@@ -122,15 +122,15 @@ def test_an_interrupted_fit_goes_on_where_it_stood(name, tmp_path, monkeypatch):
     from bayeskit.core.optimize import training_loop
 
     x, y = X.repeat(3, 1).numpy() + np.arange(72)[:, None] / 100, np.tile(LABELS.numpy(), 3)
-    run_epoch = training_loop._Loop.run_epoch
+    run_epoch = training_loop.run_epoch
 
     def fit(path, kill_at=None):
-        def interrupted(self, *args):
-            if self.epoch == kill_at:
+        def interrupted(run, *args):
+            if run.epoch == kill_at:
                 raise KeyboardInterrupt
-            run_epoch(self, *args)
+            run_epoch(run, *args)
 
-        monkeypatch.setattr(training_loop._Loop, "run_epoch", interrupted)
+        monkeypatch.setattr(training_loop, "run_epoch", interrupted)
         method = registry.quick(name).set_params(
             training=Training(lr=0.05, max_epochs=6, batch_size=20, checkpoint=path)
         )
