@@ -65,7 +65,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"`prior_precision` must not be negative; got {prior_precision!r}")
         super().__init__(params, {"lr": kernel.lr})
         if len(self.param_groups) != 1:
-            raise ValueError("one chain has one step size: pass all parameters in one group, or give a `preconditioner`.")
+            raise ValueError("one chain has one step size: pass all parameters in one group, or set `preconditioner`.")
         self.kernel, self.num_data, self.prior_precision = kernel, num_data, prior_precision
         first = self.param_groups[0]["params"][0]
         self.generator = torch.Generator(first.device).manual_seed(0) if generator is None else generator
