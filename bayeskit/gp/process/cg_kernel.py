@@ -20,7 +20,7 @@ from torch import Tensor
 from bayeskit.core import operators
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs
 from bayeskit.gp.kernels.pivoted_cholesky import pivoted_cholesky
-from bayeskit.gp.process.conditioned_kernel import chunks, floored, identical
+from bayeskit.gp.process.conditioned_kernel import floored, identical
 
 PRECONDITIONER_RANK = 200
 DENSE_ELEMENTS = 2**28
@@ -102,8 +102,8 @@ class System:
         noisy = self.preconditioner.noise.unsqueeze(-1) * vectors
         if self.dense is not None:
             return torch.addmm(noisy, self.dense, vectors)
-        pieces = [gram(self.kernel, rows, self.z) @ vectors for rows in chunks(self.z, len(self.z))]
-        return torch.cat(pieces).add_(noisy)
+        parts = [gram(self.kernel, rows, self.z) @ vectors for rows in operators.pieces(self.z, len(self.z))]
+        return torch.cat(parts).add_(noisy)
 
     def whitened_product(self, vectors: Tensor) -> Tensor:
         """M v = T C T' v."""
@@ -244,7 +244,7 @@ class IterativelyConditioned(Kernel):
             second = system.solve(gram(self.base, self.z, x2))
             return gram_pairs(self.base, x1, x2) - (gram(self.base, self.z, x1) * second).sum(0)
         if diag:
-            return torch.cat([self._variance(system, x) for x in chunks(x1, 4 * len(self.z))])
+            return torch.cat([self._variance(system, x) for x in operators.pieces(x1, 4 * len(self.z))])
         cross = gram(self.base, self.z, x2)
         value = gram(self.base, x1, x2) - gram(self.base, x1, self.z) @ system.solve(cross)
         return (value + value.mT) / 2 if same else value  # symmetric but for the residual

@@ -30,9 +30,6 @@ from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs, mean_r
 SMALLEST_PIVOT = 1e-4
 """Smallest pivot of L, in units of the largest, whose inverse is formed for the sake of speed."""
 
-CACHED = 2**19
-"""Numbers in one block of work at prediction, 4 MiB: what stays in a processor's cache between the passes over it."""
-
 
 class Conditioned(Kernel):
     """The covariance `k(x1, x2) - A(x1)' A(x2) + (R' A(x1))' (R' A(x2))` with `A(x) = L^-1 k(z, x)`.
@@ -138,11 +135,11 @@ class Conditioned(Kernel):
             raise ValueError("a Conditioned kernel has no meaning with `last_dim_is_batch=True`")
         same = identical(x1, x2)
         if diag and same:
-            pieces = ((self._variance(x),) for x in chunks(x1, self.width, CACHED))
+            pieces = ((self._variance(x),) for x in _pieces(x1, self.width))
             return _joined(pieces, x1.shape[-2])[0]
         if diag:
-            pairs = zip(chunks(x1, self.width), chunks(x2, self.width), strict=True)
-            return torch.cat([self._pairs(a, b) for a, b in pairs], dim=-1)
+            first, second = (operators.pieces(x, self.width, dim=-2) for x in (x1, x2))
+            return torch.cat([self._pairs(a, b) for a, b in zip(first, second, strict=True)], dim=-1)
         first = self.projection(x1)
         second = first if same else self.projection(x2)
         value = gram(self.base, x1, x1 if same else x2) - first.mT @ second
@@ -178,8 +175,8 @@ class Conditioned(Kernel):
 
     @property
     def width(self) -> int:
-        """Numbers that one input costs while its variance is formed."""
-        return len(self.z) * max(1, self.batch_shape.numel())
+        """Numbers in k(z, x) for one input x."""
+        return len(self.z) * self.batch_shape.numel()
 
 
 class ConditionedMean(Mean):
@@ -209,8 +206,8 @@ class ConditionedMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (k, n) at inputs (n, d)."""
-        width = len(self.z) * max(1, self.base_kernel.batch_shape.numel())
-        pieces = ((self._values(part),) for part in chunks(x.double(), width, CACHED))
+        width = len(self.z) * self.base_kernel.batch_shape.numel()
+        pieces = ((self._values(part),) for part in _pieces(x.double(), width))
         return _joined(pieces, x.shape[-2])[0]
 
     def _values(self, x: Tensor) -> Tensor:
@@ -234,7 +231,7 @@ def moments(mean: ConditionedMean, kernel: Conditioned, x: Tensor) -> tuple[Tens
     """Means (k, n) and variances (n,) or (k, n) at inputs (n, d), each k(z, x) formed once for both of them."""
 
     def pieces() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in chunks(x.double(), kernel.width, CACHED):
+        for part in _pieces(x.double(), kernel.width):
             cross = gram(kernel.base, kernel.z, part)
             yield mean.values_given(part, cross), kernel.variance_given(part, cross)
 
@@ -279,10 +276,9 @@ def places(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return place.clamp(max=len(z) - 1), place < len(z)
 
 
-def chunks(x: Tensor, width: int, elements: int = operators.CHUNK_ELEMENTS) -> Iterator[Tensor]:
-    """`x` cut along its last axis but one, so that rows times `width` stays within `elements`."""
-    rows = max(1, elements // max(1, width))
-    yield from x.split(rows, dim=-2)
+def _pieces(x: Tensor, width: int) -> Iterator[Tensor]:
+    """Inputs so few at a time that k(z, x), of `width` numbers an input, and a product with it stay in the cache."""
+    return operators.pieces(x, 2 * width, dim=-2, cached=True)
 
 
 def _raised(covariance: Tensor, before: Tensor) -> Tensor:

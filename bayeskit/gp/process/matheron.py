@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from bayeskit.core import generators
+from bayeskit.core import generators, operators
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.process.cg_kernel import IterativelyConditioned
-from bayeskit.gp.process.conditioned_kernel import Conditioned, chunks
+from bayeskit.gp.process.conditioned_kernel import Conditioned
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 from bayeskit.gp.process.random_features import Draws, weighted
 
@@ -62,7 +62,7 @@ class Neighbors:
     def __call__(self, x: Tensor) -> Tensor:
         """Values (s, k, n) at inputs (n, d)."""
         parts = []
-        for part in chunks(x, self.kernel.variance.numel()):
+        for part in operators.pieces(x, self.kernel.variance.numel()):
             weights, share = self.kernel.parts(part)  # (n, m) and (n,), or with an axis of kernels in front
             parts.append((weights @ self.values.unsqueeze(-1)).squeeze(-1) + share * self.prior(part))
         return torch.cat(parts, dim=-1)

@@ -15,9 +15,9 @@ from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
 from torch import Tensor
 
-from bayeskit.core.operators import factorize
+from bayeskit.core.operators import factorize, pieces
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs, mean_rows
-from bayeskit.gp.process.conditioned_kernel import chunks, floored, identical
+from bayeskit.gp.process.conditioned_kernel import floored, identical
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def _nearest(kernel: Kernel, z: Tensor, x: Tensor, num_neighbors: int) -> Tensor
     """The inducing inputs of largest correlation in absolute value, averaged over outputs, (n, h)."""
     scale = gram_diagonal(kernel, z).sqrt().unsqueeze(-1)
     parts = []
-    for part in chunks(x, len(z) * max(1, kernel.batch_shape.numel())):
+    for part in pieces(x, len(z) * kernel.batch_shape.numel()):
         correlation = (gram(kernel, z, part) / scale).abs().reshape(-1, len(z), len(part)).mean(0)
         parts.append(correlation.topk(num_neighbors, dim=0).indices.mT)
     return torch.cat(parts)
@@ -164,8 +164,8 @@ class NearestMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (k, n) at inputs (n, d)."""
-        width = self.num_neighbors**2 * max(1, self.base_kernel.batch_shape.numel())
-        return torch.cat([self._values(part) for part in chunks(x.double(), width)], dim=-1)
+        width = self.num_neighbors**2 * self.base_kernel.batch_shape.numel()
+        return torch.cat([self._values(part) for part in pieces(x.double(), width)], dim=-1)
 
     def _values(self, x: Tensor) -> Tensor:
         near = neighborhoods(self.base_kernel, self.z, x, self.num_neighbors)

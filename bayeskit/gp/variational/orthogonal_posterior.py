@@ -12,7 +12,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import chunks, floored
+from bayeskit.gp.process.conditioned_kernel import floored
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.marginal_moments import marginals, projected
 from bayeskit.gp.variational.whitened_posterior import Variational
@@ -213,7 +213,7 @@ class _Blocks:
         self.model, self.blocks = model, []
         features, m, start = Points(model.kernel, z), len(z), 0
         tril = joint_factor(features, w)
-        for x in chunks(inputs(data), (m + len(w)) * model.num_outputs):
+        for x in operators.pieces(inputs(data), (m + len(w)) * model.num_outputs):
             part = data.rows(slice(start, start + len(x)))
             projection = torch.linalg.solve_triangular(tril, _joint_cross(features, w, x), upper=False)
             before = gram_diagonal(model.kernel, x)

@@ -13,7 +13,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import chunks, floored
+from bayeskit.gp.process.conditioned_kernel import floored
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.coupled_newton import coupled_shift
 from bayeskit.gp.variational.marginal_moments import Form, marginals_of_grams, projected
@@ -277,7 +277,7 @@ class _Blocks:
 
     def _built(self) -> Iterator[_Block]:
         start = 0
-        for x in chunks(inputs(self.data), len(self.z) * self.model.num_outputs, BLOCK_ELEMENTS):
+        for x in operators.pieces(inputs(self.data), len(self.z) * self.model.num_outputs, elements=BLOCK_ELEMENTS):
             part = replace(self.data.rows(slice(start, start + len(x))), scale=self.data.scale)
             yield _Block.build(self.model, self.tril, self.z, part)
             start += len(x)
