@@ -1,5 +1,7 @@
 """Small regression problems and processes shared by the tests of `bayeskit.gp`."""
 
+from typing import ClassVar
+
 import torch
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel, ScaleKernel
 from gpytorch.means import ConstantMean, ZeroMean
@@ -35,7 +37,7 @@ def scaled(base: Kernel, lengthscale, outputscale=1.7) -> Kernel:
 class Counted(Kernel):
     """exp(-|x - x'|^2), noting the number of columns of each covariance matrix that is asked of it."""
 
-    columns: list[int] = []
+    columns: ClassVar[list[int]] = []
 
     def forward(self, x1, x2, diag=False, **_):
         if diag:
