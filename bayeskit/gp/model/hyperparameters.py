@@ -18,7 +18,7 @@ from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.types import History
 from bayeskit.gp.kernels import mixed_likelihood
-from bayeskit.gp.kernels.deep import network_weights, settled
+from bayeskit.gp.kernels.deep import is_frozen, network_weights
 from bayeskit.gp.kernels.evaluate import mean_rows
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 
@@ -183,7 +183,7 @@ def _log_density(prior: Prior) -> Callable[[Any], Tensor]:
 
 
 def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:
-    if any(True for _ in module.parameters()) and settled(module):
+    if any(True for _ in module.parameters()) and is_frozen(module):
         return module  # nothing will change it, and a conditioned kernel carries large tensors
     copied = copy.deepcopy(module, shared).double()
     return copied if learn else copied.requires_grad_(False)

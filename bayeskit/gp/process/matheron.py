@@ -1,4 +1,4 @@
-"""Random functions given data: a draw before the data, moved to agree with them (Matheron's rule)."""
+"""Posterior function samples: prior samples updated by the data (Matheron's rule)."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Updated:
     """f0(x) + k(x, z) v with v = L^-T (R e - L^-1 (f0(z) + noise)).
 
     Args:
-        prior: f0, draws of the kernel before conditioning.
+        prior: f0, samples under the kernel before conditioning.
         kernel: The conditioned kernel.
         shape: Draws and outputs, (s, k).
         generator: Source of randomness.
@@ -51,7 +51,7 @@ class Neighbors:
     """w(x)' u + sqrt(r(x) / k(x, x)) f0(x) for u ~ N(0, diag(s)), with w, r, s of `Nearest`.
 
     Args:
-        prior: f0, draws of the kernel before conditioning.
+        prior: f0, samples under the kernel before conditioning.
         kernel: The kernel of a process given by nearest inducing values.
         values: u, (s, k, m).
     """
