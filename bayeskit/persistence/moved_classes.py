@@ -1,4 +1,6 @@
-"""Where the classes of older files are today: modules move, files stay readable."""
+"""Where the classes of older files are today, and their fields: names change, files stay readable."""
+
+from typing import Any
 
 MODULES = {
     "gp.gram": "gp.kernels.evaluate",
@@ -164,3 +166,20 @@ def current_module(module: str) -> str:
     """
     root, _, inner = module.partition(".")
     return f"bayeskit.{MODULES[inner]}" if root == "bayeskit" and inner in MODULES else module
+
+
+FIELDS = {
+    "mcmc.sgmcmc": {"scale": "preconditioner", "max_kick": "gradient_clip"},
+}
+"""Package of today -> names of its dataclasses' fields in files of format 1 -> their names now."""
+
+
+def current_fields(cls: type, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass by the names that they have today.
+
+    >>> from bayeskit.mcmc import SGLD
+    >>> current_fields(SGLD, {"lr": 0.1, "max_kick": None})
+    {'lr': 0.1, 'gradient_clip': None}
+    """
+    package = cls.__module__.removeprefix("bayeskit.").rpartition(".")[0]
+    return {FIELDS.get(package, {}).get(name, name): value for name, value in fields.items()}

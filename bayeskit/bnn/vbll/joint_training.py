@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn.curvature.ggn import with_one
-from bayeskit.bnn.networks.functional import flatten, is_random, parameters, unflatten, with_parameters
+from bayeskit.bnn.networks.functional import flatten, parameters, unflatten, with_parameters
 from bayeskit.bnn.networks.last_layer import Head
-from bayeskit.bnn.networks.layers import normalizes, set_training
-from bayeskit.bnn.training.map_training import seeded_by
-from bayeskit.bnn.training.validation_search import Search, average
+from bayeskit.bnn.training.training_pass import TrainingPass
+from bayeskit.bnn.training.validation_search import ValidationSearch, average
 from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.vbll.row_prior import RowPrior
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
@@ -60,33 +59,30 @@ def train_jointly(
         generator: Splits and shuffles the data, and draws dropout masks.
     """
     network, base, width = head.network, layer.prior, layer.rows.mean.shape[1]
-    set_training(network)
     like = {} if body is None else parameters(network, body.mean)
     flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
     known = body is None or body.scale_known
-    search = Search.plan(data, training, precision, known=known, generator=generator)
-    source, learnt = generator if is_random(network, data.x[:2]) else None, search.learnt(layer.likelihood)
+    search = ValidationSearch.plan(data, training, precision, known=known, generator=generator)
+    training_pass, learnt = TrainingPass(network, data, generator=generator), search.learnt(layer.likelihood)
     state = [flat, *layer.rows.parameters(), *learnt]
 
     def expected(batch: Data) -> Tensor:
-        features = head.reaching(unflatten(flat, like), batch.x[:])
+        features = head.features_at(unflatten(flat, like), batch.x[:])
         return layer.expected_log_prob(with_one(features, width), batch.y)
 
     def score(held_out: Data) -> Tensor:
         network.eval()
         with torch.no_grad():
-            values = torch.cat([expected(part) for part in held_out.batches(4096)])
-        set_training(network)
-        return values
+            return torch.cat([expected(part) for part in held_out.batches(4096)])
 
     def run(settings: Training, factor: float) -> History:
         prior = None if body is None else body.sharpened(factor)
         layer.prior = RowPrior(base.mean, base.precision * factor)
-        loss = _minus_bound(network, layer, expected, flat, prior=prior, generator=source)
+        loss = _minus_bound(training_pass, layer, expected, flat, prior=prior)
         watched, buffers = search.validation(score), network.buffers()
         return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
 
-    history, factor = search.descend(run, score, [*state, *network.buffers()])
+    history, factor = search.run(run, score, [*state, *network.buffers()])
     layer.prior = RowPrior(base.mean, base.precision * factor)
     held_out = search.held_out
     if held_out is not None and learnt:  # the noise is estimated on validation data
@@ -97,21 +93,17 @@ def train_jointly(
 
 
 def _minus_bound(
-    network: nn.Module,
+    training_pass: TrainingPass,
     layer: LikelihoodLayer,
     expected: Callable[[Data], Tensor],
     flat: Tensor,
     *,
     prior: GaussianWeights | None,
-    generator: torch.Generator | None,
 ) -> Callable[[Data], Tensor]:
     """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their prior."""
-    learns_statistics = normalizes(network)
 
     def loss(batch: Data) -> Tensor:
-        if learns_statistics:  # batch statistics need two data points
-            set_training(network, len(batch) > 1)
-        with seeded_by(generator):
+        with training_pass(len(batch)):
             terms = expected(batch)
         bound = batch.total(terms) - layer.kl_weight * layer.divergence()
         return -bound if prior is None else -bound - prior.log_density(flat)

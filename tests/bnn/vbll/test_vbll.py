@@ -292,7 +292,7 @@ def test_what_reaches_the_layer_is_differentiable(generator):
     net, x = network(), table(generator).x
     head = find_head(net, x)
     params = {"0.weight": torch.zeros(8, 2, dtype=torch.float64, requires_grad=True)}
-    reached = head.reaching(params, x)
+    reached = head.features_at(params, x)
     assert torch.allclose(reached, nn.functional.silu(net[0].bias).expand(40, 8))
     assert torch.autograd.grad(reached.sum(), params["0.weight"])[0].abs().max() > 0
 
