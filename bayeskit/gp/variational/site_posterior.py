@@ -1,4 +1,4 @@
-"""A sparse posterior that keeps its sites, so that more data are a sum away."""
+"""A sparse posterior that keeps its sites, so that conditioning on more data adds sites."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -9,32 +9,33 @@ from torch import Tensor
 from bayeskit.core import checks
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.optimize import natural_gradient_ascent
 from bayeskit.core.types import Data
-from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, mean_rows
 from bayeskit.gp.model.hyperparameters import Model, learnable
-from bayeskit.gp.model.training_set import inputs, training_set
-from bayeskit.gp.process.conditioned_kernel import Conditioned, floored
+from bayeskit.gp.model.training_set import training_set
+from bayeskit.gp.process.conditioned_kernel import Conditioned
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.marginal_moments import projected
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.projected_data import ProjectedData
+from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
 
 STEPS = 50
-"""Fixed-point steps at most for the sites of a few new rows."""
+"""Natural-gradient steps at most for the sites of a few new data points."""
 
 
 @dataclass(frozen=True, eq=False)
 class DualProcess(GaussianProcess):
     """A process conditioned through sites at inducing points: `base` times the sites, at fixed Z and hyperparameters.
 
-    As every `GaussianProcess` it can be a prior; to `DualSVGP` it is one whose sites new data add to, so that memory
-    does not grow. `condition` and `fantasies` add a few rows at the cost of M^2 a row.
+    Like every `GaussianProcess` it can be a prior; `DualSVGP` adds the sites of new data to its own, so that memory
+    does not grow. `condition` and `fantasies` add a few data points at a cost of M^2 each.
 
     Args:
         mean: See `GaussianProcess`.
         kernel: See `GaussianProcess`.
         num_outputs: k.
         base: The process before the data.
-        sites: What the data say about v = L^-1 (f(Z) - m(Z)).
+        sites: Sites of the data on v = L^-1 (f(Z) - m(Z)).
 
     References:
         Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.
@@ -98,22 +99,22 @@ class DualProcess(GaussianProcess):
     def condition(
         self, x: Any, y: Any, likelihood: Likelihood, *, weights: Any = None, steps: int = STEPS
     ) -> "DualProcess":
-        """The process given a few more rows, at the same Z and hyperparameters.
+        """The process given a few more data points, at the same Z and hyperparameters.
 
-        The rows' sites (a_i, b_i) are brought to their fixed point with all others kept, and added; the root of S is
-        updated, not formed again: with U = R' A diag(b)^1/2,
+        Their sites (a_i, b_i) are optimized with all others held, and added; the root of S is updated, not formed
+        again: with U = R' A diag(b)^1/2,
 
             R  <-  R (I + U U')^-1/2,          (I + U U')^-1/2 = I - U W U'.
 
         Args:
             x: Inputs (b, d).
             y: Targets (b, k) or (b,).
-            likelihood: The law of y given f; its parameters stay.
+            likelihood: The likelihood, whose parameters stay.
             weights: Case weights (b,) or None.
-            steps: Fixed-point steps at most; Gaussian noise needs one.
+            steps: Natural-gradient steps at most; Gaussian noise needs one.
 
         Raises:
-            TypeError: Data or likelihood are not what they should be.
+            TypeError: Data or likelihood are of a wrong type.
             ValueError: A shape is wrong or a value is not finite.
         """
         checks.positive(steps, name="steps", integer=True)
@@ -127,19 +128,19 @@ class DualProcess(GaussianProcess):
         rows = training_set(self, likelihood, given)
         if not len(rows):
             return self
-        new = _NewRows.of(self, learnable(self.base, likelihood, learn=False), inputs(rows))
-        pull, beta = new.settle(rows.y, rows.weights, 1, steps)
+        new = _NewRows.of(self, likelihood, rows)
+        pull, beta = new.optimal_sites(rows.y, rows.weights, 1, steps)
         return new.added(pull[0], beta[0], new.updated_root(beta[0]))
 
     def fantasies(self, x: Any, ys: Any, likelihood: Likelihood, *, steps: int = STEPS) -> list["DualProcess"]:
         """The processes given each of s hypothetical sets of targets at the same inputs.
 
-        All are settled together; where the precisions of the sites agree, as for Gaussian noise, they share one root.
+        All sites are optimized together; where their precisions agree, as for Gaussian noise, they share one root.
 
         Args:
             x: Inputs (b, d).
             ys: Targets (s, b, k) or (s, b).
-            likelihood: The law of y given f; its parameters stay.
+            likelihood: The likelihood, whose parameters stay.
             steps: As for `condition`.
 
         Returns:
@@ -156,9 +157,9 @@ class DualProcess(GaussianProcess):
         if not ys.numel():
             return [self] * len(ys)
         checks.finite(x, name="x")
-        training_set(self, likelihood, Data(x.repeat(len(ys), 1), ys.flatten(0, 1)))  # for what it refuses
-        new = _NewRows.of(self, learnable(self.base, likelihood, learn=False), x)
-        pull, beta = new.settle(ys.flatten(0, 1), None, len(ys), steps)
+        training_set(self, likelihood, Data(x.repeat(len(ys), 1), ys.flatten(0, 1)))  # for its checks
+        new = _NewRows.of(self, likelihood, Data(x, ys[0]))
+        pull, beta = new.optimal_sites(ys.flatten(0, 1), None, len(ys), steps)
         shared = new.updated_root(beta[0]) if bool((beta == beta[:1]).all()) else None
         return [
             new.added(one, b, new.updated_root(b) if shared is None else shared)
@@ -182,10 +183,10 @@ def _check_columns(x: Tensor, z: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _NewRows:
-    """b new rows as seen from a `DualProcess`, in the at most b directions of v that they touch.
+    """b new data points for a `DualProcess`, in the at most b directions of v that they depend on.
 
-    With v = q + R e and R' A = O T, O orthonormal, the rows see the functions f(x_i) = m(x_i) + A_i' q + T_i' O' e plus
-    what the inducing values leave open, and O' e ~ N(0, I).
+    With v = q + R e and R' A = O T, O orthonormal, f(x_i) = m(x_i) + A_i' q + T_i' O' e plus a residual independent of
+    the inducing values, and O' e ~ N(0, I).
 
     Args:
         process: The process before them.
@@ -209,63 +210,47 @@ class _NewRows:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, process: DualProcess, model: Model, x: Tensor) -> "_NewRows":
+    def of(cls, process: DualProcess, likelihood: Likelihood, rows: Data) -> "_NewRows":
+        model = learnable(process.base, likelihood, learn=False)
         k = process.sites.shift.shape[0]
-        cross = gram(model.kernel, process.z, x)
-        projection = torch.linalg.solve_triangular(process.tril, cross, upper=False).expand(k, -1, -1)
-        before = gram_diagonal(model.kernel, x)
-        residual = floored(before - projection.square().sum(-2), before.expand(k, -1))
+        block = ProjectedData.build(model, process.tril, process.z, rows)
+        projection, residual = block.projection.expand(k, -1, -1), block.variance.expand(k, -1)
         root = process.root
         mean = (root @ (root.mT @ process.sites.shift.unsqueeze(-1))).squeeze(-1)
         frame, reduced = torch.linalg.qr(root.mT @ projection)
         shift = projected(projection, mean)
-        return cls(process, model, projection, frame, reduced, mean_rows(model.mean, x, k) + shift, shift, residual)
+        return cls(process, model, projection, frame, reduced, block.mean + shift, shift, residual)
 
     @torch.no_grad()
-    def settle(self, y: Tensor, weights: Tensor | None, copies: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Site pulls and precisions (s, k, b) at the optimum for each of s copies of the rows with targets (s b, ...).
+    def optimal_sites(self, y: Tensor, weights: Tensor | None, copies: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Site pulls and precisions (s, k, b) at the optimum, for s copies of the points with targets (s b, ...)."""
+        nothing = torch.zeros(2, copies, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        start = _State.at(self, y, weights, nothing)
+        pull, precision = natural_gradient_ascent(start, max_steps=steps, tolerance=1e-15, rounding=1e-13).state.sites
+        return pull, precision
 
-        A copy whose bound would fall takes half the step, and one that no step improves stays.
-        """
-        shape = (copies, *self.mean.shape)
-        sites = torch.zeros(2, *shape, dtype=self.mean.dtype, device=self.mean.device)
-        length = torch.ones(copies, 1, 1, dtype=self.mean.dtype, device=self.mean.device)
-        value, target = self._evaluate(sites, y, weights)
-        for _ in range(steps):
-            proposal = torch.lerp(sites, target, length)
-            proposed, proposed_target = self._evaluate(proposal, y, weights)
-            better = (proposed >= value - 1e-12 * (1 + value.abs())).reshape(-1, 1, 1)
-            moved = torch.where(better, (proposal - sites).abs(), length > 1e-6).amax()
-            sites, target = torch.where(better, proposal, sites), torch.where(better, proposed_target, target)
-            value = torch.where(better.flatten(), proposed, value)
-            length = torch.where(better, (2 * length).clamp(max=1), length / 2)
-            if float(moved) <= 1e-12 * float(1 + sites.abs().amax()):
-                break
-        return sites[0], sites[1]
-
-    def _evaluate(self, sites: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bounds (s,), and the sites (2, s, k, b) that a full step leads to."""
+    def evaluate(self, sites: Tensor, y: Tensor, weights: Tensor | None) -> tuple[float, Tensor]:
+        """The bounds of all copies, summed, and the sites (2, s, k, b) that a full step leads to."""
         copies, _, b = sites.shape[1:]
         pull, beta = sites
         t = self.reduced  # (k, r, b)
-        inner = Sites(
-            # a_i is the pull on A_i' v; on the part that moves, A_i' (v - q), it is less by b_i A_i' q
-            torch.einsum("krb,skb->skr", t, pull - beta * self.shift).flatten(0, 1),
-            torch.einsum("krb,skb,kqb->skrq", t, beta, t).flatten(0, 1),
+        inner = WhitenedGaussian.from_sites(
+            Sites(
+                # a_i is the linear term on A_i' v; on A_i' (v - q) it is a_i - b_i A_i' q
+                torch.einsum("krb,skb->skr", t, pull - beta * self.shift).flatten(0, 1),
+                torch.einsum("krb,skb,kqb->skrq", t, beta, t).flatten(0, 1),
+            )
         )
-        center, root = inner.moments()
-        kl = root.square().sum((-2, -1)) + center.square().sum(-1) - center.shape[-1]
-        kl = 0.5 * (kl - 2 * root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)).reshape(copies, -1).sum(-1)
         t = t.repeat(copies, 1, 1)  # (s k, r, b)
-        moved = projected(t, center).reshape(copies, -1, b)
-        variance = self.residual + (root.mT @ t).square().sum(-2).reshape(copies, -1, b)
+        moved = projected(t, inner.mean).reshape(copies, -1, b)
+        variance = self.residual + (inner.root.mT @ t).square().sum(-2).reshape(copies, -1, b)
         mean, variance = ((self.mean + moved).mT.flatten(0, 1), variance.mT.flatten(0, 1))  # (s b, k)
         w = mean.new_ones(b) if weights is None else weights
-        expected = self.model.expected_log_prob(mean, variance, y).reshape(copies, b) @ w
+        expected = (self.model.expected_log_prob(mean, variance, y).reshape(copies, b) @ w).sum()
         alpha, beta = (
             w * site.reshape(copies, b, -1).mT for site in self.model.site_gradients(mean, variance, y)
         )  # (s, k, b)
-        return expected - kl, torch.stack([alpha + beta * (self.shift + moved), beta])
+        return float(expected - inner.divergence()), torch.stack([alpha + beta * (self.shift + moved), beta])
 
     @torch.no_grad()
     def updated_root(self, beta: Tensor) -> Tensor:
@@ -278,12 +263,30 @@ class _NewRows:
         return root - ((root @ basis) / (stretch * (stretch + 1)).unsqueeze(-2)) @ basis.mT
 
     def added(self, pull: Tensor, beta: Tensor, root: Tensor) -> DualProcess:
-        """The process with the rows' sites (k, b) added, and `root` as that of the new covariance."""
-        a = self.projection
-        new = Sites((a @ pull.unsqueeze(-1)).squeeze(-1), (a * beta.unsqueeze(-2)) @ a.mT)
+        """The process with these sites (k, b) added; `root` is one of the new covariance."""
+        new = Sites.of_points(self.projection, pull, beta)
         sites = self.process.sites + new
         mean = (root @ (root.mT @ sites.shift.unsqueeze(-1))).squeeze(-1)
         return DualProcess.of(self.process.base, self.process.z, self.process.tril, sites, (mean, root))
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Sites (2, s, k, b) of new data points with these targets, their bound, and where a full step leads."""
+
+    rows: "_NewRows"
+    y: Tensor
+    weights: Tensor | None
+    sites: Tensor
+    value: float
+    target: Tensor
+
+    @classmethod
+    def at(cls, rows: "_NewRows", y: Tensor, weights: Tensor | None, sites: Tensor) -> "_State":
+        return cls(rows, y, weights, sites, *rows.evaluate(sites, y, weights))
+
+    def propose(self, length: float) -> "_State":
+        return _State.at(self.rows, self.y, self.weights, torch.lerp(self.sites, self.target, length))
 
 
 def _targets(y: Any, like: Tensor, *, name: str) -> Tensor:
