@@ -1,5 +1,7 @@
 """Initial locations of inducing points."""
 
+from typing import Any
+
 import torch
 from gpytorch.kernels import Kernel
 from sklearn.cluster import KMeans
@@ -151,7 +153,8 @@ def _cluster_centers(kernel: Kernel, x: Tensor, num_inducing: int, generator: to
     scale = metric(kernel, x)
     order = torch.randperm(len(x), generator=generator, device=generator.device)[:num_inducing]
     points = (x / scale).cpu().numpy()
-    means = KMeans(num_inducing, init=points[order.cpu().numpy()], n_init=1, max_iter=LLOYD_STEPS)
+    settings: dict[str, Any] = {"init": points[order.cpu().numpy()], "n_init": 1, "max_iter": LLOYD_STEPS}
+    means = KMeans(num_inducing, **settings)
     with threadpool_limits(1, user_api="openmp"):  # several threads add up a cluster in an order that varies
         centers = means.fit(points).cluster_centers_
     return torch.as_tensor(centers, device=x.device) * scale
