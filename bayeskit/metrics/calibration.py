@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import ContinuousPredictive
-from bayeskit.core.predictive.transformed import AffinePredictive, SqueezedPredictive
+from bayeskit.core.predictive.predictive import AffinePredictive, SqueezedPredictive
 from bayeskit.metrics import arrays
 
 Binning = Literal["width", "mass"]

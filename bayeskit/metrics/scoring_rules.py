@@ -13,7 +13,7 @@ from torch import distributions as td
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import ContinuousPredictive, GaussianPredictive, MixturePredictive, Predictive
-from bayeskit.core.predictive.transformed import AffinePredictive, SqueezedPredictive
+from bayeskit.core.predictive.predictive import AffinePredictive, SqueezedPredictive
 from bayeskit.metrics import arrays
 
 # Quantiles at which the panels of the quadrature meet: dense in the middle, reaching 1e-6 into both tails.
