@@ -31,7 +31,8 @@ from bayeskit.gp.methods.dual_svgp import _started
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.inducing_points import starting_points
 from bayeskit.gp.model.minibatches import TYPES
-from bayeskit.gp.variational.whitened_posterior import Variational, bound
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound
 
 
 def table(name):
@@ -84,7 +85,7 @@ class Dual:
         model, z, inducing = copy.deepcopy((self.model, self.z.detach(), self.inducing))
         with torch.no_grad():
             inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril)
-        return model, z, Variational.from_sites(inducing.sites)
+        return model, z, WhitenedGaussian.from_sites(inducing.sites)
 
 
 class Adam(Dual):
@@ -94,17 +95,17 @@ class Adam(Dual):
 
     def __init__(self, data, z, lr):
         super().__init__(data, z, lr)
-        start = Variational.from_sites(self.inducing.sites)  # SVGP too starts from a q brought near its optimum
+        start = WhitenedGaussian.from_sites(self.inducing.sites)  # SVGP too starts from a q brought near its optimum
         self.q = start.leaves(self.dtype)
         self.leaves = [*self.leaves, *self.q]
         self.optimizer = torch.optim.Adam(self.leaves, lr=lr)
 
     def objective(self, batch):
-        return bound(self.model, self.z, Variational.from_leaves(self.q), batch)
+        return bound(self.model, self.z, WhitenedGaussian(*self.q), batch)
 
     def state(self):
         model, z, q = copy.deepcopy((self.model, self.z.detach(), [leaf.detach().double() for leaf in self.q]))
-        return model, z, Variational.from_leaves(q)
+        return model, z, WhitenedGaussian(*q)
 
 
 class Peer(gpytorch.models.ApproximateGP):
@@ -158,7 +159,7 @@ class Peer(gpytorch.models.ApproximateGP):
         model.mean.double(), model.kernel.double()
         lower = held[q + "chol_variational_covar"].double().tril()
         upper = torch.linalg.cholesky((lower @ lower.mT).flip(-1, -2)).flip(-1, -2)
-        return model, z.double(), Variational(held[q + "variational_mean"].double()[None], upper[None])
+        return model, z.double(), WhitenedGaussian(held[q + "variational_mean"].double()[None], upper[None])
 
 
 def full_bound(state, data):

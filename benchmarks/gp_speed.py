@@ -25,7 +25,8 @@ from bayeskit.gp.model.hyperparameters import Model, learnable
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.natural_gradient import NaturalGradient
-from bayeskit.gp.variational.whitened_posterior import Variational, bound, data_term
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, data_term
 
 SIZES = ((128, 256), (512, 1024), (1024, 1024))
 NUM_ROWS, FEATURES = 40_000, 8
@@ -88,7 +89,7 @@ def agree(m=64, b=100):
         for one, two in zip(found, expected, strict=True):
             error = float((one.detach().reshape(two.shape) - two.detach()).norm() / (1e-3 + two.detach().norm()))
             assert error < tolerance, (dtype, error)
-    values = Variational(leaves[-2].detach().unsqueeze(0), leaves[-1].detach().unsqueeze(0)).posterior(model, z)(x)
+    values = WhitenedGaussian(leaves[-2].detach().unsqueeze(0), leaves[-1].detach().unsqueeze(0)).posterior(model, z)(x)
     assert (values.mean[:, 0] - predicted.mean).abs().max() < 1e-6
     assert (values.variance[:, 0] - predicted.variance).abs().max() < 1e-6
     print("Bound, gradients and predictions agree: 1e-6 in float64, 1e-3 in float32.\n")
@@ -121,7 +122,7 @@ def our_step(m, b, *, natural, repeats):
     data = Data(x.double(), y.double().unsqueeze(-1), scale=NUM_ROWS / b)
     model = learnable(gp.default_prior(data.x), Gaussian(), learn=True)
     where = z.double().requires_grad_(True)
-    start = Variational.prior(1, where)
+    start = WhitenedGaussian.prior(1, where)
     learnt, settings, own = [*model.parameters, where], {}, None
     if natural:
         mean, covariance = (t.detach().float().requires_grad_(True) for t in (start.mean, start.root))
@@ -135,7 +136,7 @@ def our_step(m, b, *, natural, repeats):
         learnt += leaves
 
         def loss(batch):
-            return -bound(model, where, Variational.from_leaves(leaves), batch) - model.log_prior()
+            return -bound(model, where, WhitenedGaussian(*leaves), batch) - model.log_prior()
 
     training = Training(lr=0.01, max_epochs=repeats, batch_size=None)
 

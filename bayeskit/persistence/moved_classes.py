@@ -1,4 +1,6 @@
-"""Where the classes of older files are today: modules move, files stay readable."""
+"""Where the classes of older files are today, and their fields: names change, files stay readable."""
+
+from typing import Any
 
 MODULES = {
     "gp.gram": "gp.kernels.evaluate",
@@ -15,7 +17,7 @@ MODULES = {
     "gp.observations": "gp.model.gaussian_observations",
     "gp.stacked": "gp.model.multitask",
     "gp.inference": "gp.model.process_inference",
-    "gp.sites": "gp.variational.sites",
+    "gp.sites": "gp.variational.whitened_gaussian",
     "gp.variational": "gp.variational.whitened_posterior",
     "gp.collapsed": "gp.variational.collapsed_bound",
     "gp.dual_bound": "gp.variational.elbo_fixed_sites",
@@ -23,7 +25,6 @@ MODULES = {
     "gp.dual_process": "gp.variational.site_posterior",
     "gp.memory_process": "gp.variational.streaming_posterior",
     "gp.earlier": "gp.variational.past_data",
-    "gp.split": "gp.variational.orthogonal_posterior",
     "gp.pseudo_observations": "gp.variational.pseudo_data",
     "gp.exact": "gp.methods.exact",
     "gp.sgpr": "gp.methods.sgpr",
@@ -148,3 +149,20 @@ def current_module(module: str) -> str:
     """
     root, _, inner = module.partition(".")
     return f"bayeskit.{MODULES[inner]}" if root == "bayeskit" and inner in MODULES else module
+
+
+FIELDS = {
+    "mcmc.sgmcmc": {"scale": "preconditioner", "max_kick": "gradient_clip"},
+}
+"""Package of today -> names of its dataclasses' fields in files of format 1 -> their names now."""
+
+
+def current_fields(cls: type, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass by the names that they have today.
+
+    >>> from bayeskit.mcmc import SGLD
+    >>> current_fields(SGLD, {"lr": 0.1, "max_kick": None})
+    {'lr': 0.1, 'gradient_clip': None}
+    """
+    package = cls.__module__.removeprefix("bayeskit.").rpartition(".")[0]
+    return {FIELDS.get(package, {}).get(name, name): value for name, value in fields.items()}

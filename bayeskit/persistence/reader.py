@@ -9,6 +9,7 @@ from linear_operator import LinearOperator
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from bayeskit.persistence.moved_classes import current_fields
 from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, class_at
 
 _NODES = frozenset(
@@ -79,7 +80,7 @@ class Reader:
         cls = class_at(node["dataclass"], ("bayeskit.",), object)
         if not hasattr(cls, "__dataclass_fields__"):
             raise ValueError(f"the file asks for {node['dataclass']}, which is not a class that bayeskit loads")
-        return cls(**self.decode(node["fields"]))
+        return cls(**current_fields(cls, self.decode(node["fields"])))
 
     def _estimator(self, node: dict[str, Any]) -> BaseEstimator:
         cls = class_at(node["estimator"], ESTIMATORS, BaseEstimator)

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def seeded(build, *arguments, seed=0):
-    """A module built with its layers' starting values fixed."""
+    """A module built with fixed initial values of its layers."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build(*arguments)
@@ -32,7 +32,7 @@ class Convolutional(nn.Module):
 
 
 class Recursive(nn.Module):
-    """Control flow that looks at the values: torch.func cannot follow it."""
+    """Control flow that depends on values, which torch.func does not support."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ class LowRank(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A frozen network of which the adapters are learnt."""
+    """A frozen network with trainable adapters."""
 
     def __init__(self, inputs=4, outputs=1, dtype=None):
         super().__init__()
@@ -79,7 +79,7 @@ class Adapted(nn.Module):
 
 
 class TokenClassifier(nn.Module):
-    """A transformer over token ids and a mask, which returns its logits as an object, as libraries of them do."""
+    """A transformer over token ids and a mask, with an object for output that holds the logits, like Hugging Face."""
 
     def __init__(self, outputs=3, dtype=None):
         super().__init__()

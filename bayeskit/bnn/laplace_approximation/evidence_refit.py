@@ -17,8 +17,7 @@ from bayeskit.bnn.curvature.linearized_evidence import ModeEvidence
 from bayeskit.bnn.curvature.prior_precision import Setting, bounded, start
 from bayeskit.bnn.laplace_approximation.evidence_bound import block_evidence, occam_bound
 from bayeskit.bnn.laplace_approximation.log_joint import Problem
-from bayeskit.bnn.laplace_approximation.refit_state import Refit, RefitState, set_noise
-from bayeskit.core.likelihood import Gaussian
+from bayeskit.bnn.laplace_approximation.refit_state import Refit, RefitState
 from bayeskit.core.optimize import minimize_lbfgs
 
 ROUNDS_LINEAR = 50
@@ -48,18 +47,16 @@ def refit(problem: Problem, setting: Setting) -> Refit:
         setting: Factors on the prior's precision, or how to learn them.
     """
     likelihood = copy.deepcopy(problem.likelihood)
-    gaussian = isinstance(likelihood, Gaussian)
+    noise = likelihood.noise_parameter
     exact = problem.structure in ("full", "kernel")
     summed = isinstance(problem.prior.base, Tensor)  # not so beside factors of earlier data: the nearest product
-    faithful = exact or (problem.structure == "kronecker" and problem.linear and gaussian and summed)
-    learnable = gaussian and likelihood.raw_noise.requires_grad
+    faithful = exact or (problem.structure == "kronecker" and problem.linear and noise is not None and summed)
+    learnable = noise is not None and noise.requires_grad
     # At fixed weights, a curvature that neglects terms counts too many parameters as determined: noise would swell.
     learns_noise = learnable and (faithful or problem.linear)
     if learnable and not learns_noise and not problem.movable:  # no training has estimated the noise on validation data
-        assert isinstance(likelihood, Gaussian)
         squares, counts = problem.squared_residuals(problem.start), problem.counts
-        shared = len(likelihood.noise) == 1
-        set_noise(likelihood, squares.sum() / counts.sum() if shared else squares / counts)
+        likelihood.set_noise_variance(squares.sum() / counts.sum() if len(noise) == 1 else squares / counts)
     log_precision, learnt = start(setting, problem.prior)
     state = RefitState(problem, likelihood, problem.start, log_precision, learnt, learns_noise)
     if bounded(setting) or not faithful:

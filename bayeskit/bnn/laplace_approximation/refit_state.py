@@ -13,7 +13,7 @@ from bayeskit.bnn.curvature.linearized_evidence import Expansion, Noise, maximiz
 from bayeskit.bnn.laplace_approximation.log_joint import Problem, observed
 from bayeskit.bnn.networks.functional import at_least_single
 from bayeskit.core import operators
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 
 HALVINGS = 6
 """How often a step is halved, down to 1/64, before it is given up."""
@@ -83,10 +83,9 @@ class RefitState:
         """The log joint density to second order about the weights."""
         curvature, noise = self.problem.curvature(self.weights, self.likelihood), None
         if self.learns_noise:
-            assert isinstance(self.likelihood, Gaussian)
-            variance = self.likelihood.noise.detach()
+            variance = self._noise
             squares = self.problem.squared_residuals(self.weights)
-            lowest = torch.log(self.likelihood.floor * (1 + 1e-6) / variance.min())
+            lowest = torch.log(self.likelihood.noise_floor * (1 + 1e-6) / variance.min())
             noise = Noise(float(self.problem.counts.sum()), (squares / variance).sum(), float(lowest))
         return curvature, self.problem.expansion(self.weights, self.likelihood, noise)
 
@@ -96,8 +95,7 @@ class RefitState:
         if self.learnt.any() or self.learns_noise:
             self.log_precision, log_noise = maximize(evidence, self.log_precision, learnt=self.learnt, noise=noise)
         if self.learns_noise:
-            assert isinstance(self.likelihood, Gaussian)
-            set_noise(self.likelihood, self.likelihood.noise * log_noise.exp())
+            self.likelihood.set_noise_variance(self._noise * log_noise.exp())
         return log_noise
 
     def log_joint(self, weights: Tensor) -> Tensor:
@@ -139,9 +137,7 @@ class RefitState:
         References:
             MacKay. Bayesian interpolation. Neural Computation 1992, equation 32.
         """
-        problem, likelihood = self.problem, self.likelihood
-        assert isinstance(likelihood, Gaussian)
-        old = likelihood.noise.detach().double()
+        problem, old = self.problem, self._noise.double()
         if len(old) == 1:
             return True
         factor = torch.exp(-log_noise)
@@ -152,7 +148,7 @@ class RefitState:
             variances += batch.total((own.detach().reshape(len(batch), -1) * observed(batch)).mT).double()
         new = problem.squared_residuals(self.weights) / (problem.counts - variances / old).clamp_min(1)
         new = torch.where(problem.counts > 0, new, old)  # an output without observations keeps its noise
-        set_noise(likelihood, new)
+        self.likelihood.set_noise_variance(new)
         return bool(((new / old).log().abs() < tolerance).all())
 
     def result(self, curvature: Curvature, log_noise: Tensor, occam: Tensor, steps: int) -> Refit:
@@ -160,9 +156,8 @@ class RefitState:
         factor = torch.exp(-log_noise)
         return Refit(self.weights, self.likelihood, curvature, factor, self.log_precision, occam, steps)
 
-
-def set_noise(likelihood: Gaussian, noise: Tensor) -> None:
-    """Write a noise variance, kept above the likelihood's floor."""
-    with torch.no_grad():
-        above = (noise.detach() - likelihood.floor).clamp_min(1e-6 * likelihood.floor)
-        likelihood.raw_noise.copy_(above.log().expand_as(likelihood.raw_noise))
+    @property
+    def _noise(self) -> Tensor:
+        """The noise variance of a Gaussian likelihood, (1,) or (k,)."""
+        assert self.likelihood.noise_variance is not None
+        return self.likelihood.noise_variance.detach()

@@ -18,8 +18,8 @@ from bayeskit.bnn.methods.dropout_masks import (
 from bayeskit.bnn.networks.functional import MLP, frozen
 from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet, MonteCarlo
-from bayeskit.bnn.training.map_training import QUICK_TRAINING, calibrate, prepare, train
-from bayeskit.bnn.training.validation_search import check_precision
+from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare, train
+from bayeskit.bnn.training.validation_search import calibrate, check_precision
 from bayeskit.bnn.weights.weight_posterior import PointWeights, SampledWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind

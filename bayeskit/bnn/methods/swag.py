@@ -10,19 +10,19 @@ from torch import nn
 
 from bayeskit.bnn.methods.swag_averager import SWAGAverager
 from bayeskit.bnn.networks.batch_norm import statistics_of_draws
-from bayeskit.bnn.networks.functional import evaluate, flatten, frozen, is_random, with_parameters
+from bayeskit.bnn.networks.functional import evaluate, flatten, frozen, with_parameters
 from bayeskit.bnn.networks.layers import batch_norms, check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training.map_training import (
     DEFAULT_TRAINING,
     QUICK_TRAINING,
     Trained,
-    calibrate,
     log_joint_loss,
     prepare,
     train,
 )
-from bayeskit.bnn.training.validation_search import check_precision
+from bayeskit.bnn.training.training_pass import TrainingPass
+from bayeskit.bnn.training.validation_search import calibrate, check_precision
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights, SampledWeights
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -85,8 +85,8 @@ class SWAG(Inference):
         check_frozen(network)
         with operators.recording() as notes:
             trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)
-            law = weights.sharpened(trained.precision)
-            network, gaussian, curve = self._collect(trained, law, training, generator=generator)
+            prior_weights = weights.sharpened(trained.precision)
+            network, gaussian, curve = self._collect(trained, prior_weights, training, generator=generator)
             posterior = self._posterior(network, gaussian, trained.rows, generator=generator)
             if trained.held_out is not None:
                 _calibrate(posterior, trained.likelihood, trained.held_out)
@@ -102,7 +102,7 @@ class SWAG(Inference):
         check_precision(self.prior_precision, "validation")
 
     def _collect(
-        self, trained: Trained, law: GaussianWeights, training: Training, *, generator: torch.Generator
+        self, trained: Trained, prior: GaussianWeights, training: Training, *, generator: torch.Generator
     ) -> tuple[nn.Module, GaussianWeights, list[float]]:
         """The network at the mean, the Gaussian, and the loss while it was collected."""
         network, rows = copy.deepcopy(trained.network).train(), trained.rows
@@ -119,9 +119,9 @@ class SWAG(Inference):
             batch_size=size,
             checkpoint=None if training.checkpoint is None else f"{training.checkpoint}.swag",
         )
-        source = generator if is_random(network, rows.x[:2]) else None
+        training_pass = TrainingPass(network, rows, generator=generator)
         history = minimize(
-            log_joint_loss(network, flat, trained.params, likelihood=likelihood, law=law, generator=source),
+            log_joint_loss(training_pass, flat, trained.params, likelihood=likelihood, prior=prior),
             [flat],
             rows,
             settings,

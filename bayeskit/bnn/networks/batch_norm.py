@@ -1,4 +1,4 @@
-"""Statistics of BatchNorm layers that belong to the weights they are used with."""
+"""BatchNorm running statistics, re-estimated for given weights."""
 
 from collections.abc import Iterable
 
@@ -16,31 +16,31 @@ from bayeskit.core.types import Params
 def estimate_statistics(network: nn.Module, layers: Iterable[_BatchNorm], batches: Iterable[Batch]) -> None:
     """Set the running statistics of some BatchNorm layers to averages over one pass, in place.
 
-    The rest of the network runs in evaluation mode, so that nothing is dropped. Every batch of inputs counts alike, as
-    with `torch.optim.swa_utils.update_bn`.
+    The rest of the network runs in evaluation mode, without dropout. Batches have equal weight, as in
+    `torch.optim.swa_utils.update_bn`.
 
     Args:
         network: The module, in evaluation mode afterwards.
-        layers: Those of its layers whose statistics are to be estimated.
-        batches: Inputs (b, *input_shape), each of more than one row.
+        layers: Those of its layers whose statistics are estimated.
+        batches: Inputs (b, *input_shape), each of at least two samples.
     """
     _estimate(network, {}, list(layers), batches)
 
 
 @torch.no_grad()
 def statistics_of_draws(network: nn.Module, draws: Params, batches: Iterable[Batch]) -> Params:
-    """The BatchNorm statistics of each of s draws of the weights, from one pass over the inputs a draw.
+    """The BatchNorm statistics of each of s draws of the weights, by one pass over the inputs for each draw.
 
-    Averaged or drawn weights have activations that no training step has seen, so the statistics kept from training are
-    wrong for them.
+    Averaged or sampled weights have other activations than the weights during training, so the running statistics of
+    training do not fit them.
 
     Args:
-        network: Any module; its own statistics are left as they are.
+        network: Any module; its own statistics are unchanged.
         draws: Leaves (s, *shape).
-        batches: Inputs (b, *input_shape), each of more than one row; passed over s times.
+        batches: Inputs (b, *input_shape), each of at least two samples; iterated over s times.
 
     Returns:
-        Buffers of the network, leaves (s, *shape), for `SampledWeights`; empty if none are kept or no batch comes.
+        Buffers of the network, leaves (s, *shape), for `SampledWeights`; empty if it keeps none or there is no batch.
 
     References:
         Maddox et al. A simple baseline for Bayesian uncertainty in deep learning. NeurIPS 2019, section 3.4.
@@ -52,16 +52,16 @@ def statistics_of_draws(network: nn.Module, draws: Params, batches: Iterable[Bat
             [6.]])
     """
     layers = [layer for layer in batch_norms(network).values() if layer.running_mean is not None]
-    batches, kept = list(batches), {name: value.clone() for name, value in network.named_buffers()}
+    batches, original = list(batches), {name: value.clone() for name, value in network.named_buffers()}
     if not layers or not batches:
         return {}
-    found: list[Params] = []
+    statistics: list[Params] = []
     for i in range(len(next(iter(draws.values())))):
         _estimate(network, {name: value[i] for name, value in draws.items()}, layers, batches)
-        found.append({name: value.clone() for name, value in network.named_buffers()})
+        statistics.append({name: value.clone() for name, value in network.named_buffers()})
     for name, value in network.named_buffers():
-        value.copy_(kept[name])
-    return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        value.copy_(original[name])
+    return {name: torch.stack([one[name] for one in statistics]) for name in statistics[0]}
 
 
 def _estimate(network: nn.Module, params: Params, layers: list[_BatchNorm], batches: Iterable[Batch]) -> None:
@@ -70,7 +70,7 @@ def _estimate(network: nn.Module, params: Params, layers: list[_BatchNorm], batc
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-        layer.momentum = None  # the average of what is seen, not a tenth of it
+        layer.momentum = None  # a plain average over the batches instead of an exponential one
     for x in batches:
         call(network, params, x)
     for layer, momentum in zip(layers, momenta, strict=True):

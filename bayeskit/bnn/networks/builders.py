@@ -1,4 +1,4 @@
-"""Where networks come from: built from their sizes, or started anew."""
+"""Building networks from their sizes, and reinitializing them."""
 
 import copy
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from bayeskit.core import generators
 
 
 def build(network: Any, in_features: int, out_features: int, *, generator: torch.Generator) -> nn.Module:
-    """A network to work on: a copy of a module, what a callable makes of the two sizes, or an `MLP` for None.
+    """A network: a copy of a module, the result of a callable for the two sizes, or an `MLP` for None.
 
-    Layers draw their starting values from torch's global generator, so a callable runs inside `random.seeded`.
+    Layers draw their initial values from torch's global generator, so a callable runs inside `generators.seeded`.
 
     Args:
         network: An `nn.Module`, a callable `(in_features, out_features) -> nn.Module`, or None.
-        in_features: Numbers in one input.
+        in_features: Number of features of one input.
         out_features: Outputs k that the likelihood needs.
-        generator: Seeds the starting values.
+        generator: Seeds the initial values.
 
     Raises:
         TypeError: `network` is none of these, or the callable returns something else.
@@ -46,40 +46,41 @@ def build(network: Any, in_features: int, out_features: int, *, generator: torch
 
 
 def reinitialize(network: nn.Module, *, generator: torch.Generator) -> nn.Module:
-    """A copy whose layers have drawn new starting values by their own `reset_parameters`; what is frozen stays.
+    """A copy with new initial values, by each layer's own `reset_parameters`; frozen layers are unchanged.
 
     Raises:
-        ValueError: A module holds parameters and cannot redraw them.
+        ValueError: A module has parameters but no `reset_parameters`.
     """
     fresh = copy.deepcopy(network)
     with generators.seeded(generator):
         for name, module in fresh.named_modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if is_frozen(module) or _follows(module):
+            if is_frozen(module) or _is_invertible(module):
                 continue
             if callable(reset):
                 _reset(module, reset)
             elif any(value.requires_grad for value in module.parameters(recurse=False)):
                 raise ValueError(
                     f"`{name or 'network'}` ({type(module).__name__}) has parameters but no `reset_parameters()`; "
-                    "add that method, so that every member of an ensemble can start elsewhere."
+                    "add that method, so that every member of an ensemble starts from other values."
                 )
     return fresh
 
 
 def _reset(module: nn.Module, reset: Callable[[], Any]) -> None:
-    """New values; one that a parametrization computes is drawn, and handed to it to find what it comes from."""
-    chains: Any = module.parametrizations if is_parametrized(module) else {}
+    """Reset a module; the new value of a parametrized tensor is assigned to it, which inverts the parametrization."""
+    parametrizations: Any = module.parametrizations if is_parametrized(module) else {}
     with parametrize.cached():
         reset()
         drawn: dict[str, Tensor] = {
-            name: getattr(module, name).detach().clone() for name, chain in chains.items() if _follows(chain)
+            name: getattr(module, name).detach().clone()
+            for name, steps in parametrizations.items()
+            if _is_invertible(steps)
         }
     for name, value in drawn.items():
         setattr(module, name, value)
 
 
-def _follows(module: nn.Module) -> bool:
-    """Whether a module is the chain of parametrizations of a tensor, and can be set to a value of that tensor."""
-    chain = isinstance(module, parametrize.ParametrizationList)
-    return chain and all(hasattr(step, "right_inverse") for step in module)
+def _is_invertible(module: nn.Module) -> bool:
+    """Whether a module is a list of parametrizations that all have a right inverse."""
+    return isinstance(module, parametrize.ParametrizationList) and all(hasattr(s, "right_inverse") for s in module)

@@ -1,8 +1,8 @@
 """Networks as functions of their weights.
 
-The library never trains, linearizes or samples a module in place: it takes the values of some of its parameters as
-`Params`, lays them out as one vector, and calls the network as a function of that vector, `f(w, x)`. What is not in
-those `Params` (frozen layers, BatchNorm statistics) stays in the module.
+The library never trains, linearizes or samples a module in place: the values of some of its parameters are `Params`,
+flattened to one vector, and the network is called as a function of that vector, `f(w, x)`. Everything else (frozen
+layers, BatchNorm statistics) stays in the module.
 
     parameters -> Params;  flatten / unflatten -> (p,);  NetworkFunction -> f(w, x) of shape (n, k)
 """
@@ -18,28 +18,25 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayeskit.bnn.networks.batched_mlp import chain, run_chain
+from bayeskit.bnn.networks.batched_mlp import mlp_layers, run_mlp
 from bayeskit.bnn.networks.layers import aliases, batch_norms
-from bayeskit.core import generators
+from bayeskit.core import generators, operators
 from bayeskit.core.inputs import Batch, as_inputs
 from bayeskit.core.modules import arguments, known_attention, output, run
 from bayeskit.core.types import Inputs, Params
 
-SHORT = (torch.bfloat16, torch.float16)
+HALF_PRECISION = (torch.bfloat16, torch.float16)
 """Types in which a network may run, but nothing is summed or factorized."""
 
-CHUNK_ELEMENTS = 2**24
-"""Numbers held at a time when a network is evaluated over many rows or many draws (128 MB in float64)."""
-
-BATCHED_ROWS = 256
-"""Rows up to which draws run under vmap; with more, one draw at a time is faster, for it stays in the cache."""
+VMAP_ROWS = 256
+"""Inputs up to which draws run under vmap; beyond, one draw at a time is faster because it stays in the cache."""
 
 
 class MLP(nn.Sequential):
     """A fully connected network, `f(x) = W_L a(... a(W_1 x + b_1) ...) + b_L`; inputs of any shape are flattened.
 
     Args:
-        in_features: Numbers in one input.
+        in_features: Number of features of one input.
         out_features: Outputs k.
         hidden: Widths of the hidden layers; empty for a linear model.
         activation: Builds the nonlinearity; smooth ones suit linearization.
@@ -78,15 +75,15 @@ def with_parameters(network: nn.Module, params: Params) -> nn.Module:
     """A copy of the network, frozen (see `frozen`), holding these values."""
     fixed = copy.deepcopy(network).eval().requires_grad_(False)
     own = dict(fixed.named_parameters())
-    for name, value in params.items():  # memory of its own, for a parameter of a hollow network has none
+    for name, value in params.items():  # new storage: a parameter of a hollow network has none
         own[name].data = value.detach().to(own[name]).clone(memory_format=torch.contiguous_format)
     return fixed
 
 
 def hollow(network: nn.Module, names: Iterable[str]) -> nn.Module:
-    """A copy, without gradients, that stores nothing for these parameters: each is one zero, repeated to its shape.
+    """A copy, without gradients, that allocates no memory for these parameters: each is one zero expanded to its shape.
 
-    They keep shape, dtype and device, and their values are handed over at each call.
+    They keep shape, dtype and device; `call` passes their values.
     """
     shell = copy.deepcopy(network).requires_grad_(False)
     own = dict(shell.named_parameters())
@@ -96,9 +93,9 @@ def hollow(network: nn.Module, names: Iterable[str]) -> nn.Module:
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode and without gradients for its parameters: itself if it is so, else a copy.
+    """The network in evaluation mode and with `requires_grad` off for its parameters: itself if it is so, else a copy.
 
-    Evaluation mode means no dropout and fixed BatchNorm statistics. Gradients for the inputs still flow.
+    Evaluation mode means no dropout and fixed BatchNorm statistics. Gradients of the inputs are still computed.
     """
     learns = any(module.training for module in network.modules()) or any(p.requires_grad for p in network.parameters())
     return copy.deepcopy(network).eval().requires_grad_(False) if learns else network
@@ -110,9 +107,9 @@ def size(params: Params) -> int:
 
 
 def flatten(params: Params, like: Params) -> Tensor:
-    """All weights side by side: leaves (*c, *shape) become (*c, p), in the order and of the shapes of `like`.
+    """All weights as one vector: leaves (*c, *shape) become (*c, p), in the order and of the shapes of `like`.
 
-    The vector has single precision at least, so that steps smaller than the rounding of bfloat16 weights add up.
+    The vector has at least single precision, so that steps below the rounding of bfloat16 weights accumulate.
     """
     parts = []
     for name, shaped in like.items():
@@ -136,7 +133,7 @@ class NetworkFunction:
     """The network as a picklable function `f(w, x)` of a weight vector, which torch.func can differentiate.
 
     Args:
-        network: In the mode it is to be called in; parameters that `like` does not name are its own.
+        network: In the mode it is called in; it keeps its own values of parameters that `like` does not name.
         like: Names and shapes of the p weights that the vector holds.
 
     >>> net = nn.Linear(3, 2)
@@ -154,12 +151,12 @@ class NetworkFunction:
 
     @property
     def num_weights(self) -> int:
-        """Numbers in a gradient of an output."""
+        """The number p of weights."""
         return size(self.like)
 
 
 def call(network: nn.Module, params: Params, x: Batch) -> Tensor:
-    """The network's outputs (n, k) with these parameters in place of its own, in single precision at least.
+    """The network's outputs (n, k) with these parameters in place of its own, in at least single precision.
 
     Real inputs are cast to the type of the network's first parameter.
 
@@ -174,12 +171,12 @@ def call(network: nn.Module, params: Params, x: Batch) -> Tensor:
 
 
 def call_plainly(network: nn.Module, x: Batch) -> Tensor:
-    """What the network returns with its own parameters: the very tensor, whatever its shape."""
+    """The output of the network with its own parameters, unchanged."""
     return run(network, _cast(x, network, {}))
 
 
 def completed(outputs: Tensor, num_rows: int) -> Tensor:
-    """Outputs (n,) or (n, k) as (n, k), in single precision at least.
+    """Outputs (n,) or (n, k) as (n, k), in at least single precision.
 
     Raises:
         ValueError: They have another shape.
@@ -191,7 +188,7 @@ def completed(outputs: Tensor, num_rows: int) -> Tensor:
             f"The network must return outputs of shape (n, k) with n = {num_rows}; got {tuple(outputs.shape)}. "
             "Flatten its output."
         )
-    return outputs.float() if outputs.dtype in SHORT else outputs
+    return outputs.float() if outputs.dtype in HALF_PRECISION else outputs
 
 
 def _cast(x: Batch, network: nn.Module, params: Params) -> Batch:
@@ -203,7 +200,7 @@ def _cast(x: Batch, network: nn.Module, params: Params) -> Batch:
 
 
 def _first_parameter(module: nn.Module, prefix: str = "") -> tuple[str, Tensor | None]:
-    """The name and value that `named_parameters` begins with, at a tenth of its cost."""
+    """The first name and value of `named_parameters`, at a tenth of its cost."""
     for key, value in module._parameters.items():
         if value is not None:
             return prefix + key, value
@@ -216,22 +213,15 @@ def _first_parameter(module: nn.Module, prefix: str = "") -> tuple[str, Tensor |
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
-    """The type in which numbers of this type are summed, differentiated and factorized: float32 for shorter ones."""
-    return torch.float32 if dtype in SHORT else dtype
+    """The type in which values of this type are summed, differentiated and factorized: float32 for half precision."""
+    return torch.float32 if dtype in HALF_PRECISION else dtype
 
 
 def substituted(module: nn.Module, params: Params, *inputs: Any, **named: Any) -> Any:
-    """What a module returns with these tensors in place of its own, wherever a shared one is used."""
-    # Torch's own tying exchanges the tensors of a module that occurs twice two times, and then leaves them in it.
+    """The output of a module with these tensors in place of its own, in every place that shares one."""
+    # With `tie_weights=True` torch swaps the tensors of a module that occurs twice two times, and leaves them in it.
     shared = {alias: params[name] for name, others in aliases(module).items() if name in params for alias in others}
     return functional_call(module, {**params, **shared}, inputs, named, tie_weights=False)
-
-
-def chunks(x: Inputs, row_elements: int) -> Iterator[Batch]:
-    """The rows of `x` in pieces such that a piece times `row_elements` stays within `CHUNK_ELEMENTS`."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, row_elements))
-    for start in range(0, max(1, len(x)), rows):
-        yield x[start : start + rows]
 
 
 def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
@@ -246,16 +236,16 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
         (s, n, k).
     """
     x, num_draws = as_inputs(x), len(next(iter(draws.values())))
-    width = sum(value[0].numel() for value in draws.values())
+    together = max(1, operators.CHUNK_ELEMENTS // max(1, sum(value[0].numel() for value in draws.values())))
     pieces = []
-    for rows in chunks(x, 64 * num_draws * max(1, x.shape[1:].numel())):
-        if layers := chain(network, draws, rows):
-            outputs = run_chain(layers, draws, rows)
+    for rows in operators.pieces(x, 64 * num_draws * max(1, x.shape[1:].numel())):
+        if layers := mlp_layers(network, draws, rows):
+            outputs = run_mlp(layers, draws, rows)
             pieces.append(outputs.to(at_least_single(outputs.dtype)))
             continue
-        if len(rows) <= BATCHED_ROWS:
+        if len(rows) <= VMAP_ROWS:
             try:
-                one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=_draws_at_once(width))
+                one = torch.func.vmap(lambda p, rows=rows: call(network, p, rows), chunk_size=together)
                 pieces.append(one(draws))
                 continue
             except RuntimeError:  # control flow that depends on values
@@ -265,13 +255,14 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def _draws_at_once(width: int) -> int:
-    return max(1, CHUNK_ELEMENTS // max(1, width))
+def evaluate_at(network: nn.Module, params: Params, x: Inputs) -> Tensor:
+    """The network's outputs (n, k) with these parameters, without gradients for them."""
+    return evaluate(network, {name: value.detach().unsqueeze(0) for name, value in params.items()}, x)[0]
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode for a while."""
+    """Put the network in evaluation mode within the context."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -282,10 +273,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def is_random(network: nn.Module, x: Batch) -> bool:
-    """Whether the network draws from the global generator while training (dropout of any form), found by running it."""
+    """Whether the network uses the global generator in training mode (dropout of any form); found by running it."""
     trial = copy.deepcopy(network).train()
     for layer in batch_norms(trial).values():
-        layer.eval()  # one row alone has no spread to be normalized by
+        layer.eval()  # a batch of one has no variance to normalize by
     with generators.seeded(torch.Generator()), torch.no_grad():
         before = _global_state(x)
         call(trial, dict(trial.named_parameters()), x)

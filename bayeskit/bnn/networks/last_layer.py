@@ -1,7 +1,7 @@
-"""The last layer of a network, and what reaches it.
+"""The last layer of a network, and its features: the inputs of that layer.
 
-With the weights of the last layer alone uncertain, the rest of the network is a fixed feature map: it runs once, and
-the layer as a function of its weights and the features is all that has to be differentiated.
+If only the weights of the last layer are uncertain, the rest of the network is a fixed feature map: it runs once, and
+only the layer as a function of its weights and the features is differentiated.
 """
 
 import copy
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from bayeskit.bnn.networks.functional import NetworkFunction, call, call_plainly, chunks, evaluating
+from bayeskit.bnn.networks.functional import NetworkFunction, call, call_plainly, evaluating
 from bayeskit.bnn.networks.layers import is_plain
+from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, as_inputs
 from bayeskit.core.types import Inputs, Params
 
@@ -25,9 +26,9 @@ class Head:
     """The layer whose output a network returns.
 
     Args:
-        name: Its name in the network, "" if it is the network.
+        name: Its name in the network, "" if it is the whole network.
         layer: The layer.
-        network: The network it closes.
+        network: The network.
     """
 
     name: str
@@ -45,18 +46,21 @@ class Head:
         return {key.removeprefix(prefix): value for key, value in params.items()}
 
     def features(self, x: Inputs) -> Tensor:
-        """What reaches the layer, (n, *feature_shape)."""
-        return torch.cat([self._reaching(rows) for rows in chunks(x, 64 * x.shape[1:].numel())])
-
-    def reaching(self, params: Params, x: Batch) -> Tensor:
-        """What reaches the layer with these parameters in place of the network's own, differentiable in them."""
-        return self._caught(lambda: call(self.network, params, x))
-
-    def _reaching(self, x: Batch) -> Tensor:
+        """The features in evaluation mode, (n, *feature_shape)."""
         with evaluating(self.network):
-            return self._caught(lambda: call_plainly(self.network, x))
+            return torch.cat(
+                [
+                    self._captured(lambda rows=rows: call_plainly(self.network, rows))
+                    for rows in operators.pieces(x, 64 * x.shape[1:].numel())
+                ]
+            )
 
-    def _caught(self, run: Callable[[], Any]) -> Tensor:
+    def features_at(self, params: Params, x: Batch) -> Tensor:
+        """The features with these parameters in place of the network's own, differentiable in them."""
+        return self._captured(lambda: call(self.network, params, x))
+
+    def _captured(self, run: Callable[[], Any]) -> Tensor:
+        """The input of the layer while the network runs."""
         seen: list[Tensor] = []
 
         def remember(layer: nn.Module, inputs: Any, named: Any, output: Any) -> None:
@@ -71,7 +75,7 @@ class Head:
 
 
 def find_head(network: nn.Module, x: Inputs) -> Head | None:
-    """The layer whose output is what the network returns at `x`, found by running it, or None if there is none."""
+    """The layer whose output the network returns at `x`, found by running it, or None if there is none."""
     seen: list[tuple[Head, Tensor, int]] = []
     runs: Counter[nn.Module] = Counter()
     handles = []
@@ -86,7 +90,7 @@ def find_head(network: nn.Module, x: Inputs) -> Head | None:
 
             handles.append(module.register_forward_hook(remember, with_kwargs=True))
     try:
-        with torch.inference_mode(False), torch.no_grad(), evaluating(network):  # inference keeps no versions
+        with torch.inference_mode(False), torch.no_grad(), evaluating(network):  # inference tensors have no version
             result = call_plainly(network, x[:1])
     finally:
         for handle in handles:
@@ -95,21 +99,21 @@ def find_head(network: nn.Module, x: Inputs) -> Head | None:
         squeezed = result.ndim == 1 and output.ndim == 2 and output.data_ptr() == result.data_ptr()
         if (output is result or squeezed) and output._version == version:  # an in-place activation changes the version
             whole = output.numel() == result.numel()  # a slice starts where the output does
-            return found if whole and runs[found.layer] == 1 and _alone(found) else None
+            return found if whole and runs[found.layer] == 1 and not _shares_parameters(found) else None
     return None
 
 
-def _alone(head: Head) -> bool:
-    """Whether no parameter of the layer is at work elsewhere too: what reaches the layer would depend on it."""
+def _shares_parameters(head: Head) -> bool:
+    """Whether a parameter of the layer is used elsewhere too: the features would depend on it."""
     inside = set(head.layer.modules())
     others = {
         value for module in head.network.modules() if module not in inside for value in module._parameters.values()
     }
-    return others.isdisjoint(head.layer.parameters())
+    return not others.isdisjoint(head.layer.parameters())
 
 
 def head_of(network: nn.Module, names: Iterable[str], x: Inputs) -> Head | None:
-    """The last layer, if all these parameters are its own."""
+    """The last layer if all these parameters belong to it, else None."""
     found = find_head(network, x)
     return found if found is not None and set(names) <= set(found.names) else None
 
@@ -118,7 +122,7 @@ def last_layer(network: nn.Module, x: Inputs) -> list[str]:
     """The names of the parameters of the last layer.
 
     Raises:
-        ValueError: What the network returns is not the output of a layer with parameters.
+        ValueError: The output of the network is not that of a layer with parameters.
 
     >>> last_layer(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), torch.zeros(2, 3))
     ['2.weight', '2.bias']

@@ -1,4 +1,4 @@
-"""What the layers of a network are: BatchNorm, frozen, plain ones of torch, or sharing parameters."""
+"""Queries about the layers of a network: BatchNorm, frozen, unmodified torch layers, shared parameters."""
 
 from collections.abc import Iterable
 
@@ -13,31 +13,31 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def normalizes(network: nn.Module, names: Iterable[str] | None = None) -> bool:
-    """Whether any BatchNorm layer learns its statistics while parameters train: those named, or all with a gradient."""
-    return len(_kept(network, names)) < len(batch_norms(network))
+    """Whether a BatchNorm layer updates its statistics in training of these parameters (None: all with a gradient)."""
+    return len(_frozen_norms(network, names)) < len(batch_norms(network))
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Whether a module has parameters, and none of them, its parts' included, requires a gradient."""
+    """Whether a module has parameters, none of which requires a gradient."""
     values = list(module.parameters())
     return bool(values) and not any(value.requires_grad for value in values)
 
 
 def set_training(network: nn.Module, mode: bool = True, *, names: Iterable[str] | None = None) -> None:
-    """Training mode on or off, except that a frozen BatchNorm layer keeps its statistics: it is part of what stays.
+    """Switch training mode on or off; frozen BatchNorm layers stay in evaluation mode.
 
     Args:
         network: Changed in place.
         mode: On or off.
-        names: Parameters that are learnt; None for those that require a gradient.
+        names: Parameters that are trained; None for those that require a gradient.
     """
     network.train(mode)
-    for layer in _kept(network, names) if mode else ():
+    for layer in _frozen_norms(network, names) if mode else ():
         layer.eval()
 
 
-def _kept(network: nn.Module, names: Iterable[str] | None) -> list[_BatchNorm]:
-    """The BatchNorm layers that have parameters of which none is learnt."""
+def _frozen_norms(network: nn.Module, names: Iterable[str] | None) -> list[_BatchNorm]:
+    """The BatchNorm layers that have parameters, none of which is trained."""
     layers = batch_norms(network)
     if names is None:
         return [layer for layer in layers.values() if is_frozen(layer)]
@@ -46,24 +46,24 @@ def _kept(network: nn.Module, names: Iterable[str] | None) -> list[_BatchNorm]:
 
 
 def check_frozen(network: nn.Module) -> None:
-    """Refuse a network whose outputs at one input would depend on the other rows.
+    """Refuse a network whose output at one input depends on the other inputs of the batch.
 
     Raises:
-        ValueError: A BatchNorm layer keeps no running statistics, so it normalizes by the batch even in evaluation.
+        ValueError: A BatchNorm layer has no running statistics, so it normalizes by the batch in evaluation mode too.
     """
     for name, module in batch_norms(network).items():
         if not getattr(module, "track_running_stats", True) or module.running_mean is None:
             raise ValueError(
-                f"`{name}` ({type(module).__name__}) keeps no running statistics, so what the network returns for one "
-                "input depends on the others and is no function of the input. Build it with "
-                "`track_running_stats=True`, or use GroupNorm or LayerNorm."
+                f"`{name}` ({type(module).__name__}) keeps no running statistics, so the output of the network at one "
+                "input depends on the other inputs of the batch. Build it with `track_running_stats=True`, or use "
+                "GroupNorm or LayerNorm."
             )
 
 
 def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a layer does what these classes of torch do, with its own weights.
+    """Whether a layer computes what one of these torch classes computes, with its own weights.
 
-    Not so a subclass with another `forward` (a low-rank adapter), nor a layer whose weight is itself computed, by
+    False for a subclass with another `forward` (a low-rank adapter) and for a layer whose weight is computed by
     `torch.nn.utils.parametrize` or in a hook.
     """
     return (
@@ -74,7 +74,7 @@ def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def aliases(network: nn.Module) -> dict[str, list[str]]:
-    """Further names of the parameters that distinct modules share, by the name that `named_parameters` gives."""
+    """The other names of parameters shared between modules, keyed by the name that `named_parameters` gives."""
     names: dict[Tensor, list[str]] = {}
     for prefix, module in network.named_modules():
         for key, value in module._parameters.items():

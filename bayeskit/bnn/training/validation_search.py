@@ -1,4 +1,4 @@
-"""Rows held out from training, and what they choose: when to stop, and one setting such as the prior's precision."""
+"""Held-out data of a training run, which choose the epoch, the noise, and a setting such as the prior precision."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,36 +6,39 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from linear_operator import to_linear_operator
+from linear_operator.operators import BlockDiagLinearOperator
 from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.optimize import History, Training, split
+from bayeskit.core.optimize import History, Training, minimize_lbfgs, split
+from bayeskit.core.posterior import GaussianValues
 from bayeskit.core.types import Data
 
 PRECISIONS = (1.0, 0.1, 0.01)
 """Factors on the prior's precision that `prior_precision="validation"` tries."""
 
 THRESHOLD = 1.0
-"""Standard errors by which held-out rows must gain before a weaker prior is taken (the one-standard-error rule)."""
+"""Standard errors by which the held-out log-likelihood must gain for a weaker prior (the one-standard-error rule)."""
 
 FEWEST_ROWS = 20
-"""With fewer rows none are held out, and the parameters of the likelihood stay as they were given."""
+"""With fewer observations none are held out, and the parameters of the likelihood are not learnt."""
 
 HELD_OUT = 0.15
-"""The share of the rows that is held out where a search needs some and the settings hold none."""
+"""Share held out for a search where the training settings hold out none."""
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
-    """A training that held-out rows judge, at one value of a setting or at several.
+class ValidationSearch:
+    """Training runs at one value of a setting or at several, scored by held-out data.
 
     Args:
         training: Settings of each run.
-        rows: What is trained on.
-        held_out: What judges, or None.
-        values: Of the setting, in the order to be tried.
-        enough: Whether there are rows enough to learn a likelihood's own parameters.
+        rows: The training data.
+        held_out: The validation data, or None.
+        values: Values of the setting, in the order to be tried.
+        enough: Whether there are enough data to learn the likelihood's own parameters.
     """
 
     training: Training
@@ -55,19 +58,18 @@ class Search:
         generator: torch.Generator,
         tried: Sequence[float] = PRECISIONS,
     ) -> Self:
-        """Hold rows out as the training says, and some in any case where the setting is to be searched for.
+        """Hold out data as the training settings say, and in any case where the setting is searched for.
 
         Args:
-            data: All the rows.
-            training: Settings; a search without rows held out would stay at the first value, which may leave a deep
-                network at zero.
+            data: All the data.
+            training: Settings of each run.
             setting: A number, or "validation" for a search.
-            known: The setting has its first value, whatever was asked: the prior is the posterior of earlier data.
-            generator: Picks the rows.
+            known: Take the first value instead of a search, because the prior is the posterior of earlier data.
+            generator: Picks the held-out data.
             tried: The values of a search.
         """
         searching, enough = isinstance(setting, str) and not known, len(data) >= FEWEST_ROWS
-        training = holding_out(training, HELD_OUT) if searching else training
+        training = with_held_out(training, HELD_OUT) if searching else training
         rows, held_out = split(data, training, generator=generator) if enough else (data, None)
         return cls(
             training, rows, held_out, candidates(setting, tried, search=searching and held_out is not None), enough
@@ -75,37 +77,59 @@ class Search:
 
     @property
     def num_held_out(self) -> int:
-        """How many rows judge."""
+        """Number of held-out observations."""
         return 0 if self.held_out is None else len(self.held_out)
 
     def learnt(self, likelihood: Likelihood) -> list[Tensor]:
-        """The likelihood's own parameters, those that are learnt."""
+        """The likelihood's own parameters that are learnt."""
         return [value for value in likelihood.parameters() if value.requires_grad] if self.enough else []
 
     def validation(self, score: Callable[[Data], Tensor]) -> Callable[[], Tensor] | None:
-        """Minus the average log-likelihood of the held-out rows, for the training loop to watch.
+        """The validation loss of the training loop: minus the average log-likelihood of the held-out data.
 
         Args:
-            score: Log-likelihoods of the held-out rows, (m,).
+            score: Log-likelihoods of the held-out data, (m,).
         """
         held_out = self.held_out
         return None if held_out is None else lambda: -average(score(held_out), held_out)
 
-    def descend(
+    def run(
         self,
-        run: Callable[[Training, float], History],
+        train: Callable[[Training, float], History],
         score: Callable[[Data], Tensor],
         state: list[Tensor],
         *,
         threshold: float = THRESHOLD,
     ) -> tuple[History, float]:
-        """Train at each value in turn; see the function `descend`."""
+        """Train at each value in turn, from the same start, and keep the last by which the held-out score gains.
 
-        def judged() -> Tensor:
+        Every run starts anew because a strong prior can pull a network to zero, from where no gradient leads back. A
+        gain counts if it exceeds `threshold` standard errors, to allow for the noise of a small validation set.
+
+        Args:
+            train: Trains at a value, changing `state` in place.
+            score: Log-likelihoods of the held-out data, (m,).
+            state: What training changes: set to the start before each run, and at the end to that of the run kept.
+            threshold: See above.
+
+        Returns:
+            The curves of all runs one after the other, and the value kept.
+        """
+        start, kept = _copies(state), self.values[0]
+        history = train(self.training, kept)
+        for value in self.values[1:]:
             assert self.held_out is not None  # else there is one value
-            return score(self.held_out)
-
-        return descend(run, judged, state, self.training, self.values, threshold=threshold)
+            best, reached = _copies(state), score(self.held_out)
+            _write(state, start)
+            file = None if self.training.checkpoint is None else f"{self.training.checkpoint}.{value:g}"
+            curves = train(replace(self.training, checkpoint=file), value)
+            history = {name: history[name] + curve for name, curve in curves.items()}
+            gain = score(self.held_out) - reached
+            if gain.mean() > threshold * gain.std() / math.sqrt(len(gain)):
+                kept = value
+            else:
+                _write(state, best)
+        return history, kept
 
 
 def check_precision(precision: float | str, rule: str) -> None:
@@ -116,65 +140,59 @@ def check_precision(precision: float | str, rule: str) -> None:
         checks.positive(precision, name="prior_precision")
 
 
-def holding_out(training: Training, share: float) -> Training:
-    """The settings, with this share of the rows held out if they hold none."""
-    return replace(training, validation_fraction=training.validation_fraction or share)
+def with_held_out(training: Training, fraction: float) -> Training:
+    """The settings, with this fraction held out if they hold out none."""
+    return replace(training, validation_fraction=training.validation_fraction or fraction)
 
 
 def candidates(setting: float | str, tried: Sequence[float] = PRECISIONS, *, search: bool) -> tuple[float, ...]:
-    """What a setting may be: the number given; or what is tried, of which only the first if no rows can judge."""
+    """Values of a setting: the number given; or those to try, of which only the first without held-out data."""
     if not isinstance(setting, str):
         return (setting,)
     return tuple(tried) if search else tuple(tried[:1])
 
 
-def descend(
-    run: Callable[[Training, float], History],
-    score: Callable[[], Tensor],
-    state: list[Tensor],
-    training: Training,
-    factors: Sequence[float],
-    *,
-    threshold: float = THRESHOLD,
-) -> tuple[History, float]:
-    """Train at falling prior precisions, each from the same start, and keep the last that held-out rows gain by.
-
-    Every run starts anew because a strong prior can pull a network to zero, and from there no gradient leads back. A
-    gain counts if it is larger than `threshold` standard errors, so that a few rows are not listened to too closely.
+def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Data) -> None:
+    """Set the likelihood's own parameters to maximize the predictive density of data that the weights have not seen.
 
     Args:
-        run: Trains at a precision, changing `state` in place.
-        score: Log-likelihoods of the held-out rows, (m,).
-        state: What training changes: set to the start before each run, and to the kept run's end at last.
-        training: Settings; further runs write further checkpoint files.
-        factors: Precisions in the order to be tried.
-        threshold: See above.
-
-    Returns:
-        The curves of all runs one after the other, and the precision that is kept.
+        likelihood: Changed in place.
+        values: Function values at those inputs: draws (s, n, k), scored as a mixture, or a Gaussian, of which the
+            completely observed points are scored.
+        data: The held-out data.
     """
-    start = [value.detach().clone() for value in state]
-    history, kept = run(training, factors[0]), factors[0]
-    for factor in factors[1:]:
-        best, reached = [value.detach().clone() for value in state], score()
-        _put(state, start)
-        file = None if training.checkpoint is None else f"{training.checkpoint}.{factor:g}"
-        curves = run(replace(training, checkpoint=file), factor)
-        history = {name: history[name] + curve for name, curve in curves.items()}
-        gain = score() - reached
-        if gain.mean() > threshold * gain.std() / math.sqrt(len(gain)):
-            kept = factor
-        else:
-            _put(state, best)
-    return history, kept
+    own = [value for value in likelihood.parameters() if value.requires_grad]
+    if not own or not len(data):
+        return
+    if isinstance(values, Tensor):
+        draws, share = values.detach().double(), math.log(len(values))
 
+        def density() -> Tensor:
+            return likelihood.log_prob(draws, data.y).logsumexp(0) - share
+    else:
+        full = ~data.y.isnan().reshape(len(data), -1).any(-1)
+        if not full.any():
+            return
+        data = replace(data.rows(full), scale=data.scale)
+        blocks = BlockDiagLinearOperator(to_linear_operator(values.output_covariance()[full].detach().double()))
+        marginals = GaussianValues(values.mean[full].detach().double(), blocks)
 
-@torch.no_grad()
-def _put(state: list[Tensor], values: list[Tensor]) -> None:
-    for tensor, value in zip(state, values, strict=True):
-        tensor.copy_(value)
+        def density() -> Tensor:
+            return likelihood.gaussian_predictive(marginals).log_prob(data.y)
+
+    minimize_lbfgs(lambda: -average(density(), data), own, description="calibration")
 
 
 def average(values: Tensor, data: Data) -> Tensor:
-    """The average of a quantity given per row, weighted by the cases: (*b, n) to (*b,)."""
+    """The average of one value for each observation, weighted by the case weights: (*b, n) to (*b,)."""
     return data.total(values) / data.total(torch.ones_like(values))
+
+
+def _copies(state: list[Tensor]) -> list[Tensor]:
+    return [value.detach().clone() for value in state]
+
+
+@torch.no_grad()
+def _write(state: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(state, values, strict=True):
+        tensor.copy_(value)

@@ -1,4 +1,4 @@
-"""Maximizing the evidence lower bound of a mean-field law over a network's weights."""
+"""Maximizing the evidence lower bound of a mean-field Gaussian over a network's weights."""
 
 import copy
 import math
@@ -9,10 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bayeskit.bnn.networks.functional import is_random
-from bayeskit.bnn.networks.layers import normalizes, set_training
-from bayeskit.bnn.training.map_training import calibrate, seeded_by
-from bayeskit.bnn.training.validation_search import Search, check_precision
+from bayeskit.bnn.training.training_pass import TrainingPass
+from bayeskit.bnn.training.validation_search import ValidationSearch, calibrate, check_precision
 from bayeskit.bnn.variational_inference.support_updates import Subspace
 from bayeskit.bnn.variational_inference.variational_module import Variational
 from bayeskit.core import checks, operators
@@ -23,17 +21,17 @@ from bayeskit.core.posterior import SampledValues
 from bayeskit.core.types import Data
 
 DEFAULT_TRAINING = Training(lr=1e-2, max_epochs=500, batch_size=128, patience=20, validation_fraction=0.15)
-"""Adam with early stopping: gentler and more patient than for one network, because the objective is noisy."""
+"""Adam with early stopping: a smaller rate and more patience than for MAP, because the objective is noisy."""
 
-WATCHED_DRAWS = 8
-"""Draws of the weights by which held-out rows judge."""
+VALIDATION_DRAWS = 8
+"""Draws of the weights for the validation loss of every epoch: each costs one pass over the held-out data."""
 
-EVIDENCE_RUNS = 30_000
-"""Rows times draws spent on the estimate of the bound, unless there are more rows than that."""
+BOUND_EVALUATIONS = 30_000
+"""Observations times draws for the estimate of the bound: at 1,000 observations 30 draws, at 30,000 one."""
 
 
 class Settings(Protocol):
-    """What the inferences by a mean-field law share; see `MeanFieldVI`."""
+    """The settings that `MeanFieldVI` and `SSVI` share; see there."""
 
     estimator: str
     num_samples: int
@@ -55,11 +53,11 @@ def validate(settings: Settings) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """How the active weights of a sparse law change while it is trained (see `Subspace`).
+    """Settings of the exchange of active weights during training (see `Subspace`).
 
     Args:
         every: Steps between exchanges; None for 100, or a twentieth of the training if that is less.
-        fraction: Share of the active weights exchanged at first.
+        fraction: Share of the active weights in the first exchange.
         block: Shape of the units.
     """
 
@@ -68,21 +66,21 @@ class Exchange:
     block: Sequence[int] = (1, 1)
 
     def start(self, q: Variational, num_steps: int) -> Subspace:
-        """The exchanges of a training of so many steps: they end after three quarters of them."""
+        """The exchanges in a training of so many steps; they end after three quarters of it."""
         every = self.every or max(1, min(100, num_steps // 20))
         until = max(1, round(0.75 * num_steps))
         return Subspace(q, every=every, until=until, fraction=self.fraction, block=self.block)
 
 
-class Ascent:
-    """Maximizes the bound over means, scales and the likelihood's own parameters, changing a law in place.
+class ELBOTraining:
+    """Maximizes the bound over means, scales and the likelihood's own parameters, changing q in place.
 
     Args:
-        q: The law, holding its prior.
-        likelihood: Law of the observations; copied.
+        q: The variational distribution, with its prior.
+        likelihood: Copied.
         data: Inputs and targets, in the network's dtype.
         settings: Of the inference: draws, KL weight, prior precision, training.
-        exchange: Of active weights, for a sparse law.
+        exchange: Of active weights, if q is sparse.
         generator: Source of all randomness.
     """
 
@@ -98,86 +96,74 @@ class Ascent:
     ):
         self.q, self.likelihood, self.data = q, copy.deepcopy(likelihood), data
         self.settings, self.exchange, self.generator = settings, exchange, generator
-        self.normalizes = normalizes(q.network, q.support.shapes)
-        self.source = generator if is_random(q.network, data.x[:2]) else None
+        self.training_pass = TrainingPass(q.network, data, names=q.support.shapes, generator=generator)
         self.buffers = [*q.network.buffers(), *q.support.buffers()]
+        training, precision = settings.training or DEFAULT_TRAINING, settings.prior_precision
+        known = q.prior.scale_known
+        self.search = ValidationSearch.plan(data, training, precision, known=known, generator=generator)
+        self.trained = [q.mean, q.log_scale, *self.search.learnt(self.likelihood)]
 
     def fit(self) -> Fit:
-        """Train, at falling prior precisions if held-out rows are to choose one."""
-        training, precision = self.settings.training or DEFAULT_TRAINING, self.settings.prior_precision
-        known = self.q.prior.scale_known
-        search = Search.plan(self.data, training, precision, known=known, generator=self.generator)
-        own = search.learnt(self.likelihood)
-
-        def climb(settings: Training, factor: float) -> History:
-            return self.climb(search, own, settings, factor)
-
+        """Train, at falling prior precisions if the held-out data choose one."""
+        q, held_out = self.q, self.search.held_out
         with operators.recording() as notes:
-            state = [self.q.mean, self.q.log_scale, *own, *self.buffers]
-            history, self.q.factor = search.descend(climb, self.score, state)
-            self.q.network.eval()
-            self.q.gradients = None
-            if search.held_out is not None:
-                calibrate(self.likelihood, self.draws(search.held_out), search.held_out)
+            history, q.factor = self.search.run(self.run, self.score, [*self.trained, *self.buffers])
+            q.network.eval()
+            q.gradients = None
+            if held_out is not None:
+                calibrate(self.likelihood, self.draws(held_out), held_out)
             evidence = Evidence(self.bound(), "lower bound")
-            posterior = self.q.posterior(self.data.x[:2], num_samples=self.settings.num_draws)
+            posterior = q.posterior(self.data.x[:2], num_samples=self.settings.num_draws)
         diagnostics = {
-            "prior precision": self.q.factor,
-            "held-out rows": search.num_held_out,
-            "KL": float(self.q.kl().detach()),
-            "active weights": len(self.q.mean),
+            "prior precision": q.factor,
+            "held-out rows": self.search.num_held_out,
+            "KL": float(q.kl().detach()),
+            "active weights": len(q.mean),
             **notes,
         }
         return Fit(posterior, self.likelihood, evidence, history, diagnostics)
 
-    def climb(self, search: Search, own: list[Tensor], training: Training, factor: float) -> History:
-        """One training at a prior precision, from where the law stands, with these parameters of the likelihood."""
-        q, rows = self.q, search.rows
+    def run(self, training: Training, factor: float) -> History:
+        """Train with a factor on the prior's precision, starting from the current q."""
+        q, rows, settings = self.q, self.search.rows, self.settings
         q.factor = factor
         num_steps = training.max_epochs * math.ceil(len(rows) / (training.batch_size or len(rows)))
         subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
+        samples, weight = settings.num_samples, settings.kl_weight
 
         def loss(batch: Data) -> Tensor:
-            # One row alone has no spread to be normalized by.
-            set_training(q.network, not self.normalizes or len(batch) > 1, names=q.support.shapes)
             if subspace is not None:
                 subspace.watch()
-            with seeded_by(self.source):
-                return q.loss(
-                    self.likelihood,
-                    batch,
-                    num_samples=self.settings.num_samples,
-                    kl_weight=self.settings.kl_weight,
-                    generator=self.generator,
-                )
+            with self.training_pass(len(batch)):
+                return q.loss(self.likelihood, batch, num_samples=samples, kl_weight=weight, generator=self.generator)
 
         return minimize(
             loss,
-            [q.mean, q.log_scale, *own],
+            self.trained,
             rows,
             training,
             generator=self.generator,
-            validation=None if training.patience is None else search.validation(self.score),
+            validation=None if training.patience is None else self.search.validation(self.score),
             buffers=self.buffers if subspace is None else [*self.buffers, subspace.count],
             callbacks=() if subspace is None else [Callback(after_step=lambda run: subspace.step(run.optimizer))],
         )
 
-    def score(self, rows: Data) -> Tensor:
-        """The log density of each row under the mixture of some draws, (m,)."""
+    def score(self, held_out: Data) -> Tensor:
+        """The log density of each observation under a mixture of some draws, (m,)."""
         self.q.network.eval()
-        terms = self.likelihood.log_prob(self.draws(rows, WATCHED_DRAWS), rows.y)  # (s, m)
+        terms = self.likelihood.log_prob(self.draws(held_out, VALIDATION_DRAWS), held_out.y)  # (s, m)
         return (terms.logsumexp(0) - math.log(len(terms))).detach()
 
     def draws(self, rows: Data, num_samples: int | None = None) -> Tensor:
-        """The same draws of the function every time, (s, n, k)."""
+        """Draws of the function, the same at every call, (s, n, k)."""
         values = self.q.posterior(num_samples=num_samples)(rows.x)
         assert isinstance(values, SampledValues)
         return values.draws.detach()
 
     @torch.no_grad()
     def bound(self) -> float:
-        """An unbiased estimate of the evidence lower bound over all rows: the more draws, the fewer rows there are."""
-        num_samples = max(1, min(32, EVIDENCE_RUNS // len(self.data)))
+        """An unbiased estimate of the evidence lower bound on all the data."""
+        num_samples = max(1, min(32, BOUND_EVALUATIONS // len(self.data)))
         total = 0.0
         for batch in self.data.batches(4096):
             f = self.q(batch.x[:], num_samples=num_samples, generator=self.generator)

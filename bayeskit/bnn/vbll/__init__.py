@@ -1,7 +1,8 @@
 """Bayesian last layers as modules, for any body and any training loop.
 
-`rows` holds the laws of the weights, `row_prior` their prior, `bounds` the expectations of labels, `last_layer` what
-every layer is, `likelihood_layer` the layer under any likelihood, `natural` its optimum for fixed features.
+`row_gaussians` holds the variational distributions of the weights, `row_prior` their prior, `softmax_bounds` the
+expected log-likelihoods of labels, `bayesian_head` the base of all layers, `likelihood_layer` the layer under any
+likelihood, `natural_gradient_refit` its optimum for fixed features.
 """
 
 from bayeskit.bnn.vbll.bayesian_head import LastLayer as LastLayer

@@ -1,11 +1,11 @@
-"""What every Bayesian last layer is: a module with a law of its weights, an objective, and a law of its outputs.
+"""The base of all Bayesian last layers: modules with a distribution over their weights.
 
 features (n, d) --forward--> mean (n, k), root (n, k, r)      tensors alone: it exports
                 --values---> GaussianValues                   joint over inputs and outputs, lazy
-                --predictive-> Predictive                     the law of the observations
-features, y     --loss-----> the objective per row            for a training loop of one's own
+                --predictive-> Predictive                     the posterior predictive distribution
+features, y     --loss-----> the objective per data point     for a user's own training loop
                 --fit------> the optimum for fixed features   closed form or natural gradients
-                --partial_fit> the same, from the law reached: the posterior of all the rows
+                --partial_fit> the same, with the present distribution for a prior: the posterior of all data
 """
 
 import math
@@ -26,7 +26,7 @@ class LastLayer(nn.Module, ABC):
     """A Bayesian last layer: `f_o(x) = w_o' phi(x)` for features phi and uncertain weights.
 
     Args:
-        num_data: Number N of rows of the whole data set, which the divergence from the prior is divided by.
+        num_data: Size N of the whole data set, which the divergence from the prior is divided by.
         kl_weight: Factor on that divergence; 1 for the evidence lower bound.
     """
 
@@ -42,38 +42,39 @@ class LastLayer(nn.Module, ABC):
 
     @abstractmethod
     def expected_log_prob(self, features: Tensor, y: Tensor) -> Tensor:
-        """`E log p(y_i | f(x_i))` under the law of the weights, or its lower bound, (n,)."""
+        """`E log p(y_i | f(x_i))` under the distribution of the weights, or its lower bound, (n,)."""
 
     @abstractmethod
     def penalty(self) -> Tensor:
-        """The divergence of the law of the weights from the prior, minus log priors of the noise, ()."""
+        """The divergence of the weights' distribution from the prior, minus log priors of the noise, ()."""
 
     @abstractmethod
     def predictive(self, features: Tensor) -> Predictive:
-        """The law of the observations at features (n, d)."""
+        """The posterior predictive distribution at features (n, d)."""
 
     @abstractmethod
     def fit(self, features: Tensor, y: Tensor) -> float:
-        """Move the law to its optimum for these features (n, d) and targets: the evidence, or its lower bound.
+        """Set the distribution to its optimum for these features (n, d) and targets, once the body is trained.
 
-        The features are taken as given, so this is for a body that has been trained.
+        Returns:
+            The log evidence, or its lower bound.
         """
 
     @abstractmethod
     def partial_fit(self, features: Tensor, y: Tensor) -> float:
-        """As `fit`, but with the present law for a prior, which the layer keeps from then on; the noise stays.
+        """As `fit`, but with the present distribution for a prior, which the layer keeps; the noise is fixed.
 
-        For a law that conditioning preserves (Gaussian noise; "dense" or "dense_precision") the result is that of all
-        the rows at once.
+        For a family that conditioning preserves (Gaussian noise; "dense" or "dense_precision") the result is that of
+        all data at once.
         """
 
     def values(self, features: Tensor) -> GaussianValues:
-        """The joint Gaussian law of the outputs at n inputs, with a covariance operator (n*k, n*k), point-major."""
+        """The joint Gaussian of the outputs at n inputs, with a covariance operator (n*k, n*k), point-major."""
         mean, root = self(features)
         return gaussian_values(mean, root.movedim(1, 0))
 
     def loss(self, features: Tensor, y: Tensor) -> Tensor:
-        """`-mean_i E log p(y_i | f(x_i)) + kl_weight / num_data penalty`: minus the evidence lower bound per row.
+        """`-mean_i E log p(y_i | f(x_i)) + kl_weight / num_data penalty`: minus the ELBO per data point.
 
         Args:
             features: (n, d), a mini-batch.
@@ -98,7 +99,7 @@ def start(
     """Rows near zero with small scales, and a prior of independent weights with variance `prior_scale / in_features`.
 
     Means start as `N(0, 2 / d)`, as layers of networks do; standard deviations at those of the prior over sqrt(d), so
-    that a first step is not drowned in the spread of the outputs.
+    that the variance of the outputs does not dominate the first steps.
     """
     checks.positive(in_features, name="in_features", integer=True)
     checks.positive(outputs, name="out_features", integer=True)

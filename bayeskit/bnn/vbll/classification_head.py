@@ -11,13 +11,13 @@ class VBLLClassification(LikelihoodLayer):
     """`p(y_i = k) = softmax(f(x_i))_k`, `f_k = w_k' phi`, `w_k ~ N(0, prior_scale / d)`, with `q(w_k) = N(m_k, S_k)`.
 
     The expectation of `log sum_k exp f_k` is bounded in closed form, by Jensen's inequality or more tightly by the
-    bound of Knowles and Minka (see `bnn.heads.bounds`), so the loss has no sampling noise. Prediction is deterministic
+    bound of Knowles and Minka (see `softmax_bounds`), so the loss has no sampling noise. Prediction is deterministic
     as well: quadrature over the Gaussian logits.
 
     Args:
         in_features: Number d of features.
         num_classes: Number of classes; two of them share one logit.
-        num_data: Number of rows of the whole data set.
+        num_data: Size of the whole data set.
         covariance: Of the weights of a class: "diagonal", "dense", "low_rank" or "dense_precision".
         bound: "knowles_minka", "jensen", or "expectation" for quadrature.
         rank: Columns of the factor of "low_rank".

@@ -10,12 +10,15 @@ from bayeskit.bnn.vbll.inverse_wishart import InverseWishart
 from bayeskit.bnn.vbll.row_gaussians import DiagonalRows
 from bayeskit.bnn.vbll.row_prior import RowPrior
 from bayeskit.core import checks
+from bayeskit.core.likelihood import Categorical
+from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.predictive import CategoricalPredictive
-
-LOG_2PI = 1.8378770664093453
 
 ROUNDS = 50
 """Rounds at most of centers and noise in `fit`; each raises the bound, and a few suffice."""
+
+TOLERANCE = 1e-6
+"""Average change of a log noise variance that ends the rounds."""
 
 
 class VBLLGenerative(LastLayer):
@@ -27,12 +30,12 @@ class VBLLGenerative(LastLayer):
         E log p(y | phi) >= log N(phi; m_y, s) - sum_d v_yd / (2 s_d) + log r_y - log sum_k r_k N_k.
 
     Prediction is exact, `p(y = k | phi) = r_k N_k / sum_j r_j N_j`. `forward` and `values` give the moments of the
-    scores `log r_k + log N(phi; mu_k, s)`, jointly over inputs; they are exact, their law is not Gaussian.
+    scores `log r_k + log N(phi; mu_k, s)`, jointly over inputs; they are exact, though the scores are not Gaussian.
 
     Args:
         in_features: Number d of features.
         num_classes: Number of classes.
-        num_data: Number of rows of the whole data set.
+        num_data: Size of the whole data set.
         prior_scale: Prior variance of a coordinate of a center.
         noise: Variance s of every feature where it starts.
         noise_prior: A prior of s, or None for none.
@@ -96,19 +99,15 @@ class VBLLGenerative(LastLayer):
 
     def penalty(self) -> Tensor:
         """The divergence of the centers minus the log prior of the noise, ()."""
-        divergence = self.prior.divergence(self.rows).sum()
-        return (
-            divergence if self.noise_prior is None else divergence - self.noise_prior.log_density(self.log_noise.exp())
-        )
+        log_prior = 0.0 if self.noise_prior is None else self.noise_prior.log_density(self.log_noise.exp())
+        return self.prior.divergence(self.rows).sum() - log_prior
 
     @torch.no_grad()
     def predictive(self, features: Tensor) -> CategoricalPredictive:
         """Class probabilities by Bayes' rule, exact; entropies given the centers by the moments of the scores.
 
-        The expected entropy is that of a Gaussian law of the scores, by fixed draws.
+        The expected entropy is that of Gaussian scores with these moments, by fixed draws.
         """
-        from bayeskit.core.likelihood import Categorical
-
         by_moments = Categorical(len(self.counts)).predictive(self.values(features))
         assert isinstance(by_moments, CategoricalPredictive)
         return CategoricalPredictive(self.scores(features).log_softmax(-1), by_moments.expected_entropy)
@@ -139,18 +138,18 @@ class VBLLGenerative(LastLayer):
             extra = 0.0 if self.noise_prior is None else self.noise_prior.dof + len(self.log_noise) + 1
             self.log_noise.copy_(((squares.sum(0) + scale) / (len(y) + extra)).log())
             change, old = abs(float(self.log_noise.sum()) - old), float(self.log_noise.sum())
-            if change < 1e-6 * len(self.log_noise):
+            if change < TOLERANCE * len(self.log_noise):
                 break
         self._condition(features, y)
-        return float(self._joint(features, y).sum() - self.prior.divergence(self.rows).sum())
+        return self._log_evidence(features, y)
 
     @torch.no_grad()
     def partial_fit(self, features: Tensor, y: Tensor) -> float:
-        """Condition the present law of the centers on further rows; the noise stays."""
+        """Condition the present distribution of the centers on further data; the noise is fixed."""
         self.prior = RowPrior(self.rows.mean, 1 / self.rows.parts()[1])
         self.counts += torch.bincount(y, minlength=len(self.counts))
         self._condition(features, y)
-        return float(self._joint(features, y).sum() - self.prior.divergence(self.rows).sum())
+        return self._log_evidence(features, y)
 
     def _joint(self, features: Tensor, y: Tensor) -> Tensor:
         """`E log p(phi_i, y_i)`, (n,)."""
@@ -166,5 +165,9 @@ class VBLLGenerative(LastLayer):
         labels = torch.nn.functional.one_hot(y.long(), len(self.counts)).to(self.rows.mean.dtype)
         noise = (-self.log_noise).exp()
         precision = self.prior.precision + labels.sum(0)[:, None] * noise
-        pull = self.prior.precision * self.prior.mean + labels.mT @ features.to(labels.dtype) * noise
-        self.rows.assign(pull / precision, torch.diag_embed(precision))
+        rhs = self.prior.precision * self.prior.mean + labels.mT @ features.to(labels.dtype) * noise
+        self.rows.assign(rhs / precision, torch.diag_embed(precision))
+
+    def _log_evidence(self, features: Tensor, y: Tensor) -> float:
+        """`log p(Phi, y)`, of centers at their posterior."""
+        return float(self._joint(features, y).sum() - self.prior.divergence(self.rows).sum())

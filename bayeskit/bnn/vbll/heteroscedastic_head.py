@@ -11,17 +11,17 @@ from bayeskit.core.likelihood import Heteroscedastic
 class VBLLHeteroscedastic(LikelihoodLayer):
     """`y_io = f_o(x_i) + N(0, exp g_o(x_i))` with `f_o = w_o' phi`, `g_o = c_o' phi`, both uncertain.
 
-    `w_o ~ N(0, prior_scale / d)`, `c_o ~ N(0, noise_prior_scale / d)`, and a Gaussian law for each. The expectation is
-    exact: with mu, v the moments of f and eta, u those of g,
+    `w_o ~ N(0, prior_scale / d)`, `c_o ~ N(0, noise_prior_scale / d)`, with a Gaussian posterior for each. The
+    expectation is exact: with mu, v the moments of f and eta, u those of g,
 
         E log p(y | f, g) = -[ log 2 pi + eta + ((y - mu)^2 + v) exp(-eta + u / 2) ] / 2.
 
     The outputs of the layer are f_1 .. f_k followed by g_1 .. g_k.
 
     Args:
-        in_features: Number d of features; with a column of ones among them the noise has a level of its own.
+        in_features: Number d of features; a column of ones among them is a bias for f and g.
         out_features: Number k of outputs y.
-        num_data: Number of rows of the whole data set.
+        num_data: Size of the whole data set.
         covariance: Of the weights of an output: "diagonal", "dense", "low_rank" or "dense_precision".
         rank: Columns of the factor of "low_rank".
         prior_scale: d times the prior variance of a weight of f.

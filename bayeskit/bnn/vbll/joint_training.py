@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bayeskit.bnn.curvature.ggn import with_one
-from bayeskit.bnn.networks.functional import flatten, is_random, parameters, unflatten, with_parameters
+from bayeskit.bnn.networks.functional import flatten, parameters, unflatten, with_parameters
 from bayeskit.bnn.networks.last_layer import Head
-from bayeskit.bnn.networks.layers import normalizes, set_training
-from bayeskit.bnn.training.map_training import seeded_by
-from bayeskit.bnn.training.validation_search import Search, average
+from bayeskit.bnn.training.training_pass import TrainingPass
+from bayeskit.bnn.training.validation_search import ValidationSearch, average
 from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.vbll.row_prior import RowPrior
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
@@ -21,13 +20,13 @@ from bayeskit.core.types import Data
 
 @dataclass(frozen=True, eq=False)
 class TrainedBody:
-    """What training leaves.
+    """The result of `train_jointly`.
 
     Args:
         network: In evaluation mode, holding the trained weights of the body.
         history: Curves of the training.
         precision: The factor on the prior's precision that was used.
-        num_held_out: How many rows early stopping watched.
+        num_held_out: Size of the validation set of early stopping.
     """
 
     network: nn.Module
@@ -46,50 +45,47 @@ def train_jointly(
     precision: float | str,
     generator: torch.Generator,
 ) -> TrainedBody:
-    """Maximize the evidence lower bound over the law of the last layer and the log density of the body's weights.
+    """Maximize the evidence lower bound of the last layer plus the log prior density of the body's weights.
 
     The layer is changed in place: its rows, its prior's precision, and the parameters of its likelihood.
 
     Args:
         head: The last layer and its network; the network's running statistics are changed in place.
-        layer: What takes its place; its prior is that at factor 1.
+        layer: Its Bayesian replacement; its prior is that at factor 1.
         body: Prior of the other weights; None where they are fixed.
         data: Inputs and targets.
         training: Settings of the loop.
         precision: A factor on the prior's precision, or "validation", for body and last layer alike.
-        generator: Splits and shuffles the rows, and drops units where the network does.
+        generator: Splits and shuffles the data, and draws dropout masks.
     """
     network, base, width = head.network, layer.prior, layer.rows.mean.shape[1]
-    set_training(network)
     like = {} if body is None else parameters(network, body.mean)
     flat = flatten(like, like).requires_grad_() if like else torch.zeros(0)
     known = body is None or body.scale_known
-    search = Search.plan(data, training, precision, known=known, generator=generator)
-    source, learnt = generator if is_random(network, data.x[:2]) else None, search.learnt(layer.likelihood)
+    search = ValidationSearch.plan(data, training, precision, known=known, generator=generator)
+    training_pass, learnt = TrainingPass(network, data, generator=generator), search.learnt(layer.likelihood)
     state = [flat, *layer.rows.parameters(), *learnt]
 
     def expected(batch: Data) -> Tensor:
-        features = head.reaching(unflatten(flat, like), batch.x[:])
+        features = head.features_at(unflatten(flat, like), batch.x[:])
         return layer.expected_log_prob(with_one(features, width), batch.y)
 
     def score(held_out: Data) -> Tensor:
         network.eval()
         with torch.no_grad():
-            values = torch.cat([expected(part) for part in held_out.batches(4096)])
-        set_training(network)
-        return values
+            return torch.cat([expected(part) for part in held_out.batches(4096)])
 
     def run(settings: Training, factor: float) -> History:
-        law = None if body is None else body.sharpened(factor)
+        prior = None if body is None else body.sharpened(factor)
         layer.prior = RowPrior(base.mean, base.precision * factor)
-        loss = _minus_bound(network, layer, expected, flat, law=law, generator=source)
+        loss = _minus_bound(training_pass, layer, expected, flat, prior=prior)
         watched, buffers = search.validation(score), network.buffers()
         return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
 
-    history, factor = search.descend(run, score, [*state, *network.buffers()])
+    history, factor = search.run(run, score, [*state, *network.buffers()])
     layer.prior = RowPrior(base.mean, base.precision * factor)
     held_out = search.held_out
-    if held_out is not None and learnt:  # rows that the weights have not seen set the noise
+    if held_out is not None and learnt:  # the noise is estimated on validation data
         network.eval()
         minimize_lbfgs(lambda: -average(expected(held_out).double(), held_out), learnt, description="calibration")
     trained = with_parameters(network, {name: value.detach() for name, value in unflatten(flat, like).items()})
@@ -97,23 +93,19 @@ def train_jointly(
 
 
 def _minus_bound(
-    network: nn.Module,
+    training_pass: TrainingPass,
     layer: LikelihoodLayer,
     expected: Callable[[Data], Tensor],
     flat: Tensor,
     *,
-    law: GaussianWeights | None,
-    generator: torch.Generator | None,
+    prior: GaussianWeights | None,
 ) -> Callable[[Data], Tensor]:
-    """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their law."""
-    learns_statistics = normalizes(network)
+    """Minus the bound of a mini-batch on the scale of the full data, for the body's weights (p,) under their prior."""
 
     def loss(batch: Data) -> Tensor:
-        if learns_statistics:  # one row alone has no spread to be normalized by
-            set_training(network, len(batch) > 1)
-        with seeded_by(generator):
+        with training_pass(len(batch)):
             terms = expected(batch)
         bound = batch.total(terms) - layer.kl_weight * layer.divergence()
-        return -bound if law is None else -bound - law.log_density(flat)
+        return -bound if prior is None else -bound - prior.log_density(flat)
 
     return loss

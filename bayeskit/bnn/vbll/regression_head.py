@@ -13,21 +13,21 @@ from bayeskit.core.likelihood import Gaussian
 class VBLLRegression(LikelihoodLayer):
     """`y_io = w_o' phi_i + N(0, s_o)`, `w_o ~ N(0, prior_scale / d)`, with `q(w_o) = N(m_o, S_o)`.
 
-    The loss is minus the evidence lower bound per row, every output with its own noise and its own spread,
+    The loss is minus the evidence lower bound per data point, every output with its own noise and covariance,
 
         1/n sum_io [ ((y_io - m_o' phi_i)^2 + phi_i' S_o phi_i) / s_o + log 2 pi s_o ] / 2 + KL(q || p) / num_data,
 
-    with nothing left out: at the optimum of fixed features (see `fit`) it is minus the log evidence per row. Append a
-    column of ones to the features for a bias.
+    constants included: at the optimum of fixed features (see `fit`) it is minus the log evidence per data point. Append
+    a column of ones to the features for a bias.
 
     Args:
         in_features: Number d of features.
         out_features: Number k of outputs.
-        num_data: Number of rows of the whole data set.
+        num_data: Size of the whole data set.
         covariance: Of the weights of an output: "diagonal", "dense", "low_rank" or "dense_precision".
         rank: Columns of the factor of "low_rank".
         prior_scale: d times the prior variance of a weight.
-        noise: Noise variance where it starts, a number or one per output (k,).
+        noise: Initial noise variance, a number or one per output (k,).
         learn_noise: Whether it is learnt.
         noise_prior: A prior of the noise variances, or None for none.
         kl_weight: Factor on the divergence; 1 for the bound.

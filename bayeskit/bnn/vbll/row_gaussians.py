@@ -1,4 +1,4 @@
-"""Laws of the weights of a last layer, one Gaussian a row: `w_o ~ N(m_o, S_o)`, independent for the outputs o.
+"""Variational distributions of the weights of a last layer: `w_o ~ N(m_o, S_o)`, independent for the outputs o.
 
 Every family writes its covariances as `S_o = F_o F_o' + diag(v_o)`, with either part left out:
 
@@ -7,7 +7,7 @@ Every family writes its covariances as `S_o = F_o F_o' + diag(v_o)`, with either
     dense_precision  F = L^-T, of the same L: `S^-1 = L L'`
     low_rank         F (d x rank) and v = exp(2 r)
 
-The lower parts are relative to the diagonal, so a step of an optimizer changes them in proportion to its scale.
+The lower parts are relative to the diagonal, so that an optimizer's step changes them in proportion to its scale.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ SCALES = (-20.0, 10.0)
 """Log scales are kept within these, so that no scale is zero or infinite in any floating type."""
 
 SMALLEST_SHARE = 1e-6
-"""The least part of a weight's variance given the others that "low_rank" keeps apart from its factor."""
+"""The least share of a weight's variance given the others that "low_rank" keeps in its diagonal."""
 
 
 class Rows(nn.Module, ABC):
@@ -44,12 +44,21 @@ class Rows(nn.Module, ABC):
 
     @abstractmethod
     def assign(self, mean: Tensor, precision: Tensor) -> None:
-        """Become the member of the family with the smallest Kullback-Leibler divergence to `N(mean, precision^-1)`.
+        """Set the member of the family with the smallest Kullback-Leibler divergence to `N(mean, precision^-1)`.
 
         Args:
             mean: (k, d).
             precision: (k, d, d), positive definite.
         """
+
+    def means(self, features: Tensor, offset: Tensor | None = None) -> Tensor:
+        """`phi' m_o + c_o`, (n, k), for constants c (k,) if there are any."""
+        mean = features @ self.mean.mT
+        return mean if offset is None else mean + offset
+
+    def moments(self, features: Tensor, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Means and variances of the outputs, each (n, k)."""
+        return self.means(features, offset), self.variance(features)
 
     def variance(self, features: Tensor) -> Tensor:
         """`phi' S_o phi` as sums of squares, (n, k)."""
@@ -57,8 +66,8 @@ class Rows(nn.Module, ABC):
         total = features.new_zeros(len(features), len(self.mean))
         if factor is not None:
             columns = factor.movedim(0, 1).flatten(1)  # (d, k * r): one product for all the outputs
-            pieces = features.split(max(1, operators.CHUNK_ELEMENTS // columns.shape[1]))
-            total = torch.cat([(rows @ columns).unflatten(-1, (len(factor), -1)).square().sum(-1) for rows in pieces])
+            pieces = operators.pieces(features, columns.shape[1])
+            total = torch.cat([(part @ columns).unflatten(-1, (len(factor), -1)).square().sum(-1) for part in pieces])
         if diagonal is not None:
             total = total + features.square() @ diagonal.mT
         return total
@@ -147,7 +156,7 @@ class DenseRows(Rows):
 
     @torch.no_grad()
     def assign(self, mean: Tensor, precision: Tensor) -> None:
-        """The law itself: the factor of P with its rows and columns in reverse order has L for an inverse."""
+        """The Gaussian itself: the factor of P with its rows and columns in reverse order has L for an inverse."""
         backwards = operators.factorize(precision.flip(-2, -1), name="the precision of the last layer").tril
         upper = backwards.flip(-2, -1)  # U U' = P with U upper triangular, so that S = U^-T U^-1
         identity = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device).expand(upper.shape)
@@ -175,7 +184,7 @@ class PrecisionRows(Rows):
 
     @torch.no_grad()
     def assign(self, mean: Tensor, precision: Tensor) -> None:
-        """The law itself."""
+        """The Gaussian itself."""
         _write(self, mean, operators.factorize(precision, name="the precision of the last layer").tril)
 
 
@@ -198,7 +207,7 @@ class LowRankRows(Rows):
         return self.factor, (2 * self.log_scale.clamp(*SCALES)).exp()
 
     def assign(self, mean: Tensor, precision: Tensor) -> None:
-        """By L-BFGS on `tr(P S) - log det S`, from here or from the directions of the largest variance."""
+        """By L-BFGS on `tr(P S) - log det S`, from the present S or from the directions of the largest variance."""
 
         def loss() -> Tensor:
             return (self.trace(precision) - self.logdet()).sum() / 2
@@ -215,7 +224,7 @@ class LowRankRows(Rows):
                 self.factor.copy_(own[0])
                 self.log_scale.copy_(own[1])
         minimize_lbfgs(loss, [self.factor, self.log_scale], tolerance=1e-11, description="low rank")
-        with torch.no_grad():  # where F alone explains a weight, v may fall to zero, and S could not be solved for
+        with torch.no_grad():  # where F alone explains a weight, v may fall to zero, and S would be singular
             conditional = 1 / precision.diagonal(dim1=-2, dim2=-1)
             self.log_scale.clamp_(min=(SMALLEST_SHARE * conditional).log() / 2)
 

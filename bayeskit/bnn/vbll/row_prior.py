@@ -12,7 +12,7 @@ class RowPrior(nn.Module):
 
     Args:
         mean: (k, d).
-        precision: (k, d) where the weights of a row are independent too, or (k, d, d).
+        precision: (k, d) where the weights of a row are independent too, else (k, d, d).
 
     >>> prior = RowPrior(torch.zeros(1, 2), torch.ones(1, 2))
     >>> prior.logdet()
@@ -47,15 +47,29 @@ class RowPrior(nn.Module):
             return self.precision * step
         return (self.precision @ step.unsqueeze(-1)).squeeze(-1)
 
-    def pull(self, weights: Tensor) -> Tensor:
-        """`P_o (w_o - m_o)`, (k, d), for weights (k, d)."""
+    def gradient(self, weights: Tensor) -> Tensor:
+        """`P_o (w_o - m_o)`, minus the gradient of the log density, (k, d), for weights (k, d)."""
         return self.times(weights - self.mean)
 
     def quadratic(self, weights: Tensor) -> Tensor:
         """`(w_o - m_o)' P_o (w_o - m_o)`, (k,)."""
-        return ((weights - self.mean) * self.pull(weights)).sum(-1)
+        return ((weights - self.mean) * self.gradient(weights)).sum(-1)
 
     def divergence(self, rows: Rows) -> Tensor:
         """`KL(q_o || p_o) = (tr P S + (m_q - m_p)' P (m_q - m_p) - d - log det P - log det S) / 2`, (k,)."""
         constant = rows.mean.shape[-1] + self.logdet()
         return 0.5 * (rows.trace(self.precision) + self.quadratic(rows.mean) - constant - rows.logdet())
+
+
+def weighted_grams(features: Tensor, weights: Tensor) -> Tensor:
+    """`Phi' diag(w_o) Phi` for the outputs o, (k, d, d); (1, d, d) if all outputs have the same weights.
+
+    Args:
+        features: Phi, (n, d).
+        weights: w, (n, k).
+    """
+    if bool((weights == weights[:, :1]).all()):
+        return ((features * weights[:, :1]).mT @ features).unsqueeze(0)
+    if bool((weights == weights[:1]).all()):
+        return weights[0, :, None, None] * (features.mT @ features)
+    return torch.stack([(features * column.unsqueeze(-1)).mT @ features for column in weights.unbind(-1)])

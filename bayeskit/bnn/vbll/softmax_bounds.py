@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.core.likelihood import Bernoulli, Categorical, Likelihood
+from bayeskit.core.likelihood import Likelihood
 
 BOUNDS = ("jensen", "knowles_minka", "expectation")
 
 STEPS = 3
-"""Steps towards the best a of each row: within 1e-10 nats for variances up to 5, nearly so beyond."""
+"""Newton steps for the best a of each data point: within 1e-10 nats for variances up to 5, nearly so beyond."""
 
 LARGE = 6.0
 """A variance beyond which Newton's method may not converge."""
@@ -47,7 +47,7 @@ def jensen(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def knowles_minka(mean: Tensor, variance: Tensor) -> Tensor:
-    """The bound of Knowles and Minka on `E log sum_k exp f_k` at the best a of each row: at most `jensen`.
+    """The bound of Knowles and Minka on `E log sum_k exp f_k` at the best a of each data point: at most `jensen`.
 
     Args:
         mean: (n, k).
@@ -75,7 +75,7 @@ def knowles_minka(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def best_tilt(mean: Tensor, variance: Tensor) -> Tensor:
-    """The a of each row that (nearly) minimizes the bound of Knowles and Minka, (n, k); 0 where that is no better.
+    """The a of each data point that nearly minimizes the bound of Knowles and Minka, (n, k); 0 where 0 is as good.
 
     The bound is convex in a, with gradient `v (a - p)` for `p = softmax(m + (1 - 2a) v / 2)`, which Newton's method
     sets to zero. At large variances its steps are too long, and those of the diagonal alone are taken.
@@ -101,19 +101,20 @@ class Expectation:
     """`E log p(y | f)` for independent Gaussian latents, and its derivatives: exact, by quadrature, or a bound.
 
     Args:
-        likelihood: The law of y given f; its parameters stay its own.
-        bound: "jensen" or "knowles_minka" for labels, or "expectation" for what the likelihood itself computes.
+        likelihood: Of y given f; not copied.
+        bound: "jensen" or "knowles_minka" for labels, or "expectation" for the likelihood's own quadrature.
 
     Raises:
         ValueError: The bound is for logits, and the likelihood has none.
 
+    >>> from bayeskit.core.likelihood import Categorical
     >>> Expectation(Categorical(3), "jensen").value(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 2]))
     tensor([-1.0986, -1.0986])
     """
 
     def __init__(self, likelihood: Likelihood, bound: str = "expectation"):
         checks.choice(bound, name="bound", options=BOUNDS)
-        if bound != "expectation" and not has_logits(likelihood):
+        if bound != "expectation" and not likelihood.has_logits:
             raise ValueError(
                 f"`bound={bound!r}` is for labels whose logits are independent across classes; "
                 f"{type(likelihood).__name__} has none. Leave `bound` out."
@@ -139,11 +140,6 @@ class Expectation:
         beta = (tilt - probs).square() + probs * (1 - probs)
         k = mean.shape[-1]
         return (labels - probs)[:, -k:], beta[:, -k:]
-
-
-def has_logits(likelihood: Likelihood) -> bool:
-    """Whether the labels' probabilities are a softmax of the latents."""
-    return isinstance(likelihood, Categorical) or (isinstance(likelihood, Bernoulli) and likelihood.link == "logit")
 
 
 def _classes_first(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

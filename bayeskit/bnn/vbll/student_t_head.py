@@ -1,4 +1,4 @@
-"""A Bayesian last layer for regression with unknown noise, integrated out: the Normal-inverse-gamma law."""
+"""A Bayesian last layer for regression with the noise integrated out: the normal-gamma model."""
 
 import copy
 
@@ -10,27 +10,26 @@ from bayeskit.bnn.vbll.row_gaussians import precision_of
 from bayeskit.bnn.vbll.row_prior import RowPrior
 from bayeskit.core import checks, operators
 from bayeskit.core.likelihood.gaussian import outputs
+from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.predictive import StudentTPredictive
-
-LOG_2PI = 1.8378770664093453
 
 
 class VBLLStudentT(LastLayer):
     """`y_io = w_o' phi_i + N(0, 1 / l_o)`, `w_o ~ N(0, prior_scale / (d l_o))`, `l_o ~ Gamma(a0, b0)`.
 
-    The law of the unknowns is `q(l_o) = Gamma(a_o, b_o)`, `q(w_o | l_o) = N(m_o, S_o / l_o)`, the conjugate family: for
-    fixed features `fit` is the exact posterior, and the loss there is minus the log evidence per row. Prediction is a
-    Student-t law with `2 a_o` degrees of freedom.
+    The variational distribution is `q(l_o) = Gamma(a_o, b_o)`, `q(w_o | l_o) = N(m_o, S_o / l_o)`, the conjugate
+    family: for fixed features `fit` is the exact posterior, and the loss there is minus the log evidence per data
+    point. The posterior predictive distribution is a Student-t with `2 a_o` degrees of freedom.
 
     Args:
         in_features: Number d of features.
         out_features: Number k of outputs.
-        num_data: Number of rows of the whole data set.
+        num_data: Size of the whole data set.
         covariance: Of the weights of an output: "diagonal", "dense", "low_rank" or "dense_precision".
         rank: Columns of the factor of "low_rank".
         prior_scale: d times the prior variance of a weight, relative to the noise.
         shape: a0 of the prior of the precisions.
-        rate: b0 of it: `b0 / a0` is the noise variance expected.
+        rate: b0 of it: `b0 / a0` is the expected noise variance.
         kl_weight: Factor on the divergence; 1 for the bound.
         dtype: Floating type of the parameters; torch's default if None.
 
@@ -114,12 +113,12 @@ class VBLLStudentT(LastLayer):
 
     @torch.no_grad()
     def fit(self, features: Tensor, y: Tensor) -> float:
-        """The exact posterior (of the family's member next to it), in closed form."""
+        """The exact posterior, or the family's member of least divergence from it, in closed form."""
         return self._condition(features, y)
 
     @torch.no_grad()
     def partial_fit(self, features: Tensor, y: Tensor) -> float:
-        """Condition the present law on further rows."""
+        """Condition the present distribution on further data."""
         self.prior = RowPrior(self.rows.mean, precision_of(self.rows.operator()))
         self.shape.copy_(self.log_shape.exp())
         self.rate.copy_(self.log_rate.exp())
@@ -134,9 +133,9 @@ class VBLLStudentT(LastLayer):
         target = outputs(y, features)
         prior = RowPrior(self.prior.mean.double(), self.prior.precision.double())
         precision = prior.matrices() + features.mT @ features
-        pull = target.mT @ features - prior.pull(torch.zeros_like(prior.mean))
+        rhs = target.mT @ features - prior.gradient(torch.zeros_like(prior.mean))
         factor = operators.factorize(precision, name="the precision of the last layer")
-        mean = factor.solve(pull.unsqueeze(-1)).squeeze(-1)
+        mean = factor.solve(rhs.unsqueeze(-1)).squeeze(-1)
         squares = (target - features @ mean.mT).square().sum(0) + prior.quadratic(mean)
         work = copy.deepcopy(self.rows).double()
         work.assign(mean, precision)

@@ -19,55 +19,54 @@ from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training.map_training import DEFAULT_TRAINING, QUICK_TRAINING, prepare
 from bayeskit.bnn.training.validation_search import FEWEST_ROWS, check_precision
-from bayeskit.bnn.vbll import natural_gradient_refit
 from bayeskit.bnn.vbll.joint_training import TrainedBody, train_jointly
-from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer
+from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer, Optimum
 from bayeskit.bnn.vbll.row_gaussians import COVARIANCES, Rows, build, covariance, precision_of
 from bayeskit.bnn.vbll.row_prior import RowPrior
-from bayeskit.bnn.vbll.softmax_bounds import BOUNDS, has_logits
+from bayeskit.bnn.vbll.softmax_bounds import BOUNDS
 from bayeskit.bnn.weights.layer_block_covariance import independent_rows, rows_of
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core import checks, generators, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
 LIMIT = 10**8
-"""Numbers in the covariances of all the rows, k d^2, up to which they are formed (0.8 GB in float64)."""
+"""Numbers in the covariances of all weight rows, k d^2, up to which they are formed (0.8 GB in float64)."""
 
 PATIENT_STEPS = 40
-"""Steps without a gain after which training on labels may stop. Of 150 rows an epoch is one step or two."""
+"""Steps without a gain after which training on labels may stop: with 150 data points an epoch is one step or two."""
 
 
 @dataclass(eq=False, repr=False)
 class VBLL(Inference):
-    """A Gaussian law `q(w_o) = N(m_o, S_o)` of the last layer's weights, a point for the others, by one bound.
+    """Variational Bayesian last layer: `q(w_o) = N(m_o, S_o)` for its weights and a point estimate for the others.
 
-    The network up to its last layer, the law of that layer and the noise maximize
+    The network up to its last layer, the distribution q of that layer and the noise maximize
 
         sum_i E_q log p(y_i | w' phi(x_i)) - kl_weight KL(q || p) + log p(body),
 
     with the expectation in closed form or bounded in closed form, so training costs about what `MAP` costs and needs no
-    draws. Then, for the features learnt and on all the rows, the law of the last layer is set to its optimum: for
-    Gaussian noise the exact posterior at the noise of the largest evidence. Predictions are deterministic.
+    draws. Then, for the learnt features and on all data, q is set to its optimum: for Gaussian noise the exact
+    posterior at the noise of the largest evidence. Predictions are deterministic.
 
-    A prior that names the weights of the last layer alone (the posterior of earlier data) leaves the body as it is;
-    for Gaussian noise, which then stays too, the result is the posterior of all the data.
+    A prior that names the weights of the last layer alone (the posterior of earlier data) keeps the body fixed; for
+    Gaussian noise, which is then fixed too, the result is the posterior of all the data.
 
     Args:
         covariance: Of the weights of an output: "dense", "diagonal", "low_rank" or "dense_precision".
-        bound: On the expectation of labels: "knowles_minka", "jensen", or "expectation" for the likelihood's own
-            quadrature. None for "knowles_minka" where there are logits, else "expectation".
+        bound: On the expected log-likelihood of labels: "knowles_minka", "jensen", or "expectation" for the
+            likelihood's own quadrature. None for "knowles_minka" where there are logits, else "expectation".
         rank: Columns of the factor of "low_rank".
         kl_weight: Factor on the divergence of the last layer; 1 for the bound.
         prior_precision: A factor on the prior's precision, or "validation" as in `MAP`, which is 1 for fewer than 20
-            rows: too much for few clean ones.
+            data points: too large for few data of little noise.
         num_samples: Predict by so many draws of the last layer instead of in closed form.
         training: Settings of the training loop; None for Adam with early stopping, which for labels waits for 40 steps
-            at least, however few the rows.
-        pretrained: The body stays as it is, and the last layer is set to its optimum.
+            at least, however few the data.
+        pretrained: The body is fixed, and the last layer is set to its optimum.
 
     References:
         Harrison, Willes, Snoek. Variational Bayesian last layers. ICLR 2024.
@@ -94,7 +93,7 @@ class VBLL(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train body and last layer together, then settle the last layer."""
+        """Train body and last layer together, then set the last layer to its optimum."""
         self.check(prior, likelihood, data)
         self._validate()
         weights, network, data = prepare(prior, likelihood, data)
@@ -107,11 +106,11 @@ class VBLL(Inference):
             trained = self._train(head, layer, body, data, known=weights.scale_known, generator=generator)
             closing = _linear_head(trained.network, data)
             data = replace(data, x=with_one(closing.features(data.x), layer.rows.mean.shape[1]))
-            settled = _settle(layer.double(), data, trained=bool(trained.history), known=weights.scale_known)
+            optimum = _optimum(layer.double(), data, trained=bool(trained.history), known=weights.scale_known)
             posterior = self._posterior(closing, layer, weights)
         diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out}
-        diagnostics |= {"rounds": settled.steps, **notes}
-        evidence = Evidence(settled.elbo, "lower bound")
+        diagnostics |= {"rounds": optimum.steps, **notes}
+        evidence = Evidence(optimum.elbo, "lower bound")
         return Fit(posterior, layer.likelihood, evidence, trained.history, diagnostics)
 
     def _validate(self) -> None:
@@ -125,11 +124,11 @@ class VBLL(Inference):
             checks.positive(self.num_samples, name="num_samples", integer=True)
 
     def _layer(self, head: Head, weights: GaussianWeights, likelihood: Likelihood, num_data: int) -> LikelihoodLayer:
-        """The Bayesian layer in place of the linear one: started at its weights, small against the prior."""
+        """The Bayesian layer in place of the linear one: means at its weights, variances small against the prior."""
         function = _function(head, weights)
         index = kronecker_order(function)
         outputs, width = index.shape
-        if self.covariance in ("dense", "dense_precision") and outputs * width**2 > LIMIT:
+        if self.covariance in ("dense", "dense_precision") and not _fits(index):
             raise ValueError(
                 f"`covariance={self.covariance!r}` would hold {outputs} covariances of {width} x {width} weights; use "
                 "'diagonal' or 'low_rank'."
@@ -139,7 +138,7 @@ class VBLL(Inference):
         mean = torch.cat([values[key].detach().reshape(outputs, -1) for key in function.like], dim=1)
         spread = (row_prior.diagonal() * width).rsqrt()
         offset = None if "bias" in function.like else values.get("bias")
-        bound = self.bound or ("knowles_minka" if has_logits(likelihood) else "expectation")
+        bound = self.bound or ("knowles_minka" if likelihood.has_logits else "expectation")
         rows = build(self.covariance, mean, spread, rank=self.rank)
         options = {"num_data": num_data, "kl_weight": self.kl_weight, "bound": bound, "offset": offset}
         return LikelihoodLayer(rows, row_prior, likelihood, **options)
@@ -154,17 +153,17 @@ class VBLL(Inference):
         known: bool,
         generator: torch.Generator,
     ) -> TrainedBody:
-        """Body and layer together; nothing if the body stays and the layer has an optimum to be set to."""
+        """Body and layer together; nothing if the body is fixed and the layer is small enough for `_optimum`."""
         training = _default_training(layer.likelihood, len(data)) if self.training is None else self.training
         precision = 1.0 if known else self.prior_precision
-        if body is not None or not _affordable(layer):
+        if body is not None or not _fits(layer.rows.mean):
             return train_jointly(head, layer, body, data, training, precision=precision, generator=generator)
         factor = 1.0 if isinstance(precision, str) else precision
         layer.prior = RowPrior(layer.prior.mean, layer.prior.precision * factor)
         return TrainedBody(with_parameters(head.network, {}), {}, factor, 0)
 
     def _posterior(self, head: Head, layer: LikelihoodLayer, weights: GaussianWeights) -> BayesNet:
-        """The law of the layer's weights by their names in the network, in the network's own dtype."""
+        """The distribution of the layer's weights by their names in the network, in the network's own dtype."""
         function = _function(head, weights)
         index = kronecker_order(function)
         dtype = next(iter(function.like.values())).dtype
@@ -173,21 +172,21 @@ class VBLL(Inference):
             name: value.reshape(shaped.shape).clone(memory_format=torch.contiguous_format)
             for name, value, shaped in zip(_names(head, weights), columns, function.like.values(), strict=True)
         }
-        law = GaussianWeights(mean, independent_rows(_detached(layer.rows, dtype), index))
+        posterior = GaussianWeights(mean, independent_rows(_detached(layer.rows, dtype), index))
         push_forward = Linearize() if self.num_samples is None else MonteCarlo(self.num_samples)
-        return BayesNet(with_parameters(head.network, mean), law, push_forward)
+        return BayesNet(with_parameters(head.network, mean), posterior, push_forward)
 
 
-def _default_training(likelihood: Likelihood, num_rows: int) -> Training:
-    """The default, with a patience that for labels does not shrink to a few steps where rows are few.
+def _default_training(likelihood: Likelihood, num_data: int) -> Training:
+    """The default, for labels with a patience of at least `PATIENT_STEPS`.
 
-    For numbers the same patience lowered the error on 60 to 150 rows and made the noise too small.
+    In regression the same patience lowered the error on 60 to 150 data points and made the noise too small.
     """
     settings = DEFAULT_TRAINING
-    if likelihood.target not in ("binary", "classes"):
+    if not likelihood.has_labels:
         return settings
     assert settings.batch_size is not None and settings.patience is not None
-    steps = math.ceil((1 - settings.validation_fraction) * num_rows / settings.batch_size)
+    steps = math.ceil((1 - settings.validation_fraction) * num_data / settings.batch_size)
     return replace(settings, patience=max(settings.patience, math.ceil(PATIENT_STEPS / steps)))
 
 
@@ -196,14 +195,14 @@ def _linear_head(network: nn.Module, data: Data) -> Head:
     found = find_head(network, data.x)
     if found is None or not isinstance(found.layer, nn.Linear):
         raise ValueError(
-            f"VBLL puts a law on the weights of a last nn.Linear, and what {type(network).__name__} returns is not the "
-            "output of one that runs once and shares no weights. End the network in an nn.Linear."
+            f"VBLL needs a last nn.Linear; the output of {type(network).__name__} is not that of one that runs once "
+            "and shares no weights. End the network in an nn.Linear."
         )
     return found
 
 
 def _names(head: Head, weights: GaussianWeights) -> list[str]:
-    """The last layer's parameters that the prior knows: its weight, and its bias if it has one that is not fixed."""
+    """The last layer's parameters that the prior names: its weight, and its bias if it has one that is not fixed."""
     names = [name for name in head.names if name in weights.mean]
     if not names or not names[0].endswith("weight"):
         raise ValueError(
@@ -214,7 +213,7 @@ def _names(head: Head, weights: GaussianWeights) -> list[str]:
 
 
 def _function(head: Head, weights: GaussianWeights) -> NetworkFunction:
-    """The layer as a function of its weights that get a law."""
+    """The layer as a function of the weights that the prior names."""
     return NetworkFunction(head.layer, head.local(parameters(head.network, _names(head, weights))))
 
 
@@ -224,7 +223,7 @@ def _body(weights: GaussianWeights, head: Head) -> GaussianWeights | None:
     if not below:
         return None
     if not isinstance(weights.covariance, DiagLinearOperator):
-        raise _dependent(weights)
+        raise _dependence_error(weights)
     kept = torch.cat([torch.full((v.numel(),), name in below) for name, v in weights.mean.items()])
     variances = weights.covariance.diagonal()[kept.to(weights.covariance.device)]
     return GaussianWeights(below, DiagLinearOperator(variances), weights.scale_known)
@@ -244,11 +243,11 @@ def _row_prior(weights: GaussianWeights, head: Head, index: Tensor) -> RowPrior:
     if rows is not None:
         return RowPrior(mean, precision_of(rows))
     if not isinstance(weights.covariance, DiagLinearOperator):
-        raise _dependent(weights)
+        raise _dependence_error(weights)
     return RowPrior(mean, base_precision(weights, names, "full").to(mean.dtype)[index])
 
 
-def _dependent(weights: GaussianWeights) -> ValueError:
+def _dependence_error(weights: GaussianWeights) -> ValueError:
     return ValueError(
         "VBLL needs a prior whose weights are independent, or the posterior of a VBLL fit; got a "
         f"{type(weights.covariance).__name__}, the posterior of another method. Continue with that method, or start "
@@ -256,28 +255,23 @@ def _dependent(weights: GaussianWeights) -> ValueError:
     )
 
 
-def _affordable(layer: LikelihoodLayer) -> bool:
-    """Whether the covariances of all the rows can be formed."""
-    outputs, width = layer.rows.mean.shape
-    return outputs * width**2 <= LIMIT
+def _fits(rows: Tensor) -> bool:
+    """Whether the covariances of all weight rows (k, d) can be formed."""
+    return len(rows) * rows.shape[1] ** 2 <= LIMIT
 
 
-def _settle(layer: LikelihoodLayer, features: Data, *, trained: bool, known: bool) -> natural_gradient_refit.Settled:
-    """The optimum of the last layer on all the rows, or where training has left it if that is too large."""
-    if not _affordable(layer):
+def _optimum(layer: LikelihoodLayer, features: Data, *, trained: bool, known: bool) -> Optimum:
+    """The optimum of the last layer on all data, or the end of its training if the covariances are too large."""
+    if not _fits(layer.rows.mean):
         with torch.no_grad():
-            return natural_gradient_refit.Settled(
-                float(natural_gradient_refit.bound(layer, features.to(dtype=torch.float64))), 0
-            )
-    learn = not known and len(features) >= FEWEST_ROWS
-    # Other parameters than a Gaussian noise have been set by held-out rows if there was a training.
-    return natural_gradient_refit.settle(
-        layer, features, learn_noise=learn and (not trained or isinstance(layer.likelihood, Gaussian))
-    )
+            return Optimum(float(layer.elbo(features.to(dtype=torch.float64))), 0)
+    # Parameters other than a Gaussian noise have been estimated on validation data if there was a training.
+    learn = not trained or layer.likelihood.noise_variance is not None
+    return layer.optimize(features, learn_noise=learn and not known and len(features) >= FEWEST_ROWS)
 
 
 def _detached(rows: Rows, dtype: torch.dtype) -> LinearOperator:
-    """The covariances (k, d, d) in memory of their own: views would not repeat to the bit through a file."""
+    """The covariances (k, d, d) in memory of their own: views would not be reproduced to the bit through a file."""
     with torch.no_grad():
         factor, diagonal = (
             None if part is None else part.detach().to(dtype, copy=True).clone(memory_format=torch.contiguous_format)

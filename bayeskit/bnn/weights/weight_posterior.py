@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from bayeskit.bnn.networks.functional import flatten, size, unflatten
 from bayeskit.core import operators
+from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.types import Params
-
-LOG_2PI = 1.8378770664093453
 
 
 class WeightPosterior(ABC):

@@ -22,7 +22,8 @@ from bayeskit.gp.process.conditioned_kernel import chunks
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.pseudo_data import PseudoObservations, bound, nearest
-from bayeskit.gp.variational.whitened_posterior import Variational, ascend
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import optimal_q
 
 LEARNING_ROWS = 2_000
 """Rows whose exact evidence gives the hyperparameters to start from, at most."""
@@ -186,6 +187,6 @@ def _cluster_sizes(model: Model, z: Tensor, rows: Data) -> Tensor:
 def _over_all_rows(model: Model, z: Tensor, weights: Tensor, rows: Data) -> PseudoObservations:
     """The pseudo observations at z that are nearest to the best Gaussian there."""
     with torch.no_grad():
-        start = Variational.prior(model.num_outputs, z)
-        variational, _ = ascend(model, z, start, rows, max_steps=100)
+        start = WhitenedGaussian.prior(model.num_outputs, z)
+        variational, _ = optimal_q(model, z, start, rows, max_steps=100)
     return nearest(model, z, variational, weights)

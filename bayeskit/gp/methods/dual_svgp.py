@@ -25,8 +25,8 @@ from bayeskit.gp.variational.elbo_row_sites import History, learn_by_rows
 from bayeskit.gp.variational.marginal_moments import inducing_factor
 from bayeskit.gp.variational.per_datum_sites import noise_of
 from bayeskit.gp.variational.site_posterior import DualProcess
-from bayeskit.gp.variational.sites import Sites
-from bayeskit.gp.variational.whitened_posterior import affordable_steps, settle
+from bayeskit.gp.variational.whitened_gaussian import Sites
+from bayeskit.gp.variational.whitened_posterior import affordable_steps, optimal_sites
 
 SHORTEST = 0.1
 """Length of the sites' steps where a mini-batch is a smaller share of the rows."""
@@ -111,7 +111,7 @@ class DualSVGP(ProcessInference):
         with torch.no_grad():
             z = points()
             tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-            sites, value = settle(model, tril, z, rows, sites, max_steps=_steps(model, len(rows)))
+            sites, value = optimal_sites(model, tril, z, rows, sites, max_steps=_steps(model, len(rows)))
             posterior = DualProcess.of(model.process(), z, tril, sites)
         diagnostics = {"inducing points": len(z)}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
@@ -157,7 +157,7 @@ def _started(model: Model, z: Tensor, rows: Data, dtype: torch.dtype) -> Inducin
     every = max(1, len(rows) // (4 * DEFAULT_BATCH))
     some = rows.rows(slice(0, None, every))
     some = replace(some, scale=len(rows) / len(some))
-    sites, _ = settle(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=20)
+    sites, _ = optimal_sites(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=20)
     return Inducing(z, tril, sites, noise_of(model))
 
 
@@ -173,7 +173,7 @@ def _more(prior: DualProcess, likelihood: Likelihood, rows: Data) -> Fit:
         model = learnable(prior.base, likelihood, learn=False)
         start = Sites.none(model.num_outputs, prior.z)
         steps = _steps(model, len(rows))
-        sites, value = settle(model, prior.tril, prior.z, rows, start, before=prior.sites, max_steps=steps)
+        sites, value = optimal_sites(model, prior.tril, prior.z, rows, start, before=prior.sites, max_steps=steps)
         posterior = DualProcess.of(prior.base, prior.z, prior.tril, prior.sites + sites)
     diagnostics = dict(notes) | {"inducing points": len(prior.z)}
     return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), {}, diagnostics)

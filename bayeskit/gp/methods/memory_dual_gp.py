@@ -19,14 +19,14 @@ from bayeskit.gp.model.hyperparameters import Model, learnable
 from bayeskit.gp.model.inducing_points import MovingPoints, starting_points
 from bayeskit.gp.model.training_set import inputs, training_set
 from bayeskit.gp.process.gaussian_process import GaussianProcess
-from bayeskit.gp.variational.elbo_row_sites import SETTLED, History, learn_by_rows
+from bayeskit.gp.variational.elbo_row_sites import TOLERANCE, History, learn_by_rows
 from bayeskit.gp.variational.past_data import Earlier, Rest
 from bayeskit.gp.variational.per_datum_sites import RowSites
 from bayeskit.gp.variational.site_posterior import DualProcess
 from bayeskit.gp.variational.site_transfer import TRANSFERS, Transfer
-from bayeskit.gp.variational.sites import Sites
 from bayeskit.gp.variational.streaming_posterior import Memory, MemoryProcess, joined, weights_of
-from bayeskit.gp.variational.whitened_posterior import Variational, data_term, settle
+from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import data_term, optimal_sites
 
 
 @dataclass(eq=False, repr=False)
@@ -215,11 +215,11 @@ class _Batch:
         rest = self.gone.rest_now(model, at, how)
         before = rest.sites + self._sites(self.memory, at)
         steps = 1 if isinstance(model.likelihood, Gaussian) else 100
-        sites, _ = settle(model, tril, z, every, start, before=rest.sites, max_steps=steps, tolerance=SETTLED)
+        sites, _ = optimal_sites(model, tril, z, every, start, before=rest.sites, max_steps=steps, tolerance=TOLERANCE)
         total = rest.sites + sites
-        law = Variational.from_sites(total)
+        law = WhitenedGaussian.from_sites(total)
         value = data_term(model, z, law.mean, law.root, self.rows, form="triangular")
-        value = float(value - law.divergence(Variational.from_sites(before)))
+        value = float(value - law.divergence(WhitenedGaussian.from_sites(before)))
         tickets = torch.cat([_tickets(len(self.rows), self.memory.tickets, generator), self.memory.tickets])
         kept, left = Memory(every, RowSites.at(model, tril, z, every, total), tickets).kept(size)
         process = MemoryProcess.after(

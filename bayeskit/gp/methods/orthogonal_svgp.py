@@ -1,7 +1,7 @@
 """Sparse Gaussian processes in two orthogonal parts, each with inducing points and a Gaussian of its own.
 
-f = f_1 + f_2, where f_1 is the part of f that u = f(Z) determines and f_2 the rest, with kernel S. The second part has
-inducing values v = f_2(W). With
+f = f_1 + f_2, where f_1 is the part of f that u = f(Z) determines and f_2 the residual, with inducing values
+v = f_2(W). With
 
     L_u L_u' = k(Z, Z),     T = k(W, Z) L_u^-T,     L_v L_v' = k(W, W) - T T',
 
@@ -9,7 +9,7 @@ u = L_u a and v = L_v b whitened, the two parts are those of one process at [Z; 
 
     L = [[L_u, 0], [T, L_v]],        q(a) q(b) = N(q_u, R_u R_u') N(q_v, R_v R_v'),
 
-so that means, covariances and divergences are those of `SVGP` at [Z; W] with a block-diagonal root.
+so the method is `SVGP` at [Z; W] with a block-diagonal covariance of the whitened values.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.inducing_points import STARTS, MovingPoints, starting_points
 from bayeskit.gp.model.process_inference import ProcessInference
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.variational.orthogonal_posterior import Split, alternate, bound
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, optimal_q
 
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 256
@@ -35,14 +36,14 @@ DEFAULT_BATCH = 256
 
 @dataclass(eq=False, repr=False)
 class OrthogonalSVGP(ProcessInference):
-    r"""Sparse variational inference with two independent Gaussians: at inducing points, and at points of what is left.
+    r"""Sparse variational inference with two independent Gaussians: at inducing points and at points of the residual.
 
     The bound
 
         sum_i w_i E_q[log p(y_i | f(x_i))] - KL[q(a) || N(0, I)] - KL[q(b) || N(0, I)]
 
     is maximized over both Gaussians, hyperparameters and both sets of points by Adam on mini-batches. Before and after,
-    natural-gradient steps over all rows, in the two parts in turn, bring the Gaussians alone to their best.
+    natural-gradient steps over all data maximize it over the Gaussians alone.
 
     Args:
         num_inducing: m points of the first part.
@@ -88,33 +89,36 @@ class OrthogonalSVGP(ProcessInference):
         checks.choice(self.start, name="start", options=STARTS)
 
     def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
-        z, w, history = self._train(model, rows, generator)
+        points, part, history = self._train(model, rows, generator)
         with torch.no_grad():
-            best, value = alternate(model, z, w, Split.prior(model.num_outputs, z, w), rows, max_steps=200)
-            posterior = best.posterior(model, z, w)
-        diagnostics = {"inducing points": len(z), "orthogonal points": len(w)}
+            start = WhitenedGaussian.prior(model.num_outputs, points)
+            q, value = optimal_q(model, points, start, rows, max_steps=200, independent=part)
+            posterior = q.posterior(model, points)
+        count = int(part.sum())
+        diagnostics = {"inducing points": len(points) - count, "orthogonal points": count}
         return Fit(posterior, model.frozen_likelihood(), Evidence(value, "lower bound"), history, diagnostics)
 
     def _train(self, model: Model, rows: Data, generator: torch.Generator) -> tuple[Tensor, Tensor, History]:
-        """Learn hyperparameters and points along with q; the points and the training curve."""
+        """Learn hyperparameters and points along with q; the points, the part of each (0 or 1), the training curve."""
         count = self.num_inducing + self.num_orthogonal
         points, complete = starting_points(model.kernel, inputs(rows), count, start=self.start, generator=generator)
         order = torch.randperm(len(points), generator=generator, device=generator.device).to(points.device)
-        points, m = points[order], min(self.num_inducing, len(points))
+        points = points[order]
+        part = (torch.arange(len(points), device=points.device) >= self.num_inducing).long()
         moving = MovingPoints(points, inputs(rows), move=self.learn_inducing and not complete)
         learnt = [*model.parameters, *moving.parameters]
         if not learnt:
-            return points[:m], points[m:], {}
-        start = Split.prior(model.num_outputs, points[:m], points[m:])
+            return points, part, {}
+        start = WhitenedGaussian.prior(model.num_outputs, points)
         with torch.no_grad():
-            start, _ = alternate(model, points[:m], points[m:], start, rows, max_steps=10)
-        leaves = start.leaves()
+            start, _ = optimal_q(model, points, start, rows, max_steps=10, independent=part)
+        mean, root = start.leaves()
+        within = part.unsqueeze(-1) == part
 
         def loss(batch: Data) -> Tensor:
-            where = moving()
-            return -(bound(model, where[:m], where[m:], Split.from_leaves(leaves), batch) + model.log_prior())
+            return -(bound(model, moving(), WhitenedGaussian(mean, root * within), batch) + model.log_prior())
 
         training = self.training or Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.05, batch_size=DEFAULT_BATCH)
-        history = minimize(loss, [*learnt, *leaves], rows, training, generator=generator, description="OrthogonalSVGP")
-        points = moving().detach()
-        return points[:m], points[m:], history
+        leaves = [*learnt, mean, root]
+        history = minimize(loss, leaves, rows, training, generator=generator, description="OrthogonalSVGP")
+        return moving().detach(), part, history

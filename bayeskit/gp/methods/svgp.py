@@ -20,7 +20,8 @@ from bayeskit.gp.model.training_set import inputs
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.natural_gradient import NaturalGradient
-from bayeskit.gp.variational.whitened_posterior import Variational, affordable_steps, ascend, bound, data_term
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import affordable_steps, bound, data_term, optimal_q
 
 START_ROWS = 8192
 """Rows, times latent functions, that q starts from in the mini-batch phase, at most; but always those of a batch."""
@@ -98,31 +99,31 @@ class SVGP(ProcessInference):
 
     def _train(
         self, model: Model, rows: Data, generator: torch.Generator
-    ) -> tuple[Tensor, Variational, dict[str, list[float]]]:
+    ) -> tuple[Tensor, WhitenedGaussian, dict[str, list[float]]]:
         """Learn hyperparameters and Z along with q; Z, q and the training curve."""
         z, complete = starting_points(
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )
         points = MovingPoints(z, inputs(rows), move=self.learn_inducing and not complete)
         learnt = [*model.parameters, *points.parameters]
-        start = Variational.prior(model.num_outputs, z)
+        start = WhitenedGaussian.prior(model.num_outputs, z)
         if not learnt:
             return z, start, {}
         some, size = rows, max(DEFAULT_BATCH, START_ROWS // model.num_outputs)
         if self.variational == "natural" and len(rows) > size:  # the first steps bring in the others
             some = next(iter(rows.batches(size, generator=generator)))
         with torch.no_grad():
-            start, _ = ascend(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 20)
+            start, _ = optimal_q(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 20)
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
         settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
         if self.variational == "adam":
             leaves = start.leaves(dtype)
 
             def loss(batch: Data) -> Tensor:
-                return -(bound(model, points(), Variational.from_leaves(leaves), batch) + model.log_prior())
+                return -(bound(model, points(), WhitenedGaussian(*leaves), batch) + model.log_prior())
 
             history = minimize(loss, [*learnt, *leaves], **settings)
-            reached = Variational.from_leaves([leaf.detach().double() for leaf in leaves])
+            reached = WhitenedGaussian(*[leaf.detach().double() for leaf in leaves])
         else:
             covariance = start.root @ start.root.mT
             mean, covariance = (t.to(dtype).requires_grad_(True) for t in (start.mean, covariance))
@@ -133,15 +134,15 @@ class SVGP(ProcessInference):
                 return own.divergence - fit - model.log_prior()
 
             history = minimize(loss, learnt, second_optimizer=own, buffers=own.memory, **settings)
-            reached = Variational.from_sites(own.sites)
+            reached = WhitenedGaussian.from_sites(own.sites)
         return points().detach(), reached, history
 
 
-def _optimum(model: Model, z: Tensor, reached: Variational, rows: Data) -> tuple[GaussianProcess, float]:
+def _optimum(model: Model, z: Tensor, reached: WhitenedGaussian, rows: Data) -> tuple[GaussianProcess, float]:
     """The best q(v) at the learnt hyperparameters and Z, looked for from the one reached, and its bound."""
     if isinstance(model.likelihood, Conjugate) and model.mixing is None:
         result = collapsed(model, z, rows)
         return result.posterior(model.process(), z), float(result.bound)
     steps = affordable_steps(model, len(rows))
-    variational, value = ascend(model, z, reached, rows, max_steps=steps)
+    variational, value = optimal_q(model, z, reached, rows, max_steps=steps)
     return variational.posterior(model, z), value

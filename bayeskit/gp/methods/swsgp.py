@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit
-from bayeskit.core.optimize import Training, minimize
+from bayeskit.core.optimize import Training, minimize, natural_gradient_ascent
 from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram_diagonal, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
@@ -87,7 +88,7 @@ class SWSGP(ProcessInference):
         z, history = self._train(model, rows, generator)
         num_neighbors = min(self.num_neighbors, len(z))
         with torch.no_grad():
-            mean, variance, value = ascend(model, z, rows, num_neighbors, max_steps=30)
+            mean, variance, value = optimal_q(model, z, rows, num_neighbors, max_steps=30)
             process = _posterior(model, z, mean, variance, num_neighbors)
         diagnostics: dict[str, Any] = {"inducing points": len(z), "neighbors": num_neighbors}
         if num_neighbors < len(z) and ROWS_A_POINT * len(z) > len(rows):
@@ -115,7 +116,7 @@ class SWSGP(ProcessInference):
         if not learnt:
             return z, {}
         with torch.no_grad():
-            mean, variance, _ = ascend(model, z, rows, num_neighbors, max_steps=3)
+            mean, variance, _ = optimal_q(model, z, rows, num_neighbors, max_steps=3)
         mean, log_variance = mean.requires_grad_(), variance.log().requires_grad_()
         total_weight = float(len(rows) if rows.weights is None else rows.weights.sum())
 
@@ -154,47 +155,56 @@ def bound(
     return data.total(expected) - mean.shape[-1] / mu.shape[-1] * data.total(divergence) / total_weight
 
 
-def ascend(
+def optimal_q(
     model: Model, z: Tensor, rows: Data, num_neighbors: int, *, max_steps: int, tolerance: float = 1e-7
 ) -> tuple[Tensor, Tensor, float]:
-    """Maximize the objective over q(u) alone, over all rows; closed for a Gaussian likelihood.
+    """Maximize the objective over q(u) alone, over all data; in closed form for a Gaussian likelihood.
 
-    With P the average over rows of K_II^-1 spread over M and c the share of rows that see a point, both times M / H,
-    and the dual pair
-    (a_i, b_i) of `Model.site_gradients`, a step of length t goes towards
+    With P the average over data points of K_II^-1 spread over M and c the share of them that have a point among their
+    neighbors, both times M / H, and the dual pair (a_i, b_i) of `Model.site_gradients`, a natural-gradient step goes
+    towards
 
         mu = L^-1 sum_i w_i (a_i + b_i w_i' mu) w_i,    1/s = diag(L) / c,    L = P + sum_i w_i b_i w_i w_i',
 
-    which is the optimum for Gaussian noise; elsewhere a step that lowers the objective is halved. A point that no row
-    sees keeps its prior variance.
+    which is the optimum for Gaussian noise. A point that is nobody's neighbor keeps its prior variance.
 
     Returns:
         mu and s, each (k, m), and the objective.
     """
     sums = _Sums.build(model, z, rows, num_neighbors)
     mean = z.new_zeros(model.num_outputs, len(z))
-    variance = gram_diagonal(model.kernel, z).expand(mean.shape)
-    value, length = sums.bound(mean, variance), 1.0
-    for _ in range(max_steps):
-        target_mean, target_precision = sums.optimum(mean, variance)
-        while length > 1e-3:
-            proposal = torch.lerp(mean, target_mean, length), 1 / torch.lerp(1 / variance, target_precision, length)
-            proposed = sums.bound(*proposal)
-            if proposed >= value:
-                break
-            length /= 2
-        else:
-            break
-        gain, (mean, variance), value = proposed - value, proposal, proposed
-        if gain <= tolerance * (1 + abs(value)):
-            break
-        length = min(1.0, 2 * length)
-    return mean, variance, value
+    start = _State.at(sums, mean, gram_diagonal(model.kernel, z).expand(mean.shape))
+    best = natural_gradient_ascent(start, max_steps=max_steps, tolerance=tolerance).state
+    return best.mean, best.variance, best.value
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A diagonal q(u) = N(mean, variance), each (k, m), and its objective."""
+
+    sums: "_Sums"
+    mean: Tensor
+    variance: Tensor
+    value: float
+
+    @classmethod
+    def at(cls, sums: "_Sums", mean: Tensor, variance: Tensor) -> "_State":
+        return cls(sums, mean, variance, sums.bound(mean, variance))
+
+    def propose(self, length: float) -> "_State":
+        mean, precision = self.target
+        return _State.at(
+            self.sums, torch.lerp(self.mean, mean, length), 1 / torch.lerp(1 / self.variance, precision, length)
+        )
+
+    @cached_property
+    def target(self) -> tuple[Tensor, Tensor]:
+        return self.sums.optimum(self.mean, self.variance)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """What `ascend` needs of all rows, at fixed hyperparameters and Z.
+    """What `optimal_q` needs of all data, at fixed hyperparameters and Z.
 
     Args:
         model: The model.

@@ -1,12 +1,12 @@
-"""A Newton step for the means of latent functions that the data couple through a mixing.
+"""A Newton step for the means of latent functions that the data couple through a mixing matrix.
 
-With f = W g the sites of one latent function depend on the means of the others, so that steps for each by itself creep
-where columns of W are nearly alike. Together, with B_i the expected negative second derivatives (q x q) of
-log p(y_i | W g) and A_ip = L_p^-1 k_p(Z, x_i), the bound is quadratic in the means m of all q whitened values at once:
+With f = W g the sites of one latent function depend on the means of the others, so that steps for each by itself
+converge slowly where columns of W are nearly alike. Together, with B_i the expected negative second derivatives (q x q)
+of log p(y_i | W g) and A_ip = L_p^-1 k_p(Z, x_i), the bound is quadratic in the means m of all q whitened values:
 
     gradient_p = sum_i w_i alpha_ip A_ip - m_p,        Lambda_pr = [p = r] I + sum_i w_i (B_i)_pr A_ip A_ir'.
 
-q(v) stays a product over the latent functions; only where its means go is found together.
+q(v) stays a product over the latent functions; only the target of its means is found jointly.
 """
 
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ from torch import Tensor
 from bayeskit.core.operators import factorize
 
 
-def coupled_shift(rows: Iterable[tuple[Tensor, Tensor]], mean: Tensor, precision: Tensor, shift: Tensor) -> Tensor:
-    """The natural parameter S^-1 m, at the target precision, of the means that a Newton step leads to.
+def coupled_means(rows: Iterable[tuple[Tensor, Tensor]], mean: Tensor, precision: Tensor, shift: Tensor) -> Tensor:
+    """The means that a Newton step leads to.
 
-    It costs a factorization of size q m. For Gaussian noise it gives the best means at once.
+    It costs a factorization of size q m. For Gaussian noise it gives the optimal means at once.
 
     Args:
-        rows: Blocks of rows: A, (m, n) or (q, m, n), and w_i B_i, (n, q, q), whose diagonal is in `precision` already.
+        rows: Blocks of data points: A, (m, n) or (q, m, n), and w_i B_i, (n, q, q), whose diagonal is in `precision`.
         mean: The present m, (q, m).
-        precision: What a full step makes of S^-1, (q, m, m).
-        shift: What a full step for each latent function by itself makes of S^-1 m, (q, m).
+        precision: S^-1 after a full step, (q, m, m).
+        shift: S^-1 m after a full step for each latent function by itself, (q, m).
 
     Returns:
         (q, m).
@@ -34,8 +34,8 @@ def coupled_shift(rows: Iterable[tuple[Tensor, Tensor]], mean: Tensor, precision
     Examples:
         >>> a, b = torch.ones(1, 1).double(), torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]).double()
         >>> one = torch.ones(2, 1).double()
-        >>> shift = coupled_shift([(a, b)], 0 * one, 2 * one.unsqueeze(-1), one)
-        >>> (shift / 2).flatten().round(decimals=6).tolist()  # solves 2 m_1 + m_2 / 2 = 1 = m_1 / 2 + 2 m_2
+        >>> means = coupled_means([(a, b)], 0 * one, 2 * one.unsqueeze(-1), one)
+        >>> means.flatten().round(decimals=6).tolist()  # solves 2 m_1 + m_2 / 2 = 1 = m_1 / 2 + 2 m_2
         [0.4, 0.4]
     """
     q, m = shift.shape
@@ -50,5 +50,4 @@ def coupled_shift(rows: Iterable[tuple[Tensor, Tensor]], mean: Tensor, precision
         joint[p, :, p] = precision[p]
     gradient = shift - (precision @ mean.unsqueeze(-1)).squeeze(-1)
     factor = factorize(joint.reshape(q * m, q * m), name="precision of all latent functions")
-    best = mean + factor.solve(gradient.reshape(-1, 1)).reshape(q, m)
-    return (precision @ best.unsqueeze(-1)).squeeze(-1)
+    return mean + factor.solve(gradient.reshape(-1, 1)).reshape(q, m)

@@ -26,7 +26,7 @@ from bayeskit.gp.model.training_set import inputs
 from bayeskit.gp.process.conditioned_kernel import floored
 from bayeskit.gp.variational.marginal_moments import inducing_factor, projected, slope_of_square, weighted_square
 from bayeskit.gp.variational.per_datum_sites import noise_of, noise_ratio
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.whitened_gaussian import Sites
 
 
 class Inducing:

@@ -1,8 +1,8 @@
-"""The evidence lower bound with a Gaussian site of every row held fixed, while hyperparameters and Z move.
+"""The evidence lower bound with a Gaussian site of every data point held fixed, while hyperparameters and Z move.
 
-q is the prior times the rows' sites exp(a_i f_i - b_i f_i^2 / 2), and follows the prior as hyperparameters change: for
-Gaussian noise the bound is then the collapsed one at any of them. Rows that are gone may count beside them, by the site
-that they left (`earlier.py`).
+q is the prior times the sites exp(a_i f_i - b_i f_i^2 / 2), and follows the prior as hyperparameters change: for
+Gaussian noise the bound is then the collapsed one at any of them. Discarded data may count too, by the site that they
+left (`past_data.py`).
 
 References:
     Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.3.
@@ -18,20 +18,20 @@ from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data, History
-from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, mean_rows
+from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import floored
 from bayeskit.gp.variational.marginal_moments import projected
 from bayeskit.gp.variational.past_data import Earlier
 from bayeskit.gp.variational.per_datum_sites import RowSites
-from bayeskit.gp.variational.sites import Sites
-from bayeskit.gp.variational.whitened_posterior import settle
+from bayeskit.gp.variational.projected_data import ProjectedData
+from bayeskit.gp.variational.whitened_gaussian import Sites
+from bayeskit.gp.variational.whitened_posterior import optimal_sites
 
-ROUND = 8
-"""L-BFGS iterations with the rows' sites held, before q is settled again."""
+ITERATIONS_PER_ROUND = 8
+"""L-BFGS iterations with the sites held, before q is optimized again."""
 
-SETTLED = 1e-6
+TOLERANCE = 1e-6
 """Natural-gradient steps end where one gains less than this share of the bound. With softmax, all that they do beyond
 that is to pull the sum of the latent functions, which no label sees, to its prior, a little each time."""
 
@@ -39,36 +39,33 @@ that is to pull the sum of the latent functions, which no label sees, to its pri
 def rows_bound(
     model: Model, z: Tensor, rows: Data, sites: RowSites, earlier: Earlier | None = None
 ) -> tuple[Tensor, Sites]:
-    """The bound at q proportional to the prior times all sites, and the rows' own on v = L^-1 u.
+    """The bound at q proportional to the prior times all sites, and those of `rows` as sites on v = L^-1 u.
 
     Args:
         model: Mean, kernel and any likelihood.
         z: Inducing points (m, d).
-        rows: All rows, or those that are still held.
+        rows: All data, or those that are kept.
         sites: Theirs, which stay.
-        earlier: The rows that are gone.
+        earlier: Discarded data.
 
     Returns:
         The bound, differentiable in the model and in z, and the sites.
     """
-    x = inputs(rows)
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
-    projection = torch.linalg.solve_triangular(tril, gram(model.kernel, z, x), upper=False)  # (m, n) or (k, m, n)
-    before, base = gram_diagonal(model.kernel, x), mean_rows(model.mean, x, model.num_outputs)
-    held = sites.on(model, projection, x)
-    gone = None if earlier is None else earlier.now(model, tril, z)
-    every = held if gone is None else held + gone[0]
+    block = ProjectedData.build(model, tril, z, rows)
+    own = sites.on(model, block.projection, inputs(rows))
+    past = None if earlier is None else earlier.now(model, tril, z)
+    every = own if past is None else own + past[0]
     eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
     factor = factorize(eye + every.precision, name="precision of q(v)")
     mean = factor.solve(every.shift.unsqueeze(-1)).squeeze(-1)
-    open_ = floored(before - projection.square().sum(-2), before)
-    variance = open_ + factor.half_solve(projection).square().sum(-2)
-    location = base + projected(projection, mean)
+    variance = block.variance + factor.half_solve(block.projection).square().sum(-2)
+    location = block.mean + projected(block.projection, mean)
     expected = rows.total(model.expected_log_prob(location.mT, variance.mT, rows.y))
-    if earlier is not None and gone is not None:
-        expected = expected + earlier.term(model, gone, mean, factor, sites.precision * open_)
+    if earlier is not None and past is not None:
+        expected = expected + earlier.term(model, past, mean, factor, sites.precision * block.variance)
     spread = factor.half_solve(eye.expand_as(every.precision)).square().sum()
-    return expected - 0.5 * (spread + mean.square().sum() - mean.numel() + factor.logdet().sum()), held
+    return expected - 0.5 * (spread + mean.square().sum() - mean.numel() + factor.logdet().sum()), own
 
 
 def learn_by_rows(
@@ -82,32 +79,34 @@ def learn_by_rows(
     start: Sites | None = None,
     earlier: Earlier | None = None,
 ) -> tuple[Sites, History]:
-    """Settle q, then learn with the rows' sites held, in turn; one round is all for Gaussian noise.
+    """Optimize q, then hyperparameters with the sites held, in turn; one round is enough for Gaussian noise.
 
     Args:
         model: Mean, kernel and any likelihood, changed in place.
-        z: The inducing points as they stand.
-        rows: The rows.
+        z: The present inducing points.
+        rows: The data.
         learnt: What to learn.
         max_iter: L-BFGS iterations at most.
         description: For the progress bar.
-        start: The rows' sites to start from; None for none.
-        earlier: The rows that are gone.
+        start: The sites of `rows` to start from; None for none.
+        earlier: Discarded data.
 
     Returns:
-        The rows' sites where the search ends, and its curve.
+        The sites of `rows` where the search ends, and its curve.
     """
     closed = isinstance(model.likelihood, Gaussian)
     sites = Sites.none(model.num_outputs, z()) if start is None else start
     history: History = {"loss": []}
     last = -math.inf
-    for _ in range(1 if closed else math.ceil(max_iter / ROUND)):
+    for _ in range(1 if closed else math.ceil(max_iter / ITERATIONS_PER_ROUND)):
         with torch.no_grad():
             at = z()
             tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
             before = None if earlier is None else earlier.now(model, tril, at)[0]
             steps = 1 if closed else 100
-            sites, value = settle(model, tril, at, rows, sites, before=before, max_steps=steps, tolerance=SETTLED)
+            sites, value = optimal_sites(
+                model, tril, at, rows, sites, before=before, max_steps=steps, tolerance=TOLERANCE
+            )
             held = RowSites.at(model, tril, at, rows, sites if before is None else before + sites)
             if earlier is not None and before is not None:
                 value = float(rows_bound(model, at, rows, held, earlier)[0])
@@ -118,7 +117,7 @@ def learn_by_rows(
         part = minimize_lbfgs(
             lambda held=held, earlier=earlier: -(rows_bound(model, z(), rows, held, earlier)[0] + model.log_prior()),
             learnt,
-            max_iter=max_iter if closed else min(ROUND, max_iter),
+            max_iter=max_iter if closed else min(ITERATIONS_PER_ROUND, max_iter),
             description=description,
         )
         history["loss"] += part["loss"]

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.operators import factorize
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.whitened_gaussian import Sites, dense_moments
 
 
 class NaturalGradient(torch.optim.Optimizer):
     """Natural-gradient steps on q(v) = N(q, S) as an optimizer of the two tensors q and S.
 
-    What it steps on is a loss per row, as everywhere in torch; the divergence from N(0, I) is known to it and is *not*
-    part of that loss: -1/n sum_i w_i E_q[log p(y_i | f(x_i))].
+    The loss is a mean over data points, without the divergence from N(0, I), which the optimizer adds itself:
+    -1/n sum_i w_i E_q[log p(y_i | f(x_i))].
 
     Args:
         mean: q, (k, m), changed in place by `step`.
         covariance: S, (k, m, m), changed in place; symmetric.
         num_rows: n.
         lr: Length of a step, at most 1, which is the optimum at once where E is quadratic in q and the batch is all
-            the rows. With batches of b rows it averages over about n / b / lr of them.
+            the data. With mini-batches it averages over about 1 / lr of them.
 
     References:
         Khan and Lin (2017), "Conjugate-Computation Variational Inference", section 3.
@@ -60,12 +60,12 @@ class NaturalGradient(torch.optim.Optimizer):
 
     @property
     def memory(self) -> list[Tensor]:
-        """What lives from step to step besides q and S."""
+        """The tensors that a checkpoint needs besides q and S."""
         return [self.precision, self.shift, self.divergence]
 
     @property
     def sites(self) -> Sites:
-        """What q knows beyond N(0, I), in float64: q(v) is proportional to N(v; 0, I) times these."""
+        """The sites of q, in float64: q(v) is proportional to N(v; 0, I) times these."""
         eye = torch.eye(self.shift.shape[-1], dtype=self.shift.dtype, device=self.shift.device)
         return Sites(self.shift.clone(), self.precision - eye)
 
@@ -87,11 +87,8 @@ class NaturalGradient(torch.optim.Optimizer):
         return value
 
     def _write(self) -> None:
-        """Put q and S where the natural parameters say."""
-        factor = factorize(self.precision, name="precision of q(v)")
-        mean = torch.cholesky_solve(self.shift.unsqueeze(-1), factor.tril).squeeze(-1)
+        """Set q, S and the divergence from the natural parameters."""
+        mean, covariance, divergence = dense_moments(self.precision, self.shift, dtype=self.covariance.dtype)
         self.mean.copy_(mean)
-        torch.cholesky_inverse(factor.tril.to(self.covariance.dtype), out=self.covariance)
-        trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum().double()
-        pivots = factor.tril.diagonal(dim1=-2, dim2=-1).log().sum()
-        self.divergence.copy_(0.5 * (trace + mean.square().sum() - mean.numel()) + pivots)
+        self.covariance.copy_(covariance)
+        self.divergence.copy_(divergence)

@@ -25,10 +25,10 @@ from bayeskit.core.operators import Factor, factorize
 from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
-from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.variational.per_datum_sites import latents_at, noise_of, noise_ratio
+from bayeskit.gp.variational.per_datum_sites import noise_of, noise_ratio
+from bayeskit.gp.variational.projected_data import ProjectedData
 from bayeskit.gp.variational.site_transfer import Transfer, transferred
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,8 @@ class Rest:
         if not isinstance(model.likelihood, Gaussian) or not len(rows):
             return replace(self, sites=self.sites + sites)
         z, tril = at
-        mean, variance = (moment.mT for moment in latents_at(model, tril, z, inputs(rows), total))  # (n, k)
+        q = WhitenedGaussian.from_sites(total)
+        mean, variance = (t.mT for t in ProjectedData.build(model, tril, z, rows).marginals(q))  # (n, k)
         if model.mixing is not None:
             mean, variance = mean @ model.mixing.mT, variance @ model.mixing.square().mT
         weights = (~rows.y.isnan()).to(mean) if rows.weights is None else (~rows.y.isnan()) * rows.weights.unsqueeze(-1)

@@ -26,7 +26,7 @@ from bayeskit.gp.model.training_set import inputs
 from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean, chunks
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.marginal_moments import marginals
-from bayeskit.gp.variational.whitened_posterior import Variational
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 
 SMALLEST_WEIGHT = 1e-3
 """Weights that are learnt stay above this, so that no pseudo output loses all meaning."""
@@ -100,7 +100,7 @@ def _divergence(covariance: Tensor, tril: Tensor, noise: Tensor, whitened: Tenso
 
 
 def nearest(
-    model: Model, z: Tensor, variational: Variational, weights: Tensor, *, max_iter: int = 100
+    model: Model, z: Tensor, variational: WhitenedGaussian, weights: Tensor, *, max_iter: int = 100
 ) -> PseudoObservations:
     """The pseudo observations at z whose law is nearest to another one, in KL[theirs || other].
 

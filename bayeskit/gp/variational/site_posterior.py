@@ -9,14 +9,15 @@ from torch import Tensor
 from bayeskit.core import checks
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.optimize import natural_gradient_ascent
 from bayeskit.core.types import Data
-from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, mean_rows
 from bayeskit.gp.model.hyperparameters import Model, learnable
-from bayeskit.gp.model.training_set import inputs, training_set
-from bayeskit.gp.process.conditioned_kernel import Conditioned, floored
+from bayeskit.gp.model.training_set import training_set
+from bayeskit.gp.process.conditioned_kernel import Conditioned
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.marginal_moments import projected
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.projected_data import ProjectedData
+from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
 
 STEPS = 50
 """Fixed-point steps at most for the sites of a few new rows."""
@@ -127,8 +128,8 @@ class DualProcess(GaussianProcess):
         rows = training_set(self, likelihood, given)
         if not len(rows):
             return self
-        new = _NewRows.of(self, learnable(self.base, likelihood, learn=False), inputs(rows))
-        pull, beta = new.settle(rows.y, rows.weights, 1, steps)
+        new = _NewRows.of(self, likelihood, rows)
+        pull, beta = new.optimal_sites(rows.y, rows.weights, 1, steps)
         return new.added(pull[0], beta[0], new.updated_root(beta[0]))
 
     def fantasies(self, x: Any, ys: Any, likelihood: Likelihood, *, steps: int = STEPS) -> list["DualProcess"]:
@@ -157,8 +158,8 @@ class DualProcess(GaussianProcess):
             return [self] * len(ys)
         checks.finite(x, name="x")
         training_set(self, likelihood, Data(x.repeat(len(ys), 1), ys.flatten(0, 1)))  # for what it refuses
-        new = _NewRows.of(self, learnable(self.base, likelihood, learn=False), x)
-        pull, beta = new.settle(ys.flatten(0, 1), None, len(ys), steps)
+        new = _NewRows.of(self, likelihood, Data(x, ys[0]))
+        pull, beta = new.optimal_sites(ys.flatten(0, 1), None, len(ys), steps)
         shared = new.updated_root(beta[0]) if bool((beta == beta[:1]).all()) else None
         return [
             new.added(one, b, new.updated_root(b) if shared is None else shared)
@@ -209,63 +210,47 @@ class _NewRows:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, process: DualProcess, model: Model, x: Tensor) -> "_NewRows":
+    def of(cls, process: DualProcess, likelihood: Likelihood, rows: Data) -> "_NewRows":
+        model = learnable(process.base, likelihood, learn=False)
         k = process.sites.shift.shape[0]
-        cross = gram(model.kernel, process.z, x)
-        projection = torch.linalg.solve_triangular(process.tril, cross, upper=False).expand(k, -1, -1)
-        before = gram_diagonal(model.kernel, x)
-        residual = floored(before - projection.square().sum(-2), before.expand(k, -1))
+        block = ProjectedData.build(model, process.tril, process.z, rows)
+        projection, residual = block.projection.expand(k, -1, -1), block.variance.expand(k, -1)
         root = process.root
         mean = (root @ (root.mT @ process.sites.shift.unsqueeze(-1))).squeeze(-1)
         frame, reduced = torch.linalg.qr(root.mT @ projection)
         shift = projected(projection, mean)
-        return cls(process, model, projection, frame, reduced, mean_rows(model.mean, x, k) + shift, shift, residual)
+        return cls(process, model, projection, frame, reduced, block.mean + shift, shift, residual)
 
     @torch.no_grad()
-    def settle(self, y: Tensor, weights: Tensor | None, copies: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Site pulls and precisions (s, k, b) at the optimum for each of s copies of the rows with targets (s b, ...).
+    def optimal_sites(self, y: Tensor, weights: Tensor | None, copies: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Site pulls and precisions (s, k, b) at the optimum, for s copies of the points with targets (s b, ...)."""
+        nothing = torch.zeros(2, copies, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        start = _State.at(self, y, weights, nothing)
+        pull, precision = natural_gradient_ascent(start, max_steps=steps, tolerance=1e-15, rounding=1e-13).state.sites
+        return pull, precision
 
-        A copy whose bound would fall takes half the step, and one that no step improves stays.
-        """
-        shape = (copies, *self.mean.shape)
-        sites = torch.zeros(2, *shape, dtype=self.mean.dtype, device=self.mean.device)
-        length = torch.ones(copies, 1, 1, dtype=self.mean.dtype, device=self.mean.device)
-        value, target = self._evaluate(sites, y, weights)
-        for _ in range(steps):
-            proposal = torch.lerp(sites, target, length)
-            proposed, proposed_target = self._evaluate(proposal, y, weights)
-            better = (proposed >= value - 1e-12 * (1 + value.abs())).reshape(-1, 1, 1)
-            moved = torch.where(better, (proposal - sites).abs(), length > 1e-6).amax()
-            sites, target = torch.where(better, proposal, sites), torch.where(better, proposed_target, target)
-            value = torch.where(better.flatten(), proposed, value)
-            length = torch.where(better, (2 * length).clamp(max=1), length / 2)
-            if float(moved) <= 1e-12 * float(1 + sites.abs().amax()):
-                break
-        return sites[0], sites[1]
-
-    def _evaluate(self, sites: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bounds (s,), and the sites (2, s, k, b) that a full step leads to."""
+    def evaluate(self, sites: Tensor, y: Tensor, weights: Tensor | None) -> tuple[float, Tensor]:
+        """The bounds of all copies, summed, and the sites (2, s, k, b) that a full step leads to."""
         copies, _, b = sites.shape[1:]
         pull, beta = sites
         t = self.reduced  # (k, r, b)
-        inner = Sites(
-            # a_i is the pull on A_i' v; on the part that moves, A_i' (v - q), it is less by b_i A_i' q
-            torch.einsum("krb,skb->skr", t, pull - beta * self.shift).flatten(0, 1),
-            torch.einsum("krb,skb,kqb->skrq", t, beta, t).flatten(0, 1),
+        inner = WhitenedGaussian.from_sites(
+            Sites(
+                # a_i is the pull on A_i' v; on the part that moves, A_i' (v - q), it is less by b_i A_i' q
+                torch.einsum("krb,skb->skr", t, pull - beta * self.shift).flatten(0, 1),
+                torch.einsum("krb,skb,kqb->skrq", t, beta, t).flatten(0, 1),
+            )
         )
-        center, root = inner.moments()
-        kl = root.square().sum((-2, -1)) + center.square().sum(-1) - center.shape[-1]
-        kl = 0.5 * (kl - 2 * root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)).reshape(copies, -1).sum(-1)
         t = t.repeat(copies, 1, 1)  # (s k, r, b)
-        moved = projected(t, center).reshape(copies, -1, b)
-        variance = self.residual + (root.mT @ t).square().sum(-2).reshape(copies, -1, b)
+        moved = projected(t, inner.mean).reshape(copies, -1, b)
+        variance = self.residual + (inner.root.mT @ t).square().sum(-2).reshape(copies, -1, b)
         mean, variance = ((self.mean + moved).mT.flatten(0, 1), variance.mT.flatten(0, 1))  # (s b, k)
         w = mean.new_ones(b) if weights is None else weights
-        expected = self.model.expected_log_prob(mean, variance, y).reshape(copies, b) @ w
+        expected = (self.model.expected_log_prob(mean, variance, y).reshape(copies, b) @ w).sum()
         alpha, beta = (
             w * site.reshape(copies, b, -1).mT for site in self.model.site_gradients(mean, variance, y)
         )  # (s, k, b)
-        return expected - kl, torch.stack([alpha + beta * (self.shift + moved), beta])
+        return float(expected - inner.divergence()), torch.stack([alpha + beta * (self.shift + moved), beta])
 
     @torch.no_grad()
     def updated_root(self, beta: Tensor) -> Tensor:
@@ -279,11 +264,29 @@ class _NewRows:
 
     def added(self, pull: Tensor, beta: Tensor, root: Tensor) -> DualProcess:
         """The process with the rows' sites (k, b) added, and `root` as that of the new covariance."""
-        a = self.projection
-        new = Sites((a @ pull.unsqueeze(-1)).squeeze(-1), (a * beta.unsqueeze(-2)) @ a.mT)
+        new = Sites.of_points(self.projection, pull, beta)
         sites = self.process.sites + new
         mean = (root @ (root.mT @ sites.shift.unsqueeze(-1))).squeeze(-1)
         return DualProcess.of(self.process.base, self.process.z, self.process.tril, sites, (mean, root))
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Sites (2, s, k, b) of new data points with these targets, their bound, and where a full step leads."""
+
+    rows: "_NewRows"
+    y: Tensor
+    weights: Tensor | None
+    sites: Tensor
+    value: float
+    target: Tensor
+
+    @classmethod
+    def at(cls, rows: "_NewRows", y: Tensor, weights: Tensor | None, sites: Tensor) -> "_State":
+        return cls(rows, y, weights, sites, *rows.evaluate(sites, y, weights))
+
+    def propose(self, length: float) -> "_State":
+        return _State.at(self.rows, self.y, self.weights, torch.lerp(self.sites, self.target, length))
 
 
 def _targets(y: Any, like: Tensor, *, name: str) -> Tensor:

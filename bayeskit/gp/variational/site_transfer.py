@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bayeskit.core.operators import factorize
 from bayeskit.gp.kernels.evaluate import gram
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.whitened_gaussian import Sites
 
 Transfer = Literal["site", "marginal"]
 

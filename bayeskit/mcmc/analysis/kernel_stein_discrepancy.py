@@ -38,12 +38,12 @@ def ksd(log_density: LogDensity, samples: Position, *, units: Tensor | None = No
         >>> bool(ksd(density, {"x": x}) < 0.2), bool(ksd(density, {"x": 1.5 * x}) > 0.3)
         (True, True)
     """
-    points, slopes = ravel(samples).double(), ravel(value_and_gradient(log_density, samples)[1]).double()
+    points, gradients = ravel(samples).double(), ravel(value_and_gradient(log_density, samples)[1]).double()
     if units is not None:
-        points, slopes = points / units, slopes * units
+        points, gradients = points / units, gradients * units
     total = points.new_zeros(())
-    for x, s in zip(points.split(BLOCK), slopes.split(BLOCK), strict=True):
-        total += stein_kernel(x, s, points, slopes).sum()
+    for x, s in zip(points.split(BLOCK), gradients.split(BLOCK), strict=True):
+        total += stein_kernel(x, s, points, gradients).sum()
     return (total / len(points) ** 2).clamp_min(0).sqrt()
 
 

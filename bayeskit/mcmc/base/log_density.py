@@ -18,15 +18,15 @@ def value_and_gradient(log_density: LogDensity, position: Position) -> tuple[Ten
     """The log densities (c,) of the chains, and their gradients, leaves (c, *shape).
 
     Examples:
-        >>> value, slope = value_and_gradient(lambda q: -0.5 * q["x"] ** 2, {"x": torch.tensor([1.0, 2.0])})
-        >>> slope["x"]
+        >>> value, gradient = value_and_gradient(lambda q: -0.5 * q["x"] ** 2, {"x": torch.tensor([1.0, 2.0])})
+        >>> gradient["x"]
         tensor([-1., -2.])
     """
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in position.items()}
     with torch.enable_grad():
         value = log_density(leaves)
-    slopes = torch.autograd.grad(value.sum(), list(leaves.values()))
-    return value.detach(), dict(zip(leaves, slopes, strict=True))
+    gradients = torch.autograd.grad(value.sum(), list(leaves.values()))
+    return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def curvature(
@@ -85,8 +85,8 @@ def hessian_diagonal(
     Examples:
         >>> g, precisions = torch.Generator().manual_seed(0), torch.tensor([1.0, 9.0], dtype=torch.float64)
         >>> start = {"x": torch.ones(1, 2, dtype=torch.float64)}
-        >>> bends = hessian_diagonal(lambda q: -0.5 * (q["x"] ** 2 * precisions).sum(-1), start, generator=g)
-        >>> bends["x"].round(decimals=4)
+        >>> hessian = hessian_diagonal(lambda q: -0.5 * (q["x"] ** 2 * precisions).sum(-1), start, generator=g)
+        >>> hessian["x"].round(decimals=4)
         tensor([[-1., -9.]], dtype=torch.float64)
     """
     point = ravel(position)

@@ -66,7 +66,7 @@ class Federated(TransitionKernel):
         skew: How unlike these are: 0 deals rows at random, 1 in the order of their targets.
         conducive: Whether these make surrogates. A `Federation` has them, or not.
         refresh: Rounds after which these make them anew; None for never.
-        num_probes: Gradients that these spend on the curvature of a surrogate; 0 for a slope alone.
+        num_probes: Gradients that these spend on the curvature of a surrogate; 0 for a gradient alone.
 
     References:
         El Mekkaoui, Mesquita, Blomstedt and Kaski (2021), Federated stochastic gradient Langevin dynamics, sections 3
@@ -154,7 +154,9 @@ class Federated(TransitionKernel):
     def _renewed(self, state: FederatedState, log_density: Any, generator: torch.Generator) -> FederatedState:
         """With surrogates about where the chains are now."""
         federation = _federation(log_density, state.clients, {})
-        where = self.kernel.where(state.base) if isinstance(self.kernel, StochasticKernel) else state.position
+        where = (
+            self.kernel.gradient_position(state.base) if isinstance(self.kernel, StochasticKernel) else state.position
+        )
         made = [
             chain_surrogate(_first(federation, number), where, num_probes=self.num_probes, generator=generator)
             for number in range(len(federation.sizes))

@@ -61,11 +61,11 @@ def laplace_surrogate(log_likelihood: LogDensity, at: Position, *, dense: bool =
     def value(flat: Tensor) -> Tensor:
         return log_likelihood(unravel(flat[None], at)).sum()
 
-    slope = torch.autograd.functional.jacobian(value, point)
+    gradient = torch.autograd.functional.jacobian(value, point)
     bend = torch.autograd.functional.hessian(value, point)
-    assert isinstance(slope, Tensor) and isinstance(bend, Tensor)
+    assert isinstance(gradient, Tensor) and isinstance(bend, Tensor)
     precision = _nonnegative(-(bend + bend.mT) / 2 if dense else -bend.diagonal())
-    return Surrogate(slope + (precision @ point if dense else precision * point), precision)
+    return Surrogate(gradient + (precision @ point if dense else precision * point), precision)
 
 
 def chain_surrogate(
@@ -88,12 +88,12 @@ def chain_surrogate(
         tensor([[12.],
                 [12.]], dtype=torch.float64)
     """
-    slopes = value_and_gradient(log_likelihood, position)[1]
+    gradients = value_and_gradient(log_likelihood, position)[1]
     if num_probes == 0:
-        return Surrogate(ravel(slopes), torch.zeros_like(ravel(slopes)))
-    bends = hessian_diagonal(log_likelihood, position, num_probes=num_probes, generator=generator)
-    precision = ravel(bends).neg().clamp(min=0)
-    return Surrogate(ravel(slopes) + precision * ravel(position), precision)
+        return Surrogate(ravel(gradients), torch.zeros_like(ravel(gradients)))
+    hessian = hessian_diagonal(log_likelihood, position, num_probes=num_probes, generator=generator)
+    precision = ravel(hessian).neg().clamp(min=0)
+    return Surrogate(ravel(gradients) + precision * ravel(position), precision)
 
 
 def fit_surrogate(
@@ -143,7 +143,7 @@ def fit_surrogate(
     if not dense:
         whole = 1 / draws.var(0)
         precision = (whole - weak_precision).clamp(min=0)
-        # Where the data say nothing the surrogate is flat: no slope either.
+        # Where the data say nothing the surrogate is flat: no gradient either.
         return Surrogate(torch.where(precision > 0, whole * draws.mean(0) - weak, 0), precision)
     whole = torch.linalg.inv(torch.cov(draws.T))
     eye = torch.eye(len(weak), dtype=whole.dtype, device=whole.device)

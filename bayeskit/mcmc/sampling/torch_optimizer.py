@@ -27,7 +27,7 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: Tensors, or `network.parameters()`; one group, for one chain has one step size.
-        kernel: `SGLD`, `SGHMC`, `SGNHT`, `BAOAB`, or one with a scale for every parameter; with an `lr`.
+        kernel: `SGLD`, `SGHMC`, `SGNHT`, `BAOAB`, or one of these with a preconditioner; with an `lr`.
         num_data: Number of rows N in the training data.
         prior_precision: p; weights are N(0, 1 / p) before the data.
         generator: Source of all noise; None starts one at seed 0.
@@ -65,7 +65,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"`prior_precision` must not be negative; got {prior_precision!r}")
         super().__init__(params, {"lr": kernel.lr})
         if len(self.param_groups) != 1:
-            raise ValueError("one chain has one step size: pass all parameters in one group, or give units in `scale`.")
+            raise ValueError("one chain has one step size: pass all parameters in one group, or set `preconditioner`.")
         self.kernel, self.num_data, self.prior_precision = kernel, num_data, prior_precision
         first = self.param_groups[0]["params"][0]
         self.generator = torch.Generator(first.device).manual_seed(0) if generator is None else generator
@@ -89,13 +89,13 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 value = closure()
         params = self._params()
-        slopes = self._slopes(params)
+        gradients = self._slopes(params)
         position: Position = {name: p.detach().unsqueeze(0) for name, p in params.items()}
         lr = self.param_groups[0]["lr"]
         if self._chain is None:
             self._chain = self.kernel.begin(position, lr, generator=self.generator)
         state = replace(self._chain, position=position, lr=lr)  # parameters may have been set, and `lr` scheduled
-        self._chain = self.kernel.update(state, slopes, generator=self.generator)
+        self._chain = self.kernel.update(state, gradients, generator=self.generator)
         lists._foreach_copy_(list(params.values()), [leaf[0] for leaf in self._chain.position.values()])
         return value
 
@@ -108,10 +108,10 @@ class Optimizer(torch.optim.Optimizer):
         if all(p.grad is None for p in params.values()):
             raise RuntimeError("No parameter has a gradient: call `backward()` before `step`, or pass a closure.")
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params.values()]
-        slopes = lists._foreach_mul(grads, -float(self.num_data))
+        gradients = lists._foreach_mul(grads, -float(self.num_data))
         if self.prior_precision:
-            lists._foreach_add_(slopes, list(params.values()), alpha=-float(self.prior_precision))
-        return {name: slope.unsqueeze(0) for name, slope in zip(params, slopes, strict=True)}
+            lists._foreach_add_(gradients, list(params.values()), alpha=-float(self.prior_precision))
+        return {name: gradient.unsqueeze(0) for name, gradient in zip(params, gradients, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on to the bit, the generator included."""

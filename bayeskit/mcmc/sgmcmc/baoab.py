@@ -1,4 +1,4 @@
-"""Langevin dynamics by the splitting BAOAB, at one gradient a step."""
+"""Underdamped Langevin dynamics by the BAOAB splitting, with one gradient a step."""
 
 from dataclasses import dataclass
 
@@ -7,39 +7,39 @@ import torch
 from bayeskit.mcmc.base.log_density import Position
 from bayeskit.mcmc.base.schedules import Schedule
 from bayeskit.mcmc.sgmcmc.momentum import MomentumState, start
-from bayeskit.mcmc.sgmcmc.stochastic_kernel import StochasticKernel, add_noise, in_units, lists, uphill
+from bayeskit.mcmc.sgmcmc.stochastic_kernel import StochasticKernel, add_noise, lists, moved_along, precondition
 
 
 @dataclass(frozen=True, eq=False)
 class BAOAB(StochasticKernel):
-    """Langevin dynamics in parts that each are solved exactly: kick, drift, friction with noise, drift, kick.
+    """Underdamped Langevin dynamics by the BAOAB splitting, each of whose parts is solved exactly.
 
     With full-scale gradients `g` of the log density, `h = sqrt(lr)` and `c = momentum`,
 
         B:  p <- p + h / 2 g        A:  q <- q + h / 2 p        O:  p <- c p + N(0, (1 - c^2) T)
 
-    in the order B A O A B. The last kick of a step and the first of the next share a position, so a step makes both at
-    once, with the gradient of one mini-batch: the positions are those of BAOAB, the momenta those before the last kick
+    in the order B A O A B. The last B of a step and the first of the next share a position, so a step makes both at
+    once, with the gradient of one mini-batch: the positions are those of BAOAB, the momenta those before the last B
     (the order B A O A). On a Gaussian with precision `l` the stationary variance of the position is *exactly* T / l
     wherever `h^2 l < 4`; gradient noise V' not accounted for adds `V' h^2 (1 + c) / (l (1 - c) (4 - h^2 l))`.
 
     Args:
         lr: Step size `h^2` for the log density of the full data; that for the mean loss of N rows, over N. None
-            measures the curvature where the chains start and takes `relative_lr / curvature`.
-        momentum: Share c of the momentum that a step keeps, `exp(-friction h)`.
-        temperature: T of the tempered law `exp(log density / T)`; 1 is the posterior, 0 an optimizer with momentum.
-        schedule: Multiplier of `lr` as a function of the number of steps taken. Durations of steps go with its square
-            root and friction in time stays.
-        gradient_noise: Known variance V of the gradient noise in units of `scale`; what it adds to the position's
-            variance, to second order in h, is taken from the noise that is injected.
-        scale: Units in which chains move, leaves that broadcast with the position's; their squares are an inverse mass.
+            measures the largest curvature where the chains start and takes `relative_lr / curvature`.
+        momentum: Fraction c of the momentum that a step keeps, `exp(-friction h)`.
+        temperature: T of the tempered density `exp(log density / T)`; 1 is the posterior, 0 an optimizer with momentum.
+        schedule: Multiplier of `lr` as a function of the number of steps taken. Durations of steps scale with its
+            square root; the friction per unit of time is unchanged.
+        gradient_noise: Known variance V of the preconditioned gradient's noise; its contribution to the position's
+            variance, to second order in h, is subtracted from the injected noise.
+        preconditioner: Diagonal S, leaves that broadcast with the position's; S^2 is an inverse mass. None for 1.
         relative_lr: With `lr=None`, the step size times the largest curvature, an eighth of the stability limit.
-        max_kick: Where gradients are cut off, `sqrt(lr) |g| = max_kick sqrt(T)`: never in equilibrium of a Gaussian.
-            None is 10 with a measured step, nowhere with one that is given.
+        gradient_clip: Gradient clipping: `sqrt(lr) |g|` is clipped at `gradient_clip sqrt(T)`, which a Gaussian never
+            reaches in equilibrium. None is 10 with a measured step size, and no clipping with a given one.
 
     References:
         Leimkuhler and Matthews (2013), Rational construction of stochastic numerical methods for molecular sampling,
-        section 2; (2015), Molecular dynamics, section 7.4, for what it leaves of the configurational law.
+        section 2; (2015), Molecular dynamics, section 7.4, for the error of the configurational distribution.
 
     Examples:
         >>> from bayeskit import mcmc
@@ -57,28 +57,25 @@ class BAOAB(StochasticKernel):
     temperature: float = 1.0
     schedule: Schedule | None = None
     gradient_noise: float = 0.0
-    scale: Position | None = None
+    preconditioner: Position | None = None
     relative_lr: float = 0.5
-    max_kick: float | None = None
+    gradient_clip: float | None = None
 
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> MomentumState:
-        """The chains at `position`, with momenta from their law."""
-        if self.gradient_noise < 0:
-            raise ValueError(f"`gradient_noise` must not be negative; got {self.gradient_noise!r}")
+        """The chains at `position`, with momenta from their stationary distribution."""
         return start(position, lr, momentum=self.momentum, temperature=self.temperature, generator=generator)
 
-    def update(self, state: MomentumState, slopes: Position, *, generator: torch.Generator) -> MomentumState:
-        """The kicks at this position, then half a drift, friction with noise, half a drift."""
-        size, temperature = self.pace(state)
+    def update(self, state: MomentumState, gradients: Position, *, generator: torch.Generator) -> MomentumState:
+        """B of the previous step and of this one, then A, O and A."""
+        size, temperature = self.step_size_and_temperature(state)
         h, keep = size**0.5, self.momentum ** ((size / state.lr) ** 0.5)
-        kick = h if state.count else h / 2  # at the start there was no step before
-        pushed = lists._foreach_add(
-            list(state.momentum.values()), list(in_units(slopes, self.scale).values()), alpha=kick
-        )
+        duration = h if state.count else h / 2  # the first step has no previous one
+        force = list(precondition(gradients, self.preconditioner).values())
+        pushed = lists._foreach_add(list(state.momentum.values()), force, alpha=duration)
         momentum = dict(zip(state.momentum, pushed, strict=True))
-        position = uphill(state.position, momentum, self.scale, alpha=h / 2)
+        position = moved_along(state.position, momentum, self.preconditioner, alpha=h / 2)
         lists._foreach_mul_(pushed, keep)
         variance = (1 - keep**2) * temperature - size * self.gradient_noise * (1 + keep) ** 2 / 4
         add_noise(momentum, variance, temperature=temperature, generator=generator)
-        position = uphill(position, momentum, self.scale, alpha=h / 2)
+        position = moved_along(position, momentum, self.preconditioner, alpha=h / 2)
         return MomentumState(position, momentum, state.lr, state.count + 1)

@@ -1,4 +1,4 @@
-"""Control variates: gradients of mini-batches whose noise vanishes where the chains stay near a center."""
+"""Control variates: mini-batch gradients whose noise vanishes near a center."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,29 +13,29 @@ from bayeskit.mcmc.base.transition_kernel import AdaptiveKernel, Info, Transitio
 
 @dataclass(frozen=True, eq=False)
 class ControlVariateState:
-    """A kernel's state, and the center that gradients are compared with.
+    """A kernel's state, and the center of the control variate.
 
     Args:
         inner: The kernel's state.
         center: Leaves (c, *shape).
-        slope: The gradient of the full log density there.
+        gradient: The gradient of the full log density there.
         count: Steps taken since the center was last moved.
     """
 
     inner: Any
     center: Position
-    slope: Position
+    gradient: Position
     count: int = 0
 
     @property
     def position(self) -> Position:
-        """Where the chains are."""
+        """Leaves (c, *shape)."""
         return self.inner.position
 
 
 @dataclass(frozen=True, eq=False)
 class ControlVariate(AdaptiveKernel):
-    """Any kernel, run on estimates of the gradient that differ little from the full one near a center.
+    """Any kernel, run on mini-batch gradients with a control variate about a center.
 
     With estimates `l_B` of the log density `l` from mini-batches B and a center q0,
 
@@ -43,14 +43,14 @@ class ControlVariate(AdaptiveKernel):
 
     is an unbiased estimate of l(q) up to a constant, and so is its gradient: `grad l(q0) + grad l_B(q) - grad l_B(q0)`.
     Its variance grows with `|q - q0|^2`, and is zero at the center, and everywhere for a quadratic whose curvature is
-    the same in all batches. Away from the center it is larger than that of plain mini-batches: start at a mode, or
-    refresh. A kernel that tunes itself does so on plain mini-batches, and the center is where it ends.
+    the same in all batches. Far from the center it is larger than that of plain mini-batches: start at a mode, or
+    refresh. A kernel that is tuned in its burn-in is tuned on plain mini-batches, and the center is its final position.
 
     Args:
-        kernel: What to run.
+        kernel: The kernel to run.
         log_density: The log density of all the data. `mcmc.run` is given the mini-batches, as always.
-        refresh: Steps after which the center moves to where the chains are and the full gradient is taken there, as in
-            SVRG; None leaves it where the chains start, as in SGLD-CV, which ought to be a mode.
+        refresh: Steps after which the center becomes the current position and the full gradient is taken there, as in
+            SVRG; None keeps the starting position, which should be a mode, as in SGLD-CV.
 
     References:
         Baker, Fearnhead, Fox and Nemeth (2019), Control variates for stochastic gradient MCMC, section 2; Dubey et al.
@@ -83,14 +83,14 @@ class ControlVariate(AdaptiveKernel):
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> "ControlVariate":
-        """With the kernel inside prepared."""
+        """With the inner kernel prepared."""
         inside = self.kernel.prepared(log_density, position, share=share, generator=generator)
         return replace(self, kernel=inside)
 
     def adapt(
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
     ) -> tuple["ControlVariate", ControlVariateState]:
-        """Tune the kernel on plain mini-batches, if it tunes itself; otherwise run, about a center from the start."""
+        """Tune the kernel on plain mini-batches, if it can be tuned; otherwise run it about the starting position."""
         if isinstance(self.kernel, AdaptiveKernel):
             tuned, inner = self.kernel.adapt(position, densities, num_steps=num_steps, generator=generator)
             return replace(self, kernel=tuned), self._centered(inner)
@@ -102,23 +102,23 @@ class ControlVariate(AdaptiveKernel):
     def step(
         self, state: ControlVariateState, log_density: LogDensity, *, generator: torch.Generator
     ) -> tuple[ControlVariateState, Info]:
-        """One step of the kernel on the controlled estimate, about a new center if it is time."""
+        """One step of the kernel on the controlled estimate, about a new center every `refresh` steps."""
         if self.refresh is not None and state.count == self.refresh:
             state = self._centered(state.inner)
-        controlled = control(log_density, state.center, state.slope)
+        controlled = control(log_density, state.center, state.gradient)
         inner, info = self.kernel.step(state.inner, controlled, generator=generator)
         return replace(state, inner=inner, count=state.count + 1), info
 
     def samples(self, count: int) -> bool:
-        """As the kernel does."""
+        """As the inner kernel."""
         return self.kernel.samples(count)
 
     def _centered(self, inner: Any) -> ControlVariateState:
         return ControlVariateState(inner, inner.position, value_and_gradient(self.log_density, inner.position)[1])
 
 
-def control(log_density: LogDensity, center: Position, slope: Position) -> LogDensity:
-    """The estimate of a mini-batch with its gradient at `center` exchanged for the full one, `slope`, up to a constant.
+def control(log_density: LogDensity, center: Position, gradient: Position) -> LogDensity:
+    """A mini-batch estimate with its gradient at `center` replaced by the full one, `gradient`, up to a constant.
 
     >>> batch = lambda q: -(q["x"] - 1) ** 2  # all the data: -(q["x"] - 2) ** 2
     >>> better = control(batch, {"x": torch.tensor([0.0])}, {"x": torch.tensor([4.0])})
@@ -126,7 +126,7 @@ def control(log_density: LogDensity, center: Position, slope: Position) -> LogDe
     tensor([0.])
     """
     known = value_and_gradient(log_density, center)[1]
-    change = {name: slope[name] - known[name] for name in slope}
+    change = {name: gradient[name] - known[name] for name in gradient}
 
     def controlled(position: Position) -> torch.Tensor:
         value = log_density(position)

@@ -1,4 +1,4 @@
-"""Cyclical stochastic-gradient MCMC: any kernel with a schedule that goes from mode to mode. Here are two of them."""
+"""Cyclical stochastic-gradient MCMC: SGLD and SGHMC with a cyclical schedule that visits several modes."""
 
 from bayeskit.mcmc.base.schedules import cosine_cycles
 from bayeskit.mcmc.sgmcmc.sghmc import SGHMC
@@ -12,11 +12,11 @@ def cyclical_sgld(
 
     Args:
         length: Steps in a cycle.
-        exploration: Share of a cycle at temperature 0, from which no draws are taken. Whatever is sampled is that of a
-            mode as far as the rest of the cycle has time to spread out from it.
+        exploration: Fraction of a cycle at temperature 0, from which no draws are taken. The rest samples around the
+            mode that was found, as far as its length allows.
         lr: Step size at the start of a cycle, for the log density of the full data; None for one over the largest
             curvature where the chains start, half of what is stable.
-        temperature: That of the rest of a cycle.
+        temperature: Temperature of the rest of a cycle.
 
     References:
         Zhang, Li, Zhang, Chen and Wilson (2020), Cyclical stochastic gradient MCMC for Bayesian deep learning.
@@ -38,9 +38,9 @@ def cyclical_sghmc(
 ) -> SGHMC:
     """SGHMC in cycles of `length` steps; the arguments are those of `cyclical_sgld`, and SGHMC's momentum.
 
-    The schedule scales time: where the step size is a fourth, a step loses half the momentum that it would. A cycle
-    has little of it, so friction is more than that of `SGHMC`: with 0.9 the momenta, which are still when the search
-    ends, would not be warm before the next one.
+    The schedule scales time: at a fourth of the step size, a step loses half as much momentum. The default friction is
+    larger than that of `SGHMC`: with 0.9, momenta, which are zero when the search ends, would not reach equilibrium
+    within a cycle.
 
     Examples:
         >>> cyclical_sghmc().momentum

@@ -1,4 +1,4 @@
-"""Entropy-MCMC: Langevin dynamics of a position tied to an anchor, which sees the density smoothed."""
+"""Entropy-MCMC: Langevin dynamics of a position coupled to an anchor, which samples the smoothed density."""
 
 import math
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ import torch
 from bayeskit.core import generators
 from bayeskit.mcmc.base.log_density import Position
 from bayeskit.mcmc.base.schedules import Schedule
-from bayeskit.mcmc.sgmcmc.stochastic_kernel import StochasticKernel, in_units, uphill
+from bayeskit.mcmc.sgmcmc.stochastic_kernel import StochasticKernel, moved_along, precondition
 
 ANCHOR = ".anchor"
-"""What stands behind a leaf's name for the anchor of that leaf."""
+"""Suffix of a leaf's name for the anchor of that leaf."""
 
 
 @dataclass(frozen=True, eq=False)
 class EntropyState:
-    """Where the chains are.
+    """The state of the chains.
 
     Args:
-        free: The variable with the density's own law, leaves (c, *shape).
-        anchor: The variable with the smoothed law, leaves (c, *shape).
+        free: The variable distributed as the density, leaves (c, *shape).
+        anchor: The variable with the smoothed distribution, leaves (c, *shape).
         lr: Step size before the schedule's multiplier.
         count: Steps taken.
     """
@@ -40,33 +40,33 @@ class EntropyState:
 class EntropySGLD(StochasticKernel):
     """Langevin dynamics of a position `q` and an anchor `a` that prefers regions where the density is high all around.
 
-    The pair has the law `exp((log density(q) - |q - a|^2 / (2 eta)) / T)`. So `q` alone has the (tempered) law of the
-    density, and `a` that law smoothed by N(0, eta T), in which a flat mode counts for more than a sharp one of the same
-    height. A step takes the full-scale gradient `g`, exact or from a mini-batch, and then solves the linear rest, an
-    Ornstein-Uhlenbeck process of the pair, exactly, with w = (1 - exp(-2 h / eta)) / 2:
+    The pair has the density `exp((log density(q) - |q - a|^2 / (2 eta)) / T)`. So `q` alone has the (tempered) target
+    distribution, and `a` the target smoothed by N(0, eta T), in which a flat mode has more weight than a sharp one of
+    the same height. A step takes the full-scale gradient `g`, exact or from a mini-batch, and then solves the linear
+    part, an Ornstein-Uhlenbeck process of the pair, exactly, with w = (1 - exp(-2 h / eta)) / 2:
 
         q* = q + h g,    q <- q* + w (a - q*) + noise,    a <- a + w (q* - a) + noise
 
-    The noise of `q` and `a` is correlated, as `pair_noise` says. However stiff the coupling, the step size is limited
+    The noise of `q` and `a` is correlated, as `pair_noise` says. However strong the coupling, the step size is limited
     by the density alone, as that of `SGLD` is: for `eta` to infinity `q` is `SGLD` with step size h, for `eta` to zero
     the two are one variable and `SGLD` with step size h / 2.
 
-    Draws hold both: leaf "x" has the law of the density, leaf "x.anchor" the smoothed one.
+    Draws contain both: leaf "x" has the target distribution, leaf "x.anchor" the smoothed one.
 
     Args:
         lr: Step size `h` for the log density of the full data. None measures the curvature where the chains start and
             takes `0.25 / curvature`, as `SGLD` does.
-        eta: Variance of the smoothing, in squared units of the position (over `scale`). `bnn.MCMC` lays weights out in
-            units of their posterior's spread, so there 0.1 smooths by a third of it.
-        temperature: T of the tempered law; 1 is the posterior, 0 is gradient ascent.
+        eta: Variance of the smoothing, in squared units of the (preconditioned) position. `bnn.MCMC` scales weights by
+            their approximate posterior standard deviations, so there 0.1 smooths by a third of one.
+        temperature: T of the tempered density; 1 is the posterior, 0 is gradient ascent.
         schedule: Multiplier of `lr` as a function of the number of steps taken; None keeps it.
-        scale: Units in which chains move, leaves that broadcast with the position's.
+        preconditioner: Diagonal S, leaves that broadcast with the position's.
         relative_lr: With `lr=None`, the step size times the largest curvature.
-        max_kick: Where gradients are cut off, as for `SGLD`: only with a measured step, unless given.
+        gradient_clip: Gradient clipping, as for `SGLD`.
 
     References:
         Li and Zhang (2024), Entropy-MCMC: sampling from flat basins with ease, section 4; there the coupling is part of
-        the gradient, which asks for `h` well below `eta`.
+        the gradient, which requires `h` well below `eta`.
 
     Examples:
         >>> from bayeskit import mcmc
@@ -83,24 +83,24 @@ class EntropySGLD(StochasticKernel):
     eta: float = 0.1
     temperature: float = 1.0
     schedule: Schedule | None = None
-    scale: Position | None = None
+    preconditioner: Position | None = None
     relative_lr: float = 0.25
-    max_kick: float | None = None
+    gradient_clip: float | None = None
 
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> EntropyState:
-        """The chains at `position`, their anchors with them."""
+        """The chains and their anchors at `position`."""
         if not self.eta > 0:  # infinity is a choice: no coupling
             raise ValueError(f"`eta` must be a positive number; got {self.eta!r}")
         return EntropyState(position, position, lr)
 
-    def where(self, state: EntropyState) -> Position:
-        """The density knows nothing of the anchor."""
+    def gradient_position(self, state: EntropyState) -> Position:
+        """The density does not depend on the anchor."""
         return state.free
 
-    def update(self, state: EntropyState, slopes: Position, *, generator: torch.Generator) -> EntropyState:
-        """One step uphill of the position, then the exact transition of the linear pair."""
-        size, temperature = self.pace(state)
-        moved = uphill(state.free, in_units(slopes, self.scale), self.scale, alpha=size)
+    def update(self, state: EntropyState, gradients: Position, *, generator: torch.Generator) -> EntropyState:
+        """One gradient step of the position, then the exact transition of the linear pair."""
+        size, temperature = self.step_size_and_temperature(state)
+        moved = moved_along(state.free, precondition(gradients, self.preconditioner), self.preconditioner, alpha=size)
         w = pull(size, self.eta)
         free = {name: torch.lerp(leaf, state.anchor[name], w) for name, leaf in moved.items()}
         anchor = {name: torch.lerp(leaf, moved[name], w) for name, leaf in state.anchor.items()}
@@ -111,7 +111,7 @@ class EntropySGLD(StochasticKernel):
     def _add_noise(
         self, free: Position, anchor: Position, factor: tuple[float, float, float], generator: torch.Generator
     ) -> None:
-        """Add correlated normals to the fresh leaves of both, in place; those of the position are drawn first."""
+        """Add correlated normals to the leaves of both in place; those of the position are drawn first."""
         l11, l21, l22 = factor
         drawn = {
             variable: {
@@ -119,14 +119,14 @@ class EntropySGLD(StochasticKernel):
             }
             for variable, leaves in (("free", free), ("anchor", anchor))
         }
-        first, second = (in_units(noise, self.scale) for noise in drawn.values())
+        first, second = (precondition(noise, self.preconditioner) for noise in drawn.values())
         for name in free:
             free[name].add_(first[name], alpha=l11)
             anchor[name].add_(first[name], alpha=l21).add_(second[name], alpha=l22)
 
 
 def pull(size: float, eta: float) -> float:
-    """The share w of their distance that position and anchor move towards each other in time `size`: at most 1/2.
+    """The fraction w of their distance by which position and anchor approach each other in time `size`: at most 1/2.
 
     >>> pull(0.01, 100.0) < pull(0.1, 0.1) < pull(1.0, 1e-9) == 0.5
     True
@@ -137,9 +137,9 @@ def pull(size: float, eta: float) -> float:
 def pair_noise(size: float, eta: float, temperature: float) -> tuple[float, float, float]:
     """The noise of the exact transition, as `(l11, l21, l22)`, the Cholesky factor of its covariance for (q, a).
 
-    In the coordinates `s = (q + a) / sqrt(2)` and `d = (q - a) / sqrt(2)` the pair falls apart: `s` is a Brownian
+    In the coordinates `s = (q + a) / sqrt(2)` and `d = (q - a) / sqrt(2)` the pair is independent: `s` is a Brownian
     motion, noise variance `A = 2 h T`; `d` an Ornstein-Uhlenbeck process of rate `2 / eta`, noise variance
-    `B = eta T / 2 (1 - exp(-4 h / eta))`. Back again, both variances are (A + B) / 2, the covariance is (A - B) / 2.
+    `B = eta T / 2 (1 - exp(-4 h / eta))`. For (q, a), both variances are (A + B) / 2, the covariance is (A - B) / 2.
 
     >>> l11, l21, l22 = pair_noise(0.1, float("inf"), 1.0)  # no coupling: 2 h T each, and independent
     >>> round(l11**2, 9), l21, round(l22**2, 9)

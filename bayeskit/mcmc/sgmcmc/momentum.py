@@ -1,8 +1,8 @@
-"""Momenta of unit mass: what the kernels that have one share.
+"""Momenta of unit mass, shared by the underdamped kernels.
 
 In time t, with friction c and temperature T, `dq = p dt` and `dp = (g - c p) dt + N(0, 2 c T dt)`. A step of duration h
-is told by `lr = h^2` and `momentum = 1 - c h`, the learning rate and the momentum of gradient descent: at T = 0 it is
-that.
+is parametrized by `lr = h^2` and `momentum = 1 - c h`, the learning rate and the momentum of gradient descent, to which
+it reduces at T = 0.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from bayeskit.mcmc.base.log_density import Position
 
 @dataclass(frozen=True, eq=False)
 class MomentumState:
-    """Where the chains are and where they are going.
+    """Positions and momenta of the chains.
 
     Args:
         position: Leaves (c, *shape).
-        momentum: Leaves (c, *shape), of law N(0, T) in equilibrium, in the units of the kernel's `scale`.
+        momentum: Leaves (c, *shape), N(0, T) in equilibrium, preconditioned.
         lr: The squared duration of a step before the schedule's multiplier.
         count: Steps taken.
     """
@@ -33,10 +33,10 @@ class MomentumState:
 def start(
     position: Position, lr: float, *, momentum: float, temperature: float, generator: torch.Generator
 ) -> MomentumState:
-    """Chains at `position` with momenta drawn from their law, N(0, T).
+    """Chains at `position` with momenta drawn from their stationary distribution, N(0, T).
 
     Raises:
-        ValueError: `momentum` is not a share.
+        ValueError: `momentum` is not in [0, 1).
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"`momentum` must be at least 0 and less than 1; got {momentum!r}")
@@ -50,10 +50,10 @@ def start(
 
 
 def duration_and_friction(size: float, lr: float, momentum: float) -> tuple[float, float]:
-    """The duration h of a step with step size `size`, and the share of the momentum that it takes away.
+    """The duration h of a step with step size `size`, and the fraction of the momentum that it removes.
 
-    A schedule shortens time: when the step size goes from `lr` to `m lr`, durations go down by sqrt(m) and so does what
-    is lost in a step, which leaves the friction in time as it is.
+    When a schedule changes the step size from `lr` to `m lr`, the duration and the fraction both change by sqrt(m), so
+    the friction per unit of time stays the same.
 
     >>> duration_and_friction(0.25, 1.0, 0.5)
     (0.5, 0.25)

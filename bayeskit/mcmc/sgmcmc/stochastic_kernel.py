@@ -1,8 +1,7 @@
-"""What kernels of one gradient a step have in common: step size, temperature, units and noise, decided in one place.
+"""The base class of stochastic-gradient kernels: step size, temperature, preconditioner, gradient clipping, noise.
 
-Gradients are those of the log density of the full data, exact or estimated from a mini-batch; a step size `lr` belongs
-to them, so nothing here divides or multiplies by a number of rows. Who knows a learning rate for the *mean* loss of N
-rows passes `lr / N`.
+Gradients are those of the log density of the full data, exact or estimated from a mini-batch, and `lr` is the step size
+for them. A learning rate for the *mean* loss of N data points corresponds to `lr / N`.
 """
 
 from abc import ABC, abstractmethod
@@ -17,44 +16,46 @@ from bayeskit.mcmc.base.schedules import Schedule, cosine_cycles
 from bayeskit.mcmc.base.transition_kernel import Info, TransitionKernel
 
 lists: Any = torch
-"""Where torch keeps its operations on lists of tensors (`_foreach_add` ...), which have no public name."""
+"""The namespace of torch's operations on lists of tensors (`_foreach_add` ...), which have no public name."""
 
 
 class StochasticKernel(TransitionKernel, ABC):
-    """A kernel that asks for one gradient a step, exact or an unbiased estimate, and never accepts or rejects.
+    """A kernel with one gradient a step, exact or an unbiased estimate, and no accept/reject step.
 
-    Its state is a frozen dataclass with fields `position`, `lr` and `count`. `begin` and `update` are the whole
-    algorithm; `init` measures the step size if none is given, and `step` takes the gradient.
+    Its state is a frozen dataclass with fields `position`, `lr` and `count`. `begin` and `update` define the algorithm;
+    `init` measures the step size if none is given, and `step` evaluates the gradient.
 
-    Law: in units z = q / `scale`, steps depend on the log density as a function of z alone.
+    Invariant: with a preconditioner S, the kernel is the one without applied to the log density as a function of
+    z = q / S.
 
     Args:
         lr: Step size for the log density of the full data, or None to measure it.
-        temperature: T of the tempered law `exp(log density / T)`; 1 is the posterior, 0 an optimizer.
+        temperature: T of the tempered density `exp(log density / T)`; 1 is the posterior, 0 an optimizer.
         schedule: Multiplier of `lr` as a function of the number of steps taken, or None.
-        scale: Units in which chains move, leaves that broadcast with the position's, or None for 1.
+        preconditioner: Diagonal S, leaves that broadcast with the position's, or None for 1.
         relative_lr: With `lr=None`, the step size times the largest curvature where the chains start.
-        max_kick: What a gradient may change a momentum by in one step, at T > 0, in standard deviations sqrt(T):
-            `sqrt(lr) |g|` is cut off there and the share of cut numbers reported as "clipped". In equilibrium on a
-            Gaussian its standard deviation is `sqrt(lr l) < 2` wherever the step is stable at all, and 0.5 with the
-            measured step, so 10 leaves the law alone; where the curvature grows beyond what a step can follow, such as
-            at a small noise of few rows, it keeps the chain finite. None is 10 with a measured step, and never cuts
-            with one that is given, so that too large a one is seen.
+        gradient_clip: Gradient clipping at T > 0: `sqrt(lr) |g|`, the change of a momentum in one step, is clipped at
+            `gradient_clip sqrt(T)`, and the fraction of clipped components reported as "clipped". In equilibrium on a
+            Gaussian it has the standard deviation `sqrt(lr l) < 2` for every stable step size, and 0.5 with the
+            measured one, so 10 leaves the distribution unchanged; it keeps chains finite where the curvature grows
+            beyond the stability limit, such as at small noise variances with few data. None is 10 with a measured step
+            size, and no clipping with a given one, so that one that is too large shows.
     """
 
     lr: float | None
     temperature: float
     schedule: Schedule | None
-    scale: Position | None
+    preconditioner: Position | None
     relative_lr: float
-    max_kick: float | None
+    gradient_clip: float | None
+    gradient_noise: float = 0.0
 
     @abstractmethod
     def begin(self, position: Position, lr: float, *, generator: torch.Generator) -> Any:
         """The state of c chains that start at `position`, leaves (c, *shape), with a step size of `lr`."""
 
     @abstractmethod
-    def update(self, state: Any, slopes: Position, *, generator: torch.Generator) -> Any:
+    def update(self, state: Any, gradients: Position, *, generator: torch.Generator) -> Any:
         """The next state, given the gradients of the log density at `state.position`, leaves (c, *shape)."""
 
     def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> Any:
@@ -69,56 +70,60 @@ class StochasticKernel(TransitionKernel, ABC):
             raise ValueError(f"`temperature` must not be negative; got {self.temperature!r}")
         if self.lr is not None:
             checks.positive(self.lr, name="lr")
+        if self.gradient_noise < 0:
+            raise ValueError(f"`gradient_noise` must not be negative; got {self.gradient_noise!r}")
 
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> "StochasticKernel":
-        """The kernel with a step size that is stable at these positions, and bears the noise of mini-batches."""
+        """The kernel with a step size that is stable at these positions and small enough for the mini-batch noise."""
         if self.lr is not None:
             return self
         settings: Any = self
         lr = measured_lr(self, log_density, position, share=share, generator=generator)
-        return replace(settings, lr=lr, max_kick=KICK if self.max_kick is None else self.max_kick)
+        return replace(
+            settings, lr=lr, gradient_clip=GRADIENT_CLIP if self.gradient_clip is None else self.gradient_clip
+        )
 
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One gradient, one transition."""
-        slopes, info = self.gradient(state, log_density)
-        return self.update(state, slopes, generator=generator), info
+        gradients, info = self.gradient(state, log_density)
+        return self.update(state, gradients, generator=generator), info
 
     def gradient(self, state: Any, log_density: LogDensity) -> tuple[Position, Info]:
-        """The gradient that a step goes by, leaves (c, *shape), and what there is to say about it."""
-        value, slopes = value_and_gradient(log_density, self.where(state))
-        size, _ = self.pace(state)
+        """The (clipped) gradient of a step, leaves (c, *shape), and the diagnostics of the step."""
+        value, gradients = value_and_gradient(log_density, self.gradient_position(state))
+        size, _ = self.step_size_and_temperature(state)
         info = {"log_density": value, "step_size": torch.full_like(value, size)}
-        kick = self.max_kick if self.max_kick is not None or self.lr is not None else KICK
-        if kick is not None and self.temperature > 0:
-            limit = kick * (self.temperature / size) ** 0.5
-            slopes, info["clipped"] = clip(slopes, limit, self.current_scale(state))
-        return slopes, info
+        bound = self.gradient_clip if self.gradient_clip is not None or self.lr is not None else GRADIENT_CLIP
+        if bound is not None and self.temperature > 0:
+            limit = bound * (self.temperature / size) ** 0.5
+            gradients, info["clipped"] = clip(gradients, limit, self.current_preconditioner(state))
+        return gradients, info
 
-    def current_scale(self, state: Any) -> Position | None:
-        """The units in which the chains move now."""
-        return self.scale
+    def current_preconditioner(self, state: Any) -> Position | None:
+        """The preconditioner of the current step."""
+        return self.preconditioner
 
-    def where(self, state: Any) -> Position:
-        """Where the gradient is taken: the position, or that part of it which the density knows of."""
+    def gradient_position(self, state: Any) -> Position:
+        """The point at which the gradient is evaluated: the position, or the part of it that the density depends on."""
         return state.position
 
-    def pace(self, state: Any) -> tuple[float, float]:
+    def step_size_and_temperature(self, state: Any) -> tuple[float, float]:
         """The step size and the temperature of the step that `state` is about to take."""
         multiplier = 1.0 if self.schedule is None else self.schedule(state.count)
         return state.lr * multiplier, self.temperature if self.samples(state.count) else 0.0
 
     def samples(self, count: int) -> bool:
-        """Whether the step after `count` steps draws from the law; in cycles some search for a mode instead."""
+        """Whether the step after `count` steps samples; in cyclical schedules some search for a mode instead."""
         return not (isinstance(self.schedule, cosine_cycles) and self.schedule.explores(count))
 
 
-KICK = 10.0
-"""`max_kick` of a measured step."""
+GRADIENT_CLIP = 10.0
+"""`gradient_clip` with a measured step size."""
 
-PROBES = 8
-"""Gradients spent on the average curvature."""
+NUM_PROBES = 8
+"""Number of gradients to estimate the average curvature."""
 
 
 def measured_lr(
@@ -129,19 +134,20 @@ def measured_lr(
     share: float = 1.0,
     generator: torch.Generator,
 ) -> float:
-    """The kernel's `relative_lr` over the largest curvature of any chain's log density, in the kernel's units.
+    """The kernel's `relative_lr` over the largest preconditioned curvature of any chain's log density.
 
-    With mini-batches that hold a `share` of the rows it is no more than heats the chains as much, on average over the
-    directions, as a batch of all rows drawn with replacement would: where a model fits, a mini-batch's noise has the
-    variance `curvature / share` in each direction, and adds `lr / 2` times that to the temperature, over the friction
-    in a step. The few stiffest directions get hotter than that. To spare them too would take, for a network, steps a
-    thousand times shorter, with which the others never move.
+    With mini-batches that hold a `share` of the data it is small enough that the excess variance from gradient noise,
+    on average over the directions, is at most that of a batch of all data points drawn with replacement: if the model
+    fits, the noise of a mini-batch has the variance `curvature / share` in each direction, and raises the temperature
+    by `lr / 2` times that, over the friction in a step. In the few directions of largest curvature the excess is
+    larger. Avoiding it there too would require, for a network, steps a thousand times shorter, with which the other
+    directions would not mix.
 
     Args:
-        kernel: Its `relative_lr`, `scale` and, if it has one, `momentum` count.
+        kernel: Its `relative_lr`, `preconditioner` and, if it has one, `momentum` are used.
         log_density: The log density, or an estimate of it from a mini-batch.
         position: Where to measure, leaves (n, *shape).
-        share: The share of the rows in a mini-batch.
+        share: The share of the data in a mini-batch.
         generator: Source of all randomness.
 
     Raises:
@@ -155,7 +161,7 @@ def measured_lr(
         [0.0625, 0.0063]
     """
     checks.positive(kernel.relative_lr, name="relative_lr")
-    density, units = _in_own_units(log_density, position, kernel.scale)
+    density, units = _preconditioned(log_density, position, kernel.preconditioner)
     top = curvature(density, units, generator=generator).max().item()
     if not 0 < top < float("inf"):
         raise ValueError(
@@ -164,47 +170,50 @@ def measured_lr(
         )
     if share >= 1:
         return kernel.relative_lr / top
-    bends = ravel(hessian_diagonal(density, units, num_probes=PROBES, generator=generator))  # (n, p)
-    average = max(-bends.mean(-1).min().item(), top / bends.shape[-1])
+    hessian = ravel(hessian_diagonal(density, units, num_probes=NUM_PROBES, generator=generator))  # (n, p)
+    average = max(-hessian.mean(-1).min().item(), top / hessian.shape[-1])
     friction = 1 - getattr(kernel, "momentum", 0.0)
     return kernel.relative_lr * min(1 / top, share * friction / average)
 
 
-def _in_own_units(log_density: LogDensity, position: Position, scale: Position | None) -> tuple[LogDensity, Position]:
-    """The log density as a function of `z = q / scale`, and the position so."""
-    if scale is None:
+def _preconditioned(
+    log_density: LogDensity, position: Position, preconditioner: Position | None
+) -> tuple[LogDensity, Position]:
+    """The log density as a function of `z = q / S`, and the position in these coordinates."""
+    if preconditioner is None:
         return log_density, position
-    units = {name: leaf / scale[name] for name, leaf in position.items()}
-    return lambda z: log_density({name: leaf * scale[name] for name, leaf in z.items()}), units
+    units = {name: leaf / preconditioner[name] for name, leaf in position.items()}
+    return lambda z: log_density({name: leaf * preconditioner[name] for name, leaf in z.items()}), units
 
 
-def uphill(position: Position, by: Position, scale: Position | None, *, alpha: float) -> Position:
-    """The position plus `alpha * by`, with `by` in units of `scale`."""
-    leaves = lists._foreach_add(list(position.values()), list(in_units(by, scale).values()), alpha=alpha)
+def moved_along(position: Position, direction: Position, preconditioner: Position | None, *, alpha: float) -> Position:
+    """The position plus `alpha * S * direction`."""
+    change = list(precondition(direction, preconditioner).values())
+    leaves = lists._foreach_add(list(position.values()), change, alpha=alpha)
     return dict(zip(position, leaves, strict=True))
 
 
-def clip(slopes: Position, limit: float, scale: Position | None) -> tuple[Position, torch.Tensor]:
-    """Gradients cut off at `limit` over the units, and which share of each chain's numbers was, (c,).
+def clip(gradients: Position, limit: float, preconditioner: Position | None) -> tuple[Position, torch.Tensor]:
+    """Gradients clipped at `limit / S`, and the fraction of clipped components of each chain, (c,).
 
-    Not in place: autograd may hand out one number for many, or one tensor for two leaves.
+    Not in place: autograd may return expanded tensors, or one tensor for two leaves.
 
     >>> clip({"x": torch.tensor([[3.0, -1.0]])}, 2.0, None)
     ({'x': tensor([[ 2., -1.]])}, tensor([0.5000]))
     """
     kept, cut, total = {}, [], 0
-    for name, slope in slopes.items():
-        most: Any = limit if scale is None else limit / scale[name]
-        beyond = (slope.abs() > most).reshape(len(slope), -1)
+    for name, gradient in gradients.items():
+        most: Any = limit if preconditioner is None else limit / preconditioner[name]
+        beyond = (gradient.abs() > most).reshape(len(gradient), -1)
         cut.append(beyond.sum(-1))
         total += beyond.shape[-1]
-        kept[name] = slope.clamp(-most, most)
-    return kept, (torch.stack(cut).sum(0) / total).to(next(iter(slopes.values())).dtype)
+        kept[name] = gradient.clamp(-most, most)
+    return kept, (torch.stack(cut).sum(0) / total).to(next(iter(gradients.values())).dtype)
 
 
-def in_units(leaves: Position, scale: Position | None) -> Position:
-    """The leaves times the units: a gradient in units of `scale`, or what was in such units as it is."""
-    return leaves if scale is None else {name: leaf * scale[name] for name, leaf in leaves.items()}
+def precondition(leaves: Position, preconditioner: Position | None) -> Position:
+    """The leaves times S: a gradient with respect to `z = q / S`, or a change of z as one of q."""
+    return leaves if preconditioner is None else {name: leaf * preconditioner[name] for name, leaf in leaves.items()}
 
 
 def add_noise(
@@ -213,13 +222,13 @@ def add_noise(
     *,
     temperature: float,
     generator: torch.Generator,
-    scale: Position | None = None,
+    preconditioner: Position | None = None,
 ) -> None:
-    """Add N(0, variance), in units of `scale`, to every number of some fresh leaves in place; nothing at temperature 0.
+    """Add S N(0, variance) to the leaves in place; nothing at temperature 0.
 
     Raises:
-        ValueError: The variance is negative at a temperature above 0: the known noise of the gradients is more than a
-            step may have.
+        ValueError: The variance is negative at a temperature above 0: the known gradient noise exceeds the noise of a
+            step.
     """
     if temperature == 0:
         return
@@ -230,4 +239,4 @@ def add_noise(
         )
     for name, leaf in leaves.items():
         noise = generators.normal(leaf.shape, like=leaf, generator=generator)
-        leaf.add_(noise if scale is None else noise.mul_(scale[name]), alpha=variance**0.5)
+        leaf.add_(noise if preconditioner is None else noise.mul_(preconditioner[name]), alpha=variance**0.5)

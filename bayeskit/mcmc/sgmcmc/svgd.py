@@ -16,7 +16,7 @@ from bayeskit.mcmc.sgmcmc.stochastic_kernel import measured_lr
 
 Interaction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps particles (n, p) to k(x_j, x_i), (n, n); to the push, the sums over j of its gradients by x_j, (n, p); and to a
-bound on the push's own slope, a number, which a stable step size has to know."""
+bound on the push's own gradient, a number, which a stable step size has to know."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class rbf:
     bandwidth: float | None = None
 
     def __call__(self, particles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The Gram matrix (n, n), the push (n, p), and its largest slope where particles are close."""
+        """The Gram matrix (n, n), the push (n, p), and its largest gradient where particles are close."""
         squares = torch.cdist(particles, particles, compute_mode="donot_use_mm_for_euclid_dist").square()
         n = len(particles)
         width = squares.new_tensor(1.0 if self.bandwidth is None else self.bandwidth)
@@ -143,15 +143,15 @@ class SVGD(TransitionKernel):
 
     def step(self, state: SVGDState, log_density: LogDensity, *, generator: torch.Generator) -> tuple[SVGDState, Info]:
         """One step of all particles together."""
-        value, slopes = value_and_gradient(log_density, state.position)
-        here, uphill = ravel(state.position), ravel(slopes)
-        gram, push, slope = self.interaction(here)
+        value, gradients = value_and_gradient(log_density, state.position)
+        here, ascent = ravel(state.position), ravel(gradients)
+        gram, push, gradient = self.interaction(here)
         size = self.lr
         if size is None:
             assert state.curvature is not None
-            steepest = state.curvature * gram.abs().sum(0).max() + self.temperature * slope
+            steepest = state.curvature * gram.abs().sum(0).max() + self.temperature * gradient
             size = len(here) / steepest.item()
-        there = here + size / len(here) * (gram.mT @ uphill + self.temperature * push)
+        there = here + size / len(here) * (gram.mT @ ascent + self.temperature * push)
         return SVGDState(unravel(there, state.position), state.curvature), {
             "log_density": value,
             "step_size": torch.full_like(value, size),

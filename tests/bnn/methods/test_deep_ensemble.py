@@ -65,10 +65,10 @@ def test_statistics_of_batch_normalization_belong_to_each_member(generator):
 
 def test_each_row_is_held_out_once_and_weights_say_so(generator):
     data = Data(torch.arange(50.0)[:, None], torch.zeros(50, 1), torch.full((50,), 2.0))
-    folds = _Folds.cut(data, Training(validation_fraction=0.2), 5, generator=generator)
-    assert sorted(folds.unseen.x[:, 0].tolist()) == list(range(50))
+    folds = _Folds.split(data, Training(validation_fraction=0.2), 5, generator=generator)
+    assert sorted(folds.held_out.x[:, 0].tolist()) == list(range(50))
     assert (folds.weights.sum(1) == 8).all() and set(folds.weights.unique().tolist()) == {0.0, 2.0}
-    for member, rows in enumerate(folds.unseen.x[:, 0].long().split(folds.sizes)):
+    for member, rows in enumerate(folds.held_out.x[:, 0].long().split(folds.sizes)):
         assert (folds.weights[rows, member] == 0).all()
 
 

@@ -1,4 +1,4 @@
-"""MAP: a point, honest about it, with its likelihood set by rows it has not seen."""
+"""MAP: a point estimate without epistemic uncertainty, whose likelihood is calibrated on held-out data."""
 
 import math
 
@@ -11,7 +11,7 @@ from torch import nn
 from bayeskit import bnn
 from bayeskit.bnn.networks.functional import flatten
 from bayeskit.bnn.training.network_priors import default_prior
-from bayeskit.bnn.training.validation_search import descend
+from bayeskit.bnn.training.validation_search import ValidationSearch
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
@@ -31,7 +31,7 @@ def classes(generator, n=200, noise=1.5):
     return Data(x, (x.sum(-1) + noise * torch.randn(n, generator=generator) > 0).long())
 
 
-def test_it_is_a_point(generator):
+def test_the_posterior_is_a_point_mass(generator):
     train, test = standardized(generator)
     prior = bnn.default_prior(None, train.x, 1, generator=generator)
     fit = bnn.MAP.quickly().infer(prior, Gaussian(), train, generator=generator)
@@ -55,7 +55,7 @@ def test_a_class_probability_of_a_point_has_no_epistemic_part(generator):
 
 
 @pytest.mark.parametrize("method", [bnn.MAP(), bnn.Laplace(), bnn.DeepEnsemble()], ids=lambda m: type(m).__name__)
-def test_defaults_do_not_overfit_a_few_noisy_rows(method, generator):
+def test_defaults_do_not_overfit_a_few_noisy_data(method, generator):
     """Not worse than a linear model (which suits these data) by more than 5 % in error and 0.05 nats."""
     train, test = standardized(generator)
     line = LinearRegression().fit(train.x, train.y[:, 0])
@@ -70,7 +70,7 @@ def test_defaults_do_not_overfit_a_few_noisy_rows(method, generator):
     assert -fit.likelihood.predictive(values).log_prob(test.y).mean() < baseline + 0.05
 
 
-def test_noise_is_the_residual_of_the_held_out_rows(generator):
+def test_noise_is_the_residual_variance_of_the_held_out_data(generator):
     x = torch.randn(2000, 1, generator=generator, dtype=torch.float64)
     data = Data(x, x + 0.5 * torch.randn(2000, 1, generator=generator, dtype=torch.float64))
     prior = bnn.gaussian_prior(seeded(lambda: nn.Linear(1, 1).double()))
@@ -81,7 +81,7 @@ def test_noise_is_the_residual_of_the_held_out_rows(generator):
     assert fit.diagnostics["held-out rows"] == 1000
 
 
-def test_temperature_softens_a_network_that_is_too_sure(generator):
+def test_temperature_softens_an_overconfident_network(generator):
     data = classes(generator, n=300)
     network = nn.Sequential(nn.Flatten(), seeded(lambda: nn.Linear(2, 1).double()))
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_temperature_is_refused_where_it_has_no_meaning(generator):
     prior = bnn.gaussian_prior(bnn.MLP(2, 1, dtype=torch.float64))
     with pytest.raises(ValueError, match="divides logits, and StudentT has none"):
         bnn.MAP(temperature_scaling=True).infer(prior, StudentT(), Data(data.x, data.x[:, :1]), generator=generator)
-    with pytest.raises(ValueError, match=r"needs held-out rows; set `training.validation_fraction`"):
+    with pytest.raises(ValueError, match=r"needs held-out data; set `training.validation_fraction`"):
         bnn.MAP(training=Training(), temperature_scaling=True).infer(prior, Bernoulli(), data, generator=generator)
     ends_elsewhere = bnn.gaussian_prior(nn.Sequential(nn.Linear(2, 1).double(), nn.Tanh()))
     with pytest.raises(ValueError, match="does not end in an nn.Linear"):
@@ -126,8 +126,8 @@ def test_mode_of_a_linear_model_is_ridge_regression(generator):
     assert torch.allclose(flatten(mean, mean), ridge[:, 0], atol=1e-6)
 
 
-def test_precision_falls_only_while_held_out_rows_gain():
-    """Scores rise by 1 a row at the second precision and by noise at the third: the second stays."""
+def test_precision_falls_only_while_the_held_out_score_gains():
+    """Scores rise by 1 for each point at the second precision and by noise at the third: the second is kept."""
     state, scores = torch.zeros(1), [torch.zeros(8), torch.ones(8), torch.ones(8), torch.tensor([0.0, 2.1] * 4)]
     calls = iter(scores)
 
@@ -135,12 +135,14 @@ def test_precision_falls_only_while_held_out_rows_gain():
         state.fill_(factor)
         return {"loss": [factor]}
 
-    history, kept = descend(run, lambda: next(calls), [state], Training(), (1.0, 0.1, 0.01))
+    data = Data(torch.zeros(8, 1), torch.zeros(8, 1))
+    search = ValidationSearch(Training(), data, data, (1.0, 0.1, 0.01), enough=True)
+    history, kept = search.run(run, lambda _: next(calls), [state])
     assert kept == 0.1 and state.item() == pytest.approx(0.1)
     assert history == {"loss": [1.0, 0.1, 0.01]}
 
 
-def test_checkpoints_of_the_precisions_do_not_meet(generator, tmp_path):
+def test_each_precision_has_its_own_checkpoint(generator, tmp_path):
     data = classes(generator)
     prior = bnn.gaussian_prior(seeded(lambda: bnn.MLP(2, 1, hidden=(8,), dtype=torch.float64)))
     training = Training(max_epochs=4, validation_fraction=0.2, checkpoint=str(tmp_path / "run"))

@@ -43,7 +43,7 @@ def test_a_callable_builds_under_the_generator_and_leaves_the_global_one_alone(g
 
 
 @pytest.mark.parametrize("wrong", [3, "mlp", lambda i, o: None])
-def test_what_is_no_network_is_refused(wrong, generator):
+def test_anything_but_a_network_is_refused(wrong, generator):
     with pytest.raises(TypeError, match="`network` must"):
         build(wrong, 3, 2, generator=generator)
 
@@ -76,7 +76,7 @@ def test_the_function_pickles(generator):
     assert torch.equal(again(flat, x), function(flat, x))
 
 
-def test_outputs_of_other_shapes_are_refused_or_completed():
+def test_outputs_of_other_shapes_are_refused_or_reshaped():
     squeezed = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
     assert call(squeezed, parameters(squeezed), torch.zeros(4, 3)).shape == (4, 1)
     sequence = nn.Linear(3, 2)
@@ -85,14 +85,15 @@ def test_outputs_of_other_shapes_are_refused_or_completed():
 
 
 @pytest.mark.parametrize("build_network", [Recursive, lambda: bnn.MLP(2, 1, hidden=(3,))])
-def test_draws_one_by_one_or_together(build_network, generator, monkeypatch):
+def test_draws_are_evaluated_one_by_one_or_together(build_network, generator, monkeypatch):
     network = frozen(seeded(build_network))
     draws = {n: torch.randn(4, *v.shape, generator=generator) for n, v in parameters(network, _names(network)).items()}
     x = torch.randn(5, 2, generator=generator)
     one_by_one = torch.stack([call(network, {n: v[i] for n, v in draws.items()}, x) for i in range(4)])
     assert torch.allclose(evaluate(network, draws, x), one_by_one, atol=1e-6)
     if not isinstance(network, Recursive):  # whose answer depends on the batch
-        monkeypatch.setattr(networks, "CHUNK_ELEMENTS", 600)
+        for module in ("operators", "operators.chunking"):
+            monkeypatch.setattr(f"bayeskit.core.{module}.CHUNK_ELEMENTS", 600)
         assert torch.allclose(evaluate(network, draws, x), one_by_one, atol=1e-6)
 
 
@@ -105,14 +106,14 @@ def test_frozen_is_a_copy_unless_it_is_so_already():
     assert all(p.requires_grad for p in network.parameters())
 
 
-def test_new_values_leave_the_network_as_it_was():
+def test_with_parameters_leaves_the_network_unchanged():
     network = nn.Linear(2, 1)
     before = network.weight.detach().clone()
     changed = with_parameters(network, {"weight": torch.full((1, 2), 7.0)})
     assert changed.weight.flatten().tolist() == [7.0, 7.0] and torch.equal(network.weight, before)
 
 
-def test_new_starting_values_come_from_the_generator():
+def test_reinitialization_uses_the_generator():
     network = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.MultiheadAttention(4, 2))
     first, second, third = (reinitialize(network, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first[0].weight, second[0].weight)
@@ -143,7 +144,7 @@ def test_a_residual_around_the_last_layer_has_no_head():
     assert find_head(Residual(), torch.zeros(3, 2)) is None
 
 
-def test_features_are_what_reaches_the_head(generator):
+def test_features_are_the_inputs_of_the_last_layer(generator):
     network = seeded(Convolutional).eval()
     x = images(generator, n=5)[0]
     head = find_head(network, x)
@@ -155,7 +156,7 @@ def _names(network):
     return [name for name, _ in network.named_parameters()]
 
 
-def test_a_hollow_network_holds_one_number_for_each_parameter_named(generator):
+def test_a_hollow_network_stores_one_number_for_each_parameter_named(generator):
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     shell = hollow(net, ["0.weight"])
     assert shell[0].weight.shape == (4, 3) and shell[0].weight.untyped_storage().nbytes() == 4
@@ -166,11 +167,11 @@ def test_a_hollow_network_holds_one_number_for_each_parameter_named(generator):
     assert torch.equal(with_parameters(shell, parameters(net, ["0.weight"]))(x), net(x))
 
 
-def test_draws_side_by_side_are_draws_one_by_one(generator):
-    """More rows than run side by side give the same values, to rounding."""
+def test_many_inputs_agree_with_few(generator):
+    """More inputs than run under vmap give the same values, to rounding."""
     network = bnn.MLP(3, 2, hidden=(4,), dtype=torch.float64)
     draws = bnn.gaussian_prior(network).weights.sample(5, generator=generator)
-    x = torch.randn(networks.BATCHED_ROWS + 1, 3, generator=generator, dtype=torch.float64)
+    x = torch.randn(networks.VMAP_ROWS + 1, 3, generator=generator, dtype=torch.float64)
     whole = evaluate(network, draws, x)
     assert torch.allclose(whole[:, :7], evaluate(network, draws, x[:7]), atol=1e-12)
     assert evaluate(network, draws, x[:0]).shape == (5, 0, 2)

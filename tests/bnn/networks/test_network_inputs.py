@@ -1,4 +1,4 @@
-"""Every method on networks that take several inputs, learn a part of themselves, or come in another type."""
+"""Every method on networks with several inputs, partly frozen networks, and networks of other dtypes."""
 
 import copy
 import pickle
@@ -42,7 +42,7 @@ SUBSETS = {
 
 
 def problem(build, generator, dtype=None):
-    """A network, rows that it takes, and a likelihood of what it returns."""
+    """A network, data for it, and a likelihood of its outputs."""
     if build is TokenClassifier:
         x, y = sentences(generator)
         return seeded(lambda: build(dtype=dtype)), Data(x, y), Categorical(3)
@@ -84,7 +84,7 @@ def test_every_method_on_every_network(build, name, generator):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_in_every_type(name, dtype, generator):
+def test_every_method_in_every_dtype(name, dtype, generator):
     network, data, likelihood = problem(Residual, generator, dtype)
     fit = inference(name, Residual).infer(bnn.gaussian_prior(network), likelihood, data, generator=generator)
     values = fit.posterior(data.x)
@@ -93,7 +93,7 @@ def test_every_method_in_every_type(name, dtype, generator):
     assert all(value.dtype == dtype for value in fit.posterior.network.parameters())
 
 
-def test_short_weights_learn_by_steps_below_their_rounding(generator):
+def test_bfloat16_weights_accumulate_steps_below_their_rounding(generator):
     """One step is a hundredth of the spacing of bfloat16 numbers about 1; many of them must add up."""
     network = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     nn.init.ones_(network.weight)
@@ -108,7 +108,7 @@ def test_short_weights_learn_by_steps_below_their_rounding(generator):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("build", [Residual, Adapted])
-def test_a_dictionary_of_one_tensor_is_that_tensor_to_the_bit(build, name, generator):
+def test_a_dictionary_of_one_tensor_equals_that_tensor_to_the_bit(build, name, generator):
     network, data, likelihood = problem(build, generator)
     prior, method = bnn.gaussian_prior(network), inference(name, build)
     plain, named = (
@@ -118,7 +118,7 @@ def test_a_dictionary_of_one_tensor_is_that_tensor_to_the_bit(build, name, gener
     for one, other in ((plain(data.x), named({"x": data.x})), (plain(data.x[:7]), named({"x": data.x[:7]}))):
         assert torch.equal(one.mean, other.mean) and torch.equal(one.variance, other.variance)
         assert torch.equal(one.covariance.to_dense(), other.covariance.to_dense())
-    draws = [law.sample_functions(3, generator=torch.Generator().manual_seed(1)) for law in (plain, named)]
+    draws = [posterior.sample_functions(3, generator=torch.Generator().manual_seed(1)) for posterior in (plain, named)]
     assert torch.equal(draws[0](data.x), draws[1]({"x": data.x}))
 
 
@@ -145,7 +145,7 @@ class Sentences(Dataset):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_rows_of_dictionaries_are_read_as_the_tensors_would_be(name, generator):
+def test_a_dataset_of_dictionaries_equals_a_dictionary_of_tensors(name, generator):
     network = seeded(TokenClassifier)
     x, y = sentences(generator)
     rows = Rows(Sentences(x, y), dtype=torch.float32, device=torch.device("cpu"))
@@ -263,7 +263,7 @@ def computed():
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "subset"])
-def test_every_method_on_weights_that_are_computed(name, generator):
+def test_every_method_on_parametrized_weights(name, generator):
     network = seeded(computed)
     x = torch.randn(40, 4, generator=generator)
     assert last_layer(network, x) == [f"2.parametrizations.weight.original{i}" for i in (0, 1)]
@@ -272,7 +272,7 @@ def test_every_method_on_weights_that_are_computed(name, generator):
     assert torch.isfinite(fit.posterior(x).mean).all() and torch.isfinite(fit.posterior(x).variance).all()
 
 
-def test_computed_weights_start_anew(generator):
+def test_parametrized_weights_are_reinitialized(generator):
     network = seeded(computed)
     fresh = reinitialize(network, generator=generator)
     for layer, before in ((fresh[0], network[0]), (fresh[2], network[2])):
@@ -281,8 +281,8 @@ def test_computed_weights_start_anew(generator):
         torch.testing.assert_close(layer.parametrizations.weight.original0, layer.weight.norm(dim=1, keepdim=True))
 
 
-def test_a_computed_last_layer_is_not_linear_in_its_parameters(generator):
-    """Trained weights stay where a linear last layer would be refitted, and its outputs cannot be rescaled by it."""
+def test_a_parametrized_last_layer_is_not_linear_in_its_parameters(generator):
+    """Trained weights are kept where a linear last layer would be refitted, and the outputs cannot be rescaled."""
     x = torch.randn(40, 4, generator=generator)
     for network in (seeded(computed), seeded(Adapted)):
         data = Data(x, x.sum(-1, keepdim=True))
@@ -298,7 +298,7 @@ def test_a_computed_last_layer_is_not_linear_in_its_parameters(generator):
 
 
 class Pretrained(nn.Module):
-    """A frozen body with BatchNorm, and a head to learn."""
+    """A frozen body with BatchNorm, and a trainable last layer."""
 
     def __init__(self):
         super().__init__()
@@ -313,7 +313,7 @@ class Pretrained(nn.Module):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "subset"])
-def test_statistics_of_a_frozen_batch_normalization_stay(name, generator):
+def test_statistics_of_a_frozen_batch_norm_are_kept(name, generator):
     network = seeded(Pretrained)
     x = torch.randn(40, 3, generator=generator)
     data = Data(x, x.sum(-1, keepdim=True))
@@ -326,7 +326,7 @@ def test_statistics_of_a_frozen_batch_normalization_stay(name, generator):
     assert learns is None or not torch.equal(learns, torch.zeros(4))
 
 
-def test_what_is_frozen_is_not_drawn_anew(generator):
+def test_frozen_layers_are_not_reinitialized(generator):
     network = seeded(Pretrained)
     fresh = reinitialize(network, generator=generator)
     assert torch.equal(fresh.body[0].weight, network.body[0].weight)
@@ -357,7 +357,7 @@ def test_a_network_may_take_the_dictionary_itself(generator):
     torch.testing.assert_close(evaluate(network, draws, x), expected.expand(3, 6, 1))
 
 
-def test_a_gaussian_process_names_the_inputs_that_it_cannot_take(generator):
+def test_a_gaussian_process_refuses_named_inputs(generator):
     x = {"a": torch.zeros(5, 1, dtype=torch.float64), "b": torch.ones(5, 1, dtype=torch.float64)}
     prior = gp.default_prior(torch.zeros(5, 1, dtype=torch.float64), 1)
     for ask in (

@@ -1,4 +1,4 @@
-"""Networks in which a module runs twice, two modules share a weight, or the last layer is not alone."""
+"""Networks in which a module runs twice, two modules share a weight, or the last layer is shared."""
 
 import copy
 
@@ -59,7 +59,7 @@ def test_every_method_on_shared_weights(name, build, generator):
 
 
 @pytest.mark.parametrize("build", [twice, tied])
-def test_values_are_exchanged_wherever_they_are_used_and_put_back(build, generator):
+def test_shared_values_are_replaced_everywhere_and_restored(build, generator):
     network, x = seeded(build), rows(generator).x
     other = seeded(build, seed=1)
     before = network(x)
@@ -74,7 +74,7 @@ def test_factors_of_shared_weights_are_refused_by_name(generator):
         inference.infer(bnn.gaussian_prior(seeded(tied)), Gaussian(), rows(generator), generator=generator)
 
 
-def test_a_last_layer_that_works_elsewhere_too_is_no_head(generator):
+def test_a_last_layer_used_elsewhere_too_is_no_head(generator):
     x = rows(generator).x
     layer = nn.Linear(3, 3)
     repeated = nn.Sequential(layer, nn.Tanh(), layer)
@@ -112,7 +112,7 @@ def test_a_last_layer_frozen_in_part(generator):
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_the_bias_of_the_last_layer_alone(width, generator):
-    """Its variance is `1 / (1 + n / noise)` whatever reaches the layer."""
+    """Its variance is `1 / (1 + n / noise)` for any features."""
     data = rows(generator)
     network = seeded(lambda: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1)))
     inference = bnn.Laplace(subset=["2.bias"], prior_precision=1.0, pretrained=True)

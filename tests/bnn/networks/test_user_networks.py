@@ -25,7 +25,7 @@ METHODS = {
 
 
 class Asymmetric(Likelihood):
-    """A user's own law, in as few lines as the interface asks for."""
+    """A user's own likelihood, in as few lines as the interface requires."""
 
     def distribution(self, f):
         return torch.distributions.Independent(torch.distributions.Gumbel(f, 0.5), 1)
@@ -97,7 +97,7 @@ def test_same_generator_same_answer(name, generator):
     assert torch.equal(state, torch.get_rng_state())  # dropout and re-initialization left the global generator alone
 
 
-def test_control_flow_on_values_is_trained_in_a_loop_and_refused_where_it_must_be(generator):
+def test_control_flow_on_values_is_trained_in_a_loop_or_refused(generator):
     x = torch.randn(30, 2, generator=generator)
     data, prior = Data(x, x.sum(-1, keepdim=True)), bnn.gaussian_prior(seeded(Recursive))
     fit = METHODS["ensemble"].infer(prior, Gaussian(), data, generator=generator)
@@ -136,7 +136,7 @@ def test_a_point_or_stored_draws_cannot_be_a_prior(name, generator):
         METHODS[name].infer(fit.posterior, Gaussian(), data, generator=generator)
 
 
-def test_parameters_that_need_no_gradient_stay(generator):
+def test_parameters_without_gradient_are_kept(generator):
     network = seeded(lambda: bnn.MLP(2, 1, hidden=(4,)))
     network[1].requires_grad_(False)
     x = torch.randn(30, 2, generator=generator)
@@ -148,7 +148,7 @@ def test_parameters_that_need_no_gradient_stay(generator):
 
 
 class Dropping(nn.Module):
-    """Dropout that no layer tells of."""
+    """Dropout without a dropout layer."""
 
     def __init__(self):
         super().__init__()

@@ -5,7 +5,6 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 
 from bayeskit import bnn
-from bayeskit.bnn.vbll import natural_gradient_refit
 from bayeskit.bnn.vbll.softmax_bounds import Expectation, best_tilt, jensen, knowles_minka
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian
 from bayeskit.core.types import Data
@@ -108,19 +107,19 @@ def test_fit_ends_where_the_loss_is_flat(covariance, bound, classes):
     loss = layer.loss(features, y)
     assert loss.item() < before and reached == pytest.approx(-40 * loss.item(), abs=1e-9)
     loss.backward()
-    # The bound settles to 1e-8 of itself, the slope to the root of that.
+    # The bound converges to 1e-8 of itself, the slope to the root of that.
     assert max(float(value.grad.abs().max()) for value in layer.rows.parameters()) < 1e-4
 
 
-def test_what_the_classes_share_is_settled_at_once():
-    """Labels do not feel a vector added to the weights of all classes; under equal priors the best one is zero."""
+def test_what_the_classes_share_is_optimized_at_once():
+    """Label probabilities do not depend on a vector added to all classes; under equal priors the best is zero."""
     features, _ = problem()
     layer = seeded(bnn.VBLLClassification, 5, 3, num_data=30, prior_scale=100.0)
     with torch.no_grad():
         layer.rows.mean.add_(3.0)
-    settled = natural_gradient_refit.settle(layer, Data(features, labels(features)), learn_noise=False)
+    optimum = layer.optimize(Data(features, labels(features)), learn_noise=False)
     assert layer.rows.mean.sum(0).abs().max() < 9e-3  # of 9 before; each step is solved for to a hundredth
-    assert settled.steps < 40  # left to the pull of the prior alone, that vector takes all of the 100
+    assert optimum.steps < 40  # by the gradient of the prior alone, that vector takes all of the 100
 
 
 def test_low_rank_reaches_a_bound_between_diagonal_and_dense():

@@ -12,7 +12,7 @@ from torch import nn
 from bayeskit import BNNClassifier, BNNRegressor, bnn, gp
 from bayeskit.bnn.networks.last_layer import find_head
 from bayeskit.bnn.training.map_training import DEFAULT_TRAINING
-from bayeskit.bnn.vbll.softmax_bounds import Expectation, has_logits
+from bayeskit.bnn.vbll.softmax_bounds import Expectation
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
@@ -153,7 +153,7 @@ def test_other_likelihoods_end_where_the_bound_is_flat(likelihood, outputs, read
         f = bnn.BayesNet(fit.posterior.network, law, bnn.Linearize())(data.x)
         center = torch.cat([moved["2.weight"], moved["2.bias"][:, None]], dim=1)
         prior = torch.tensor([8.0] * 8 + [1.0], dtype=torch.float64)
-        expected = Expectation(fit.likelihood, has_logits(fit.likelihood) * "knowles_minka" or "expectation")
+        expected = Expectation(fit.likelihood, "knowles_minka" if fit.likelihood.has_logits else "expectation")
         return expected.value(f.mean, f.variance, data.y).sum() - 0.5 * (prior * center.square()).sum()
 
     best = bound(0.0)
@@ -292,7 +292,7 @@ def test_what_reaches_the_layer_is_differentiable(generator):
     net, x = network(), table(generator).x
     head = find_head(net, x)
     params = {"0.weight": torch.zeros(8, 2, dtype=torch.float64, requires_grad=True)}
-    reached = head.reaching(params, x)
+    reached = head.features_at(params, x)
     assert torch.allclose(reached, nn.functional.silu(net[0].bias).expand(40, 8))
     assert torch.autograd.grad(reached.sum(), params["0.weight"])[0].abs().max() > 0
 

@@ -13,7 +13,8 @@ from bayeskit.core.types import Data
 from bayeskit.gp import SVGP, GaussianProcess, coregionalized, default_prior
 from bayeskit.gp.kernels import mixed_likelihood as mixings
 from bayeskit.gp.model.hyperparameters import learnable
-from bayeskit.gp.variational.whitened_posterior import Variational, ascend
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import optimal_q
 
 from ..mixtures import EXACT, SPARSE, W, covariances, mixed, own_kernels, posterior
 from ..problems import close, constant, generator, matern, noise, rbf, regression, same_law, test_inputs
@@ -147,10 +148,10 @@ def test_latents_that_are_nearly_alike_settle_in_a_few_steps(levels):
     mixing = torch.tensor([[1.0, 0.9], [1.0, 1.1], [1.0, 1.0]], dtype=torch.float64)
     model = learnable(mixed(mixing=mixing), noise(levels), learn=False)
     z = data.x[:40]
-    start = Variational.prior(2, z)
+    start = WhitenedGaussian.prior(2, z)
     with torch.no_grad():
-        _, value = ascend(model, z, start, data, max_steps=3)
-        _, longer = ascend(model, z, start, data, max_steps=500, tolerance=0.0)
+        _, value = optimal_q(model, z, start, data, max_steps=3)
+        _, longer = optimal_q(model, z, start, data, max_steps=500, tolerance=0.0)
     assert value == pytest.approx(longer, rel=1e-7)
 
 

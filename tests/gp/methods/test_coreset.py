@@ -14,7 +14,8 @@ from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.pseudo_data import PseudoObservations, _divergence, bound, nearest, pseudo_observations
-from bayeskit.gp.variational.whitened_posterior import Variational, ascend
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import optimal_q
 
 from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_law, test_inputs
 
@@ -76,7 +77,7 @@ def test_no_coreset_beats_the_collapsed_bound(kernel):
     model, rows, coreset = problem(kernel=kernel)
     best = collapsed(model, coreset.z, rows)
     anywhere = bound(model, coreset, rows).item()
-    variational, _ = ascend(model, coreset.z, Variational.prior(1, coreset.z), rows, max_steps=1)
+    variational, _ = optimal_q(model, coreset.z, WhitenedGaussian.prior(1, coreset.z), rows, max_steps=1)
     found = nearest(model, coreset.z, variational, coreset.weights)
     reached = bound(model, found, rows).item()
     assert anywhere < reached <= best.bound.item() + 1e-8
@@ -85,7 +86,7 @@ def test_no_coreset_beats_the_collapsed_bound(kernel):
 
 def test_the_nearest_coreset_is_where_the_bound_is_stationary():
     model, rows, start = problem(k=2)
-    variational, _ = ascend(model, start.z, Variational.prior(2, start.z), rows, max_steps=1)
+    variational, _ = optimal_q(model, start.z, WhitenedGaussian.prior(2, start.z), rows, max_steps=1)
     found = nearest(model, start.z, variational, start.weights, max_iter=300)
     logs, q = found.weights.log().requires_grad_(True), found.whitened.clone().requires_grad_(True)
     value = bound(model, PseudoObservations(found.z, logs.exp(), q), rows)

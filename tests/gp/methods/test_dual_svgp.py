@@ -15,8 +15,8 @@ from bayeskit.gp.variational.elbo_fixed_sites import Inducing
 from bayeskit.gp.variational.elbo_row_sites import rows_bound
 from bayeskit.gp.variational.marginal_moments import inducing_factor
 from bayeskit.gp.variational.per_datum_sites import RowSites, noise_of
-from bayeskit.gp.variational.sites import Sites
-from bayeskit.gp.variational.whitened_posterior import Variational, bound, settle
+from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, optimal_sites
 
 from ..problems import close, constant, generator, matern, noise, process, regression, same_law, test_inputs
 
@@ -38,7 +38,7 @@ def factor(model, z):
 
 def settled(model, z, data, **settings):
     start = Sites.none(model.num_outputs, z)
-    return settle(model, factor(model, z), z, data, start, **{"max_steps": 200, "tolerance": 1e-15} | settings)
+    return optimal_sites(model, factor(model, z), z, data, start, **{"max_steps": 200, "tolerance": 1e-15} | settings)
 
 
 def anywhere(k, m, seed=4):
@@ -65,7 +65,7 @@ def test_sites_and_moments_are_two_views_of_one_gaussian():
     taken = torch.linalg.inv(k) - torch.linalg.inv(k + second)
     covariance = posterior(x).covariance.to_dense().reshape(len(x), 2, len(x), 2)
     close(covariance[:, 0, :, 0], around - cross.mT @ taken[0] @ cross)
-    kl = Variational.from_sites(sites).divergence()
+    kl = WhitenedGaussian.from_sites(sites).divergence()
     gap = torch.linalg.solve(k + second, first.unsqueeze(-1))
     terms = torch.logdet(k + second) - torch.logdet(k) + torch.linalg.solve(k + second, k).diagonal(0, 1, 2).sum(-1)
     close(kl, 0.5 * (terms - 8 + (gap.mT @ k @ gap).reshape(-1)).sum())
@@ -76,10 +76,10 @@ def test_one_full_step_from_any_sites_reaches_the_collapsed_bound(k):
     data, z = regression(40, k=k), test_inputs(8)
     model = learnable(process(k=k, mean=constant(0.2, k)), noise([0.05, 0.2][:k]), learn=False)
     best = collapsed(model, z, data)
-    sites, value = settle(model, factor(model, z), z, data, anywhere(k, 8), max_steps=1)
+    sites, value = optimal_sites(model, factor(model, z), z, data, anywhere(k, 8), max_steps=1)
     assert abs(value - best.bound.item()) < 1e-8
     close(sites.moments()[0], best.whitened)
-    assert abs(settle(model, factor(model, z), z, data, sites, max_steps=1)[1] - value) < 1e-8
+    assert abs(optimal_sites(model, factor(model, z), z, data, sites, max_steps=1)[1] - value) < 1e-8
 
 
 def test_a_mini_batch_step_of_all_rows_is_the_same_step():
@@ -87,7 +87,7 @@ def test_a_mini_batch_step_of_all_rows_is_the_same_step():
     model = learnable(process(mean=constant(0.2)), noise(), learn=False)
     inducing = Inducing(z, factor(model, z), anywhere(1, 8), noise_of(model))
     inducing.bound(model, z, data, length=1.0)
-    close(Variational.from_sites(inducing.sites).mean, collapsed(model, z, data).whitened)
+    close(WhitenedGaussian.from_sites(inducing.sites).mean, collapsed(model, z, data).whitened)
     close(inducing.bound(model, z, data, length=1.0), collapsed(model, z, data).bound)
 
 
@@ -134,7 +134,7 @@ def test_gradients_with_the_sites_held_are_those_of_automatic_differentiation(li
     now = factorize(gram(model.kernel, z, z), name="K_zz").tril
     moved = torch.linalg.solve_triangular(tril, now, upper=False)  # differentiable, and the identity
     held = Sites((moved.mT @ sites.shift.unsqueeze(-1)).squeeze(-1), moved.mT @ sites.precision @ moved)
-    reference = bound(model, z, Variational.from_sites(held), data)
+    reference = bound(model, z, WhitenedGaussian.from_sites(held), data)
     close(value, reference)
     parameters = [*model.parameters, z]
     pairs = zip(torch.autograd.grad(value, parameters), torch.autograd.grad(reference, parameters), strict=True)
@@ -181,7 +181,7 @@ def test_what_is_held_orders_the_bounds(likelihood, stretch):
         back = torch.linalg.solve_triangular(factor(model, z), tril, upper=False)  # to the new L
         spread = (back @ root) @ (back @ root).mT
         upper = torch.linalg.cholesky(spread.flip(-1, -2)).flip(-1, -2)
-        fixed = Variational((back @ mean.unsqueeze(-1)).squeeze(-1), upper)
+        fixed = WhitenedGaussian((back @ mean.unsqueeze(-1)).squeeze(-1), upper)
         return [
             settled(model, z, data)[1],
             rows_bound(model, z, data, held)[0].item(),
@@ -205,7 +205,7 @@ def test_at_convergence_it_is_svgp_in_prediction_and_gradient():
     data, z = labels(regression(60)), test_inputs(8)
     model = learnable(process(mean=constant(0.1)), Bernoulli(), learn=True)
     sites, value = settled(model, z, data)
-    svgp = Variational.from_sites(sites)
+    svgp = WhitenedGaussian.from_sites(sites)
     here = z.clone().requires_grad_()
     parameters = [*model.parameters, here]
     theirs = torch.autograd.grad(bound(model, here, svgp, data), parameters)  # moments of v held

@@ -12,10 +12,10 @@ from bayeskit.gp import DualProcess, DualSVGP, MemoryDualGP, MemoryProcess, defa
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.variational.collapsed_bound import collapsed
-from bayeskit.gp.variational.elbo_row_sites import SETTLED
+from bayeskit.gp.variational.elbo_row_sites import TOLERANCE
 from bayeskit.gp.variational.per_datum_sites import RowSites
-from bayeskit.gp.variational.sites import Sites
 from bayeskit.gp.variational.streaming_posterior import Memory
+from bayeskit.gp.variational.whitened_gaussian import Sites
 
 from ..problems import close, constant, generator, noise, process, regression, same_law, test_inputs
 
@@ -286,9 +286,9 @@ def test_softmax_steps_that_were_left_out_would_not_have_changed_a_prediction(mo
     data = regression(60)
     three = Data(data.x, data.y[:, 0].sort().indices.argsort() // 20)
     method, laws = MemoryDualGP(num_inducing=15, memory=10, learn=False), []
-    for tolerance in (SETTLED, 1e-14):
+    for tolerance in (TOLERANCE, 1e-14):
         for module in ("methods.memory_dual_gp", "variational.elbo_row_sites"):
-            monkeypatch.setattr(f"bayeskit.gp.{module}.SETTLED", tolerance)
+            monkeypatch.setattr(f"bayeskit.gp.{module}.TOLERANCE", tolerance)
         fit = stream(method, default_prior(data.x, 3), Categorical(3), parts(three, 20, 20, 20))[-1]
         laws.append(Categorical(3).predictive(fit.posterior(data.x)).probs)
     assert not torch.equal(*laws)

@@ -9,13 +9,13 @@ from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
-from bayeskit.gp.variational.orthogonal_posterior import Points, Split, alternate, bound, joint_factor
-from bayeskit.gp.variational.whitened_posterior import Variational, ascend
-from bayeskit.gp.variational.whitened_posterior import bound as svgp_bound
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, optimal_q
 
 from ..problems import close, constant, generator, noise, process, rbf, regression, same_law, test_inputs
 
 SHORT = OrthogonalSVGP(num_inducing=7, num_orthogonal=5, training=Training(lr=0.05, max_epochs=15, batch_size=32))
+Z, W = test_inputs(6), test_inputs(4, seed=7)
 FROZEN = {"learn": False, "learn_inducing": False}
 
 
@@ -29,53 +29,57 @@ def problem(k=1, kernel=None):
     return learnable(prior, likelihood, learn=False), training_set(prior, likelihood, data)
 
 
-def some_law(k, m, seed):
+def some_q(k, m, seed):
     g = generator(seed)
     root = torch.eye(m, dtype=torch.float64) + 0.3 * torch.randn(k, m, m, dtype=torch.float64, generator=g).triu()
-    return Variational(torch.randn(k, m, dtype=torch.float64, generator=g), root)
+    return WhitenedGaussian(torch.randn(k, m, dtype=torch.float64, generator=g), root)
 
 
-Z, W = test_inputs(6), test_inputs(4, seed=7)
+def both(one, two):
+    """The independent Gaussian over the values of both."""
+    roots = [torch.block_diag(first, second) for first, second in zip(one.root, two.root, strict=True)]
+    return WhitenedGaussian(torch.cat([one.mean, two.mean], -1), torch.stack(roots))
+
+
+def part(w):
+    return torch.tensor([0] * len(Z) + [1] * len(w))
+
+
+def optimum(model, w, rows, k=1, **settings):
+    """The best q(a) q(b) at Z and w, from the prior, and its bound."""
+    points = torch.cat([Z, w])
+    return optimal_q(model, points, WhitenedGaussian.prior(k, points), rows, independent=part(w), **settings)
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_it_is_svgp_at_both_sets_of_points_with_a_structured_law(k):
+def test_the_two_parts_are_independent_gaussians_of_the_process(k):
     """Mean [m_u; T m_u + m_v] and covariance [[C_u, C_u T'], [T C_u, T C_u T' + C_v]], T = K_wz K_zz^-1."""
-    model, rows = problem(k)
-    one, two = some_law(k, 6, 0), some_law(k, 4, 1)
-    law = Split(one, two)
+    model, _ = problem(k)
+    one, two = some_q(k, 6, 0), some_q(k, 4, 1)
     K = gram(model.kernel, torch.cat([Z, W]), torch.cat([Z, W]))
     T = torch.linalg.solve(K[:6, :6], K[:6, 6:]).mT
     lower_u, lower_v = torch.linalg.cholesky(K[:6, :6]), torch.linalg.cholesky(K[6:, 6:] - T @ K[:6, 6:])
     m_u, m_v = (one.mean @ lower_u.mT), (two.mean @ lower_v.mT)
     C_u, C_v = (left @ (v.root @ v.root.mT) @ left.mT for left, v in ((lower_u, one), (lower_v, two)))
     covariance = torch.cat([torch.cat([C_u, C_u @ T.mT], -1), torch.cat([T @ C_u, T @ C_u @ T.mT + C_v], -1)], -2)
-    at = law.posterior(model, Z, W)(torch.cat([Z, W]))
+    at = both(one, two).posterior(model, torch.cat([Z, W]))(torch.cat([Z, W]))
     close(at.mean.mT, 0.2 + torch.cat([m_u, m_u @ T.mT + m_v], -1))
     joint = at.covariance.to_dense().reshape(10, k, 10, k)
     for j in range(k):
         close(joint[:, j, :, j], covariance[j])
-    close(law.divergence(), law.joint().divergence())
-    close(bound(model, Z, W, law, rows), svgp_bound(model, torch.cat([Z, W]), law.joint(), rows))
-
-
-def test_the_factor_of_the_parts_is_the_factor_of_the_whole():
-    model, _ = problem()
-    points = Points(model.kernel, Z)
-    tril, upper = joint_factor(points, W), torch.linalg.cholesky(points.gram())
-    below = torch.linalg.solve_triangular(upper, points.cross(W), upper=False).mT
-    lower = torch.linalg.cholesky(gram(model.kernel, W, W) - below @ below.mT)
-    close(tril, torch.cat([torch.cat([upper, torch.zeros(6, 4)], -1), torch.cat([below, lower], -1)], -2))
+    close(both(one, two).divergence(), one.divergence() + two.divergence())
 
 
 def test_without_orthogonal_points_or_knowledge_of_them_it_is_svgp():
     model, rows = problem()
-    one = some_law(1, 6, 0)
-    alone = svgp_bound(model, Z, one, rows)
-    close(bound(model, Z, W[:0], Split(one, Variational.prior(1, W[:0])), rows), alone)
-    unknown = Split(one, Variational.prior(1, W))
-    close(bound(model, Z, W, unknown, rows), alone)
-    same_law(unknown.posterior(model, Z, W), one.posterior(model, Z), test_inputs(seed=9))
+    one, x = some_q(1, 6, 0), test_inputs(seed=9)
+    unknown = both(one, WhitenedGaussian.prior(1, W))
+    close(bound(model, torch.cat([Z, W]), unknown, rows), bound(model, Z, one, rows))
+    same_law(unknown.posterior(model, torch.cat([Z, W])), one.posterior(model, Z), x)
+    q, value = optimum(model, W[:0], rows, max_steps=2)
+    best, reference = optimal_q(model, Z, WhitenedGaussian.prior(1, Z), rows, max_steps=2)
+    close(q.mean, best.mean)
+    assert abs(value - reference) < 1e-8
 
 
 def test_the_method_without_orthogonal_points_is_svgp():
@@ -87,16 +91,16 @@ def test_the_method_without_orthogonal_points_is_svgp():
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_steps_in_turn_reach_the_closed_optimum(k):
-    """For Gaussian noise: precisions are the diagonal blocks of I + A A' / s, means solve the whole system."""
+def test_one_step_is_the_closed_optimum_for_gaussian_noise(k):
+    """Precisions are the diagonal blocks of I + A A' / s, means solve the whole system."""
     model, rows = problem(k)
-    law, value = alternate(model, Z, W, Split.prior(k, Z, W), rows, max_steps=1000, tolerance=1e-15)
+    q, value = optimum(model, W, rows, k, max_steps=1)
     full = collapsed(model, torch.cat([Z, W]), rows)
     precision = (full.tril_b @ full.tril_b.mT).expand(k, -1, -1)
-    for block, part in ((law.first, slice(0, 6)), (law.second, slice(6, 10))):
-        close(torch.linalg.inv(block.root @ block.root.mT), precision[:, part, part])
-    close(law.joint().mean, full.whitened, 1e-6)
-    assert abs(bound(model, Z, W, law, rows).item() - value) < 1e-8
+    within = part(W).unsqueeze(-1) == part(W)
+    close(torch.linalg.inv(q.root @ q.root.mT), precision * within)
+    close(q.mean, full.whitened, 1e-6)
+    assert abs(bound(model, torch.cat([Z, W]), q, rows).item() - value) < 1e-8
     assert collapsed(model, Z, rows).bound.item() <= value <= full.bound.item() + 1e-8
 
 
@@ -104,30 +108,31 @@ def test_the_end_is_a_stationary_point_of_the_bound():
     model, rows = problem()
     model = learnable(process(), Poisson(), learn=False)
     counts = Data(rows.x, torch.poisson(rows.y.exp(), generator=generator()))
-    law, value = alternate(model, Z, W, Split.prior(1, Z, W), counts, max_steps=1000, tolerance=1e-14)
-    leaves = law.leaves()
-    at = bound(model, Z, W, Split.from_leaves(leaves), counts)
+    q, value = optimum(model, W, counts, max_steps=1000, tolerance=1e-14)
+    mean, root = q.leaves()
+    within = part(W).unsqueeze(-1) == part(W)
+    at = bound(model, torch.cat([Z, W]), WhitenedGaussian(mean, root * within), counts)
     assert abs(at.item() - value) < 1e-8
-    for gradient in torch.autograd.grad(at, leaves):
+    for gradient in torch.autograd.grad(at, [mean, root]):
         assert float(gradient.abs().max()) < 1e-4
-    whole, best = torch.cat([Z, W]), Variational.prior(1, torch.cat([Z, W]))
-    assert value <= ascend(model, whole, best, counts, max_steps=100)[1] + 1e-8
-    assert value >= ascend(model, Z, Variational.prior(1, Z), counts, max_steps=100)[1] - 1e-6
+    whole = torch.cat([Z, W])
+    assert value <= optimal_q(model, whole, WhitenedGaussian.prior(1, whole), counts, max_steps=100)[1] + 1e-8
+    assert value >= optimal_q(model, Z, WhitenedGaussian.prior(1, Z), counts, max_steps=100)[1] - 1e-6
 
 
 def test_no_step_lowers_the_bound():
     model, rows = problem()
     labels = Data(rows.x, (rows.y[:, 0] > 0).long())
     model = learnable(process(), Bernoulli(), learn=False)
-    values = [alternate(model, Z, W, Split.prior(1, Z, W), labels, max_steps=i, tolerance=0.0)[1] for i in range(8)]
+    values = [optimum(model, W, labels, max_steps=i, tolerance=0.0)[1] for i in range(8)]
     assert values == sorted(values)
 
 
 def test_repeated_and_crowded_points_do_not_fail():
     model, rows = problem(kernel=rbf())
     for w in (Z.clone(), Z[:3] + 1e-9, Z[:1].repeat(5, 1)):
-        law, value = alternate(model, Z, w, Split.prior(1, Z, w), rows, max_steps=20)
-        values = law.posterior(model, Z, w)(test_inputs())
+        q, value = optimum(model, w, rows, max_steps=20)
+        values = q.posterior(model, torch.cat([Z, w]))(test_inputs())
         assert torch.isfinite(values.mean).all() and (values.variance >= 0).all()
         assert value <= collapsed(model, torch.cat([Z, w]), rows).bound.item() + 1e-3
 

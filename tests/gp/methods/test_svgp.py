@@ -8,7 +8,8 @@ from bayeskit.gp import SGPR, SVGP, default_prior
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
-from bayeskit.gp.variational.whitened_posterior import Variational, affordable_steps, ascend, bound
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import affordable_steps, bound, optimal_q
 
 from ..problems import close, constant, generator, noise, process, regression, same_law, test_inputs
 
@@ -38,8 +39,8 @@ def test_one_full_step_reaches_the_collapsed_bound_from_anywhere(weighted):
     rows, model, z = training_set(prior, likelihood, data), learnable(prior, likelihood, learn=False), test_inputs(8)
     g = generator(4)
     root = torch.eye(8, dtype=torch.float64) + 0.3 * torch.randn(2, 8, 8, dtype=torch.float64, generator=g).triu()
-    anywhere = Variational(torch.randn(2, 8, dtype=torch.float64, generator=g), root)
-    reached, value = ascend(model, z, anywhere, rows, max_steps=1)
+    anywhere = WhitenedGaussian(torch.randn(2, 8, dtype=torch.float64, generator=g), root)
+    reached, value = optimal_q(model, z, anywhere, rows, max_steps=1)
     best = collapsed(model, z, rows)
     assert abs(value - best.bound.item()) < 1e-8
     close(bound(model, z, reached, rows), best.bound)
@@ -51,7 +52,7 @@ def test_mini_batches_estimate_the_bound():
     data = regression(40)
     prior, likelihood = process(), noise()
     model, z = learnable(prior, likelihood, learn=False), test_inputs(8)
-    variational, _ = ascend(model, z, Variational.prior(1, z), data, max_steps=1)
+    variational, _ = optimal_q(model, z, WhitenedGaussian.prior(1, z), data, max_steps=1)
     full = bound(model, z, variational, data)
     parts = [bound(model, z, variational, batch) for batch in data.batches(10, generator=generator())]
     close(torch.stack(parts).mean(), full)  # batches of equal size partition the rows
@@ -62,9 +63,9 @@ def test_the_end_is_a_stationary_point_of_the_bound():
     data = regression(30)
     counts = Data(data.x, torch.poisson(data.y.exp(), generator=generator()))
     model, z = learnable(process(), Poisson(), learn=False), test_inputs(6)
-    best, value = ascend(model, z, Variational.prior(1, z), counts, max_steps=100, tolerance=1e-13)
+    best, value = optimal_q(model, z, WhitenedGaussian.prior(1, z), counts, max_steps=100, tolerance=1e-13)
     leaves = best.leaves()
-    at = bound(model, z, Variational.from_leaves(leaves), counts)
+    at = bound(model, z, WhitenedGaussian(*leaves), counts)
     assert abs(at.item() - value) < 1e-8
     for gradient in torch.autograd.grad(at, leaves):
         assert float(gradient.abs().max()) < 1e-4
@@ -142,7 +143,7 @@ def test_the_optimum_is_the_same_from_where_mini_batches_ended_and_from_the_prio
     data = Data(test_inputs(40, 2), torch.arange(40).remainder(3))
     model = learnable(default_prior(data.x, 3), Categorical(3), learn=False)
     z = data.x[::4]
-    far = Variational.prior(3, z)
-    moved = Variational(far.mean + 1, far.root * 0.3)
-    values = [ascend(model, z, start, data, max_steps=100, tolerance=1e-12)[1] for start in (far, moved)]
+    far = WhitenedGaussian.prior(3, z)
+    moved = WhitenedGaussian(far.mean + 1, far.root * 0.3)
+    values = [optimal_q(model, z, start, data, max_steps=100, tolerance=1e-12)[1] for start in (far, moved)]
     assert values[0] == pytest.approx(values[1], rel=1e-8)

@@ -14,7 +14,7 @@ from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.methods import swsgp
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest, NearestMean, neighborhoods
-from bayeskit.gp.variational.whitened_posterior import Variational
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 from bayeskit.gp.variational.whitened_posterior import bound as svgp_bound
 
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-8}
@@ -54,7 +54,7 @@ def test_with_every_point_a_neighbor_bound_and_predictions_are_those_of_svgp(bat
     covariance = torch.linalg.solve_triangular(tril, torch.diag_embed(variance.sqrt()), upper=False)
     root = torch.linalg.qr(covariance.mT).R.mT  # lower triangular
     flipped = torch.linalg.cholesky((root @ root.mT).flip(-1, -2)).flip(-1, -2)  # upper triangular, the same law
-    variational = Variational(whitened, flipped)
+    variational = WhitenedGaussian(whitened, flipped)
     near = neighborhoods(model.kernel, z, data.x, 9)
     ours = swsgp.bound(model, near, mean, variance, data, total_weight=TOTAL)
     assert float(ours) == pytest.approx(float(svgp_bound(model, z, variational, data)), rel=1e-8)
@@ -119,7 +119,7 @@ def test_the_order_of_the_points_does_not_matter_and_a_far_one_is_not_seen():
 @pytest.mark.parametrize("likelihood", [Gaussian(noise=0.2, learn=False), StudentT(scale=0.3)])
 def test_the_ascent_ends_where_no_gradient_is_left(likelihood):
     model, data, z = model_of(likelihood=likelihood), rows(), rows(15).x
-    mean, variance, value = swsgp.ascend(model, z, data, 5, max_steps=200, tolerance=1e-14)
+    mean, variance, value = swsgp.optimal_q(model, z, data, 5, max_steps=200, tolerance=1e-14)
     mean, log_variance = mean.clone().requires_grad_(), variance.log().clone().requires_grad_()
     objective = swsgp.bound(
         model, neighborhoods(model.kernel, z, data.x, 5), mean, log_variance.exp(), data, total_weight=TOTAL

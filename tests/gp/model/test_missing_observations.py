@@ -13,7 +13,8 @@ from bayeskit.gp.methods.exact import log_evidence
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
-from bayeskit.gp.variational.whitened_posterior import Variational, ascend, bound
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, optimal_q
 
 from ..problems import close, constant, generator, noise, process, regression, same_law, test_inputs
 
@@ -149,8 +150,10 @@ def test_one_natural_step_from_anywhere_is_sgpr():
     data, z = with_gaps(40), test_inputs(8)
     prior, likelihood = process(k=3), noise(LEVELS)
     rows, model = training_set(prior, likelihood, data), learnable(prior, likelihood, learn=False)
-    anywhere = Variational(torch.randn(3, 8, dtype=torch.float64, generator=generator(4)), Variational.prior(3, z).root)
-    reached, value = ascend(model, z, anywhere, rows, max_steps=1)
+    anywhere = WhitenedGaussian(
+        torch.randn(3, 8, dtype=torch.float64, generator=generator(4)), WhitenedGaussian.prior(3, z).root
+    )
+    reached, value = optimal_q(model, z, anywhere, rows, max_steps=1)
     best = collapsed(model, z, rows)
     assert abs(value - best.bound.item()) < 1e-8
     close(bound(model, z, reached, rows), best.bound)
@@ -249,15 +252,15 @@ def test_other_likelihoods_are_a_problem_for_each_output(likelihood):
     prior, model = process(k=k), learnable(process(k=k), likelihood, learn=False)
     rows = training_set(prior, likelihood, data)
     # a fixed number of full steps: the line search judges the sum over outputs, and would stop at another point
-    joint, value = ascend(model, z, Variational.prior(k, z), rows, max_steps=200, tolerance=1e-14)
+    joint, value = optimal_q(model, z, WhitenedGaussian.prior(k, z), rows, max_steps=200, tolerance=1e-14)
     total = 0.0
     for j in range(2):
         part, latents = column(data, j), [j] if k == 2 else [j, j + 2]
         one = learnable(process(k=len(latents)), likelihood, learn=False)
-        alone, each = ascend(
+        alone, each = optimal_q(
             one,
             z,
-            Variational.prior(len(latents), z),
+            WhitenedGaussian.prior(len(latents), z),
             training_set(process(k=len(latents)), likelihood, part),
             max_steps=200,
             tolerance=1e-14,
@@ -296,7 +299,7 @@ def test_dirichlet_is_solved_alike_by_all_three(c, weighted):
     same_law(one.posterior, two.posterior, x)
     assert abs(float(one.log_evidence) - float(two.log_evidence)) < 1e-8
     rows, model, z = training_set(prior, likelihood, data), learnable(prior, likelihood, learn=False), test_inputs(8)
-    reached, value = ascend(model, z, Variational.prior(c, z), rows, max_steps=1)
+    reached, value = optimal_q(model, z, WhitenedGaussian.prior(c, z), rows, max_steps=1)
     best = collapsed(model, z, rows)
     assert abs(value - best.bound.item()) < 1e-8
     same_law(reached.posterior(model, z), best.posterior(model.process(), z), x)

@@ -15,7 +15,8 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.variational.marginal_moments import marginals, marginals_of_grams
-from bayeskit.gp.variational.whitened_posterior import Variational, bound, data_term
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, data_term
 
 from ..problems import close, generator, matern, test_inputs
 
@@ -146,13 +147,13 @@ def test_bound_gradients_and_predictions_are_those_of_gpytorch():
     data = Data(x, y.unsqueeze(-1), scale=total / n)
     # A lower-triangular root serves as well as an upper-triangular one; the divergence is that of the latter.
     upper = torch.linalg.cholesky((root @ root.mT).flip(0, 1)).flip(0, 1).detach().unsqueeze(0)
-    close(bound(model, where, Variational(mean.unsqueeze(0), upper), data) / total, value, 1e-8)
+    close(bound(model, where, WhitenedGaussian(mean.unsqueeze(0), upper), data) / total, value, 1e-8)
     logdet = 2 * root.diagonal().abs().log().sum()
     divergence = 0.5 * (root.square().sum() + mean.square().sum() - m - logdet)
     ours = data_term(model, where, mean.unsqueeze(0), root.unsqueeze(0), data, form="root") - divergence
     found = torch.autograd.grad(ours / total, [*leaves[:-3], where, mean, root])
     for one, two in zip((*found[:-1], found[-1].tril()), expected, strict=True):
         close(one, two, 1e-6)
-    values = Variational(mean.detach().unsqueeze(0), upper).posterior(model, z)(x)
+    values = WhitenedGaussian(mean.detach().unsqueeze(0), upper).posterior(model, z)(x)
     close(values.mean[:, 0], predicted.mean, 1e-6)
     close(values.variance[:, 0], predicted.variance, 1e-6)

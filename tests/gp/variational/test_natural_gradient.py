@@ -8,7 +8,8 @@ from bayeskit.gp import SVGP, default_prior
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.natural_gradient import NaturalGradient
-from bayeskit.gp.variational.whitened_posterior import Variational, ascend, bound, data_term
+from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import bound, data_term, optimal_q
 
 from ..problems import close, generator, noise, process, regression, test_inputs
 
@@ -62,14 +63,14 @@ def test_the_other_steps_lead_to_the_same_place(likelihood):
     data = regression(50)
     data = Data(data.x, (data.y[:, 0] > 0).long()) if isinstance(likelihood, Bernoulli) else data
     model, z = learnable(process(), likelihood, learn=False), test_inputs(6)
-    best, value = ascend(model, z, Variational.prior(1, z), data, max_steps=200, tolerance=1e-14)
+    best, value = optimal_q(model, z, WhitenedGaussian.prior(1, z), data, max_steps=200, tolerance=1e-14)
     own = NaturalGradient(best.mean.new_zeros(1, 6), torch.eye(6).double().unsqueeze(0), num_rows=50, lr=0.5)
     for tensor in (own.mean, own.covariance):
         tensor.requires_grad_(True)
     training(model, z, data, own, max_epochs=200, batch_size=None)
     reached = data_term(model, z, own.mean, own.covariance, data, form="sites") - own.divergence
     assert abs(float(reached.detach()) - value) < 1e-6
-    close(bound(model, z, Variational.from_sites(own.sites), data), reached)
+    close(bound(model, z, WhitenedGaussian.from_sites(own.sites), data), reached)
 
 
 @pytest.mark.parametrize("variational", ["natural", "adam"])

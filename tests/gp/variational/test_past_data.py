@@ -7,9 +7,10 @@ from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.variational.elbo_row_sites import rows_bound
 from bayeskit.gp.variational.past_data import Earlier, Rest
-from bayeskit.gp.variational.per_datum_sites import RowSites, latents_at
-from bayeskit.gp.variational.sites import Sites
-from bayeskit.gp.variational.whitened_posterior import settle
+from bayeskit.gp.variational.per_datum_sites import RowSites
+from bayeskit.gp.variational.projected_data import ProjectedData
+from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
+from bayeskit.gp.variational.whitened_posterior import optimal_sites
 
 from ..problems import close, constant, generator, noise, process, regression, test_inputs
 
@@ -21,8 +22,8 @@ def gone(n=25):
     first, second = (data.rows(slice(0, n)), data.rows(slice(n, None)))
     with torch.no_grad():
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
-        sites, _ = settle(model, tril, z, first, Sites.none(1, z), max_steps=1)
-        more, _ = settle(model, tril, z, second, Sites.none(1, z), before=sites, max_steps=1)
+        sites, _ = optimal_sites(model, tril, z, first, Sites.none(1, z), max_steps=1)
+        more, _ = optimal_sites(model, tril, z, second, Sites.none(1, z), before=sites, max_steps=1)
         rest = Rest.none(1, z).joined(model, (z, tril), sites + more, first, sites)
     earlier = Earlier.at(model, (z, tril), rest, torch.zeros(40 - n).double())
     held = [RowSites.at(model, tril, z, rows, sites + more) for rows in (second, data)]
@@ -48,8 +49,9 @@ def test_the_noise_of_rows_that_are_gone_is_learnt_from_their_misfit():
     with torch.no_grad():
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
         total = earlier.now(model, tril, z)[0]
-        more = settle(model, tril, z, second, Sites.none(1, z), before=total, max_steps=1)[0]
-        mean, variance = latents_at(model, tril, z, data.x, total + more)
+        more = optimal_sites(model, tril, z, second, Sites.none(1, z), before=total, max_steps=1)[0]
+        q = WhitenedGaussian.from_sites(total + more)
+        mean, variance = ProjectedData.build(model, tril, z, data).marginals(q)
     expected = data.total(model.expected_log_prob(mean.mT, variance.mT, data.y))
     (reference,) = torch.autograd.grad(expected, [model.likelihood.raw_noise])
     held = second.total(model.expected_log_prob(mean.mT[25:], variance.mT[25:], second.y))

@@ -5,7 +5,7 @@ from bayeskit.core.operators import factorize
 from bayeskit.gp import DualProcess
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.variational.site_transfer import TRANSFERS, transferred
-from bayeskit.gp.variational.sites import Sites
+from bayeskit.gp.variational.whitened_gaussian import Sites
 
 from ..problems import close, generator, process, test_inputs
 

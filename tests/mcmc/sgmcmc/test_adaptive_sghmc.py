@@ -8,7 +8,7 @@ from ..gaussian import CHAINS, PRECISIONS, log_density, noisy, standard_errors
 
 def test_with_units_it_is_sghmc_bit_for_bit(generator):
     start = {"x": torch.randn(3, 8, generator=generator, dtype=torch.float64)}
-    settings = {"lr": 0.1, "momentum": 0.8, "temperature": 2.0, "scale": {"x": PRECISIONS.pow(-0.25)}}
+    settings = {"lr": 0.1, "momentum": 0.8, "temperature": 2.0, "preconditioner": {"x": PRECISIONS.pow(-0.25)}}
     chains = [
         mcmc.run(k, log_density, start, num_samples=5, burn_in=3, generator=torch.Generator().manual_seed(0))
         for k in (mcmc.AdaptiveSGHMC(**settings), mcmc.SGHMC(**settings))
@@ -20,11 +20,11 @@ def test_after_the_burn_in_the_law_is_that_of_sghmc_in_the_units_learnt(generato
     start = {"x": torch.randn(CHAINS, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     kernel = mcmc.AdaptiveSGHMC(lr=0.05, momentum=0.8)
     chain = mcmc.run(kernel, log_density, start, num_samples=1, burn_in=200, thin=300, generator=generator)
-    stiffness = chain.kernel.scale["x"].square() * PRECISIONS  # (1, 8)
+    stiffness = chain.kernel.preconditioner["x"].square() * PRECISIONS  # (1, 8)
     expected = 1 / (PRECISIONS * (1 - 0.05 * stiffness / 3.6))
     ratio = chain.samples["x"][:, 0] / expected.sqrt()
     assert (standard_errors(ratio, torch.ones(8, dtype=torch.float64)).abs() < 4).all()
-    assert torch.allclose(chain.kernel.scale["x"].pow(-4)[0], PRECISIONS, rtol=0.2)  # V averages g^2: l T
+    assert torch.allclose(chain.kernel.preconditioner["x"].pow(-4)[0], PRECISIONS, rtol=0.2)  # V averages g^2: l T
 
 
 def test_windows_grow_on_noise_and_stay_short_on_a_slope(generator):

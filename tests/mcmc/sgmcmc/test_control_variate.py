@@ -84,7 +84,7 @@ def test_the_center_moves_every_so_often(generator):
         place = state.position["w"]
         state, _ = kernel.step(state, logistic([0, 1]), generator=generator)
         centers.append(torch.equal(state.center["w"], place))
-        assert torch.equal(state.slope["w"], gradient(logistic(ALL), "w", state.center["w"]))
+        assert torch.equal(state.gradient["w"], gradient(logistic(ALL), "w", state.center["w"]))
     assert centers == [True, False, False] * 3
 
 
@@ -93,7 +93,7 @@ def test_a_kernel_that_tunes_itself_is_tuned_first(generator):
     start = {"w": torch.zeros(3, 2, dtype=torch.float64)}
     batches = [logistic(rows) for rows in PAIRS]
     chain = mcmc.run(kernel, batches, start, num_samples=3, burn_in=20, generator=generator)
-    assert chain.kernel.kernel.scale["w"].shape == (1, 2)
+    assert chain.kernel.kernel.preconditioner["w"].shape == (1, 2)
     assert not torch.equal(chain.state.center["w"], start["w"])
 
 

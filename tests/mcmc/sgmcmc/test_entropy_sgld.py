@@ -145,7 +145,9 @@ def test_a_stiff_coupling_is_stable_where_explicit_steps_are_not(generator):
     joint = lambda q: gaussian(q) - (q["x"] - q["x.anchor"]).square().sum(-1) / 2e-6  # noqa: E731
     with pytest.raises(FloatingPointError):
         pair = start | {"x.anchor": start["x"]}
-        mcmc.run(mcmc.SGLD(lr=0.1, max_kick=math.inf), joint, pair, num_samples=1, burn_in=300, generator=generator)
+        mcmc.run(
+            mcmc.SGLD(lr=0.1, gradient_clip=math.inf), joint, pair, num_samples=1, burn_in=300, generator=generator
+        )
 
 
 def test_the_default_step_is_that_of_sgld(generator):

@@ -12,7 +12,10 @@ from ..gaussian import CHAINS, PRECISIONS, log_density, standard_errors
 def test_with_units_it_is_sgld_bit_for_bit(generator):
     start = {"x": torch.randn(3, 8, generator=generator, dtype=torch.float64)}
     scale = {"x": PRECISIONS.pow(-0.25)}
-    kernels = mcmc.PSGLD(lr=0.1, temperature=2.0, scale=scale), mcmc.SGLD(lr=0.1, temperature=2.0, scale=scale)
+    kernels = (
+        mcmc.PSGLD(lr=0.1, temperature=2.0, preconditioner=scale),
+        mcmc.SGLD(lr=0.1, temperature=2.0, preconditioner=scale),
+    )
     chains = [
         mcmc.run(k, log_density, start, num_samples=5, burn_in=3, generator=torch.Generator().manual_seed(0))
         for k in kernels
@@ -26,7 +29,7 @@ def test_after_the_burn_in_the_law_is_that_of_sgld_in_the_units_learnt(generator
     start = {"x": torch.randn(CHAINS, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     kernel = mcmc.PSGLD(lr=0.05, temperature=temperature)
     chain = mcmc.run(kernel, log_density, start, num_samples=1, burn_in=200, thin=400, generator=generator)
-    square = chain.kernel.scale["x"].square()  # G, (1, 8)
+    square = chain.kernel.preconditioner["x"].square()  # G, (1, 8)
     expected = temperature / (PRECISIONS * (1 - 0.05 * square * PRECISIONS / 2))
     ratio = chain.samples["x"][:, 0] / expected.sqrt()
     assert (standard_errors(ratio, torch.ones(8, dtype=torch.float64)).abs() < 4).all()

@@ -58,11 +58,11 @@ def test_float32_stays_float32(kernel):
 @pytest.mark.parametrize("kernel", [*KERNELS, mcmc.EntropySGLD(), mcmc.PSGLD()], ids=lambda k: type(k).__name__)
 def test_a_gradient_that_is_one_number_for_many_is_cut_off_as_any(generator, kernel):
     # The gradient of a linear log density is an expanded tensor, and here the same one for both leaves.
-    kernel = replace(kernel, lr=0.01, max_kick=2.0, temperature=0.25)
+    kernel = replace(kernel, lr=0.01, gradient_clip=2.0, temperature=0.25)
     start = {name: torch.zeros(3, 4, dtype=torch.float64) for name in ("x", "y")}
     linear = {factor: (lambda q, factor=factor: factor * (q["x"] + q["y"]).sum(-1)) for factor in (10.0, 1000.0)}
     one, two = (run(kernel, start, density, burn_in=0, num_samples=3) for density in linear.values())
-    # sqrt(lr) |g| = 1 = max_kick sqrt(T) at the first: that is where the second is cut off to.
+    # sqrt(lr) |g| = 1 = gradient_clip sqrt(T) at the first: that is where the second is cut off to.
     assert one.info["clipped"].max() == 0 and two.info["clipped"].min() == 1
     if not isinstance(kernel, mcmc.PSGLD):  # which learns units as it goes
         assert torch.equal(one.samples["x"], two.samples["x"])
@@ -73,7 +73,7 @@ def test_units_are_a_change_of_variables(generator, kernel):
     # q = s z: the kernel in units s on q is the plain kernel on z.
     s = torch.linspace(0.5, 2, 8, dtype=torch.float64)
     z = torch.randn(3, 8, generator=generator, dtype=torch.float64)
-    there = run(replace(kernel, scale={"x": s}), {"x": s * z}).samples["x"]
+    there = run(replace(kernel, preconditioner={"x": s}), {"x": s * z}).samples["x"]
     here = run(kernel, {"x": z}, lambda q: log_density({"x": s * q["x"]})).samples["x"]
     assert torch.allclose(there, s * here, rtol=1e-10, atol=1e-12)
 
@@ -104,7 +104,7 @@ def test_the_measured_step_follows_the_curvature_in_the_kernels_units(generator,
     start = {"x": torch.zeros(2, 8, dtype=torch.float64)}
     lr = kernel.init(start, log_density, generator=generator).lr
     assert lr == pytest.approx(kernel.relative_lr / 10, rel=0.05)  # the top precision is 10
-    white = replace(kernel, scale={"x": PRECISIONS.rsqrt()})
+    white = replace(kernel, preconditioner={"x": PRECISIONS.rsqrt()})
     assert white.init(start, log_density, generator=generator).lr == pytest.approx(kernel.relative_lr, rel=0.05)
 
 
@@ -155,7 +155,7 @@ def funnel(position):
 @every_kernel
 def test_a_curvature_without_bound_does_not_end_a_chain(kernel):
     start = {"log_noise": torch.zeros(200, dtype=torch.float64), "x": torch.zeros(200, dtype=torch.float64)}
-    bold = replace(kernel, lr=0.25, max_kick=10.0)
+    bold = replace(kernel, lr=0.25, gradient_clip=10.0)
     chain = run(bold, start, funnel, num_samples=1, thin=1000)
     assert 0 < chain.info["clipped"].mean() < 0.1  # and says how often it had to be held back
     assert chain.samples["log_noise"].abs().max() < 5 * 3 * 3

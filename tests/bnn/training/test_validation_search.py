@@ -1,10 +1,10 @@
-"""What the methods share after training."""
+"""Calibration of a likelihood on held-out data."""
 
 import pytest
 import torch
 from linear_operator.operators import DiagLinearOperator
 
-from bayeskit.bnn.training.map_training import calibrate
+from bayeskit.bnn.training.validation_search import calibrate
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.posterior import GaussianValues
 from bayeskit.core.types import Data
