@@ -18,7 +18,6 @@ from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.inducing_points import STARTS, MovingPoints, spread, starting_points
 from bayeskit.gp.model.process_inference import ProcessInference
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import chunks
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.pseudo_data import PseudoObservations, bound, nearest
@@ -176,7 +175,7 @@ def _value(model: Model, found: PseudoObservations, rows: Data) -> float:
 def _cluster_sizes(model: Model, z: Tensor, rows: Data) -> Tensor:
     """The weight of the rows nearest to each point: (1, m) where all outputs can share the weights, else (k, m)."""
     x, unit = inputs(rows), spread(inputs(rows))
-    closest = torch.cat([torch.cdist(part / unit, z / unit).argmin(-1) for part in chunks(x, len(z))])
+    closest = torch.cat([torch.cdist(part / unit, z / unit).argmin(-1) for part in operators.pieces(x, len(z))])
     weights = torch.ones_like(x[:, 0]) if rows.weights is None else rows.weights
     sizes = torch.zeros_like(z[:, 0]).index_add(0, closest, weights).clamp_min(0.1)
     gaussian, complete = isinstance(model.likelihood, Gaussian), bool(rows.y.isfinite().all())

@@ -17,7 +17,6 @@ from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.inducing_points import STARTS, MovingPoints, starting_points
 from bayeskit.gp.model.process_inference import ProcessInference
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import chunks
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest, NearestMean, Neighborhoods, neighborhoods
 
@@ -234,7 +233,7 @@ class _Sums:
         share = share / share.sum() * m / num_neighbors  # the average divergence counts M / H times
         prior, logdet = z.new_zeros(count, m * m), z.new_zeros(count)
         parts, start = [], 0
-        for x in chunks(inputs(rows), count * num_neighbors**2):
+        for x in operators.pieces(inputs(rows), count * num_neighbors**2):
             near, portion = neighborhoods(model.kernel, z, x, num_neighbors), share[start : start + len(x)]
             inverse = torch.cholesky_inverse(near.tril) * portion[:, None, None, None]
             pairs = (near.index.unsqueeze(-1) * m + near.index.unsqueeze(-2)).flatten()
