@@ -21,7 +21,7 @@ from bayeskit.estimators.estimator import BayesEstimator, _squeeze, concatenated
 def _continues(estimator: Any) -> bool:
     """Whether the posterior can be the prior of more data; raises `AttributeError` with the reason if not."""
     inference = estimator.inference_ if hasattr(estimator, "inference_") else estimator._resolve_inference(1)
-    if inference.kind in ("conditioning", "weights"):
+    if inference.kind in ("GP posterior", "weights"):
         return True
     raise AttributeError(
         f"{type(inference).__name__} cannot continue from its posterior, so `partial_fit` is not available: "

@@ -98,7 +98,7 @@ class SWSGP(ProcessInference):
                 f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point "
                 "the neighbors say little of each other; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
             )
-        kind = "lower bound" if num_neighbors == len(z) else "own model"
+        kind = "lower bound" if num_neighbors == len(z) else "surrogate objective"
         return Fit(process, model.frozen_likelihood(), Evidence(value, kind), history, diagnostics)
 
     def _validate(self) -> None:
