@@ -79,7 +79,7 @@ class MemoryDualGP(Inference):
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
+    kind: ClassVar[Kind] = "GP posterior"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "memory": 10, "max_iter": 8}
 
     num_inducing: int = 128
