@@ -81,7 +81,7 @@ MODULES = {
     "bnn.heads.inverse_wishart": "bnn.vbll.inverse_wishart",
     "bnn.heads.last_layer": "bnn.vbll.bayesian_head",
     "bnn.heads.likelihood_layer": "bnn.vbll.likelihood_layer",
-    "bnn.heads.natural": "bnn.vbll.natural_gradient_refit",
+    "bnn.heads.natural": "bnn.vbll.likelihood_layer",
     "bnn.heads.regression": "bnn.vbll.regression_head",
     "bnn.heads.row_prior": "bnn.vbll.row_prior",
     "bnn.heads.rows": "bnn.vbll.row_gaussians",
@@ -119,7 +119,7 @@ MODULES = {
     "core.likelihood.drawn": "core.likelihood.parameter_mixture",
     "core.likelihood.marginals": "core.likelihood.noise_marginals",
     "core.likelihood.missing": "core.likelihood.missing_targets",
-    "core.predictive.views": "core.predictive.transformed",
+    "core.predictive.views": "core.predictive.predictive",
     "core.predictive.categorical": "core.predictive.categorical_predictive",
     "core.predictive.gaussian": "core.predictive.gaussian_predictive",
     "core.predictive.student_t": "core.predictive.student_t_predictive",
@@ -137,6 +137,23 @@ MODULES = {
     "estimators.gp": "estimators.gp_estimators",
 }
 """Module that a file of format 1 names -> module that holds its classes now, both without the leading `bayeskit.`."""
+
+RENAMED = {
+    "gp.variational.past_data:Rest": "PastData",
+}
+"""Class that a file names, in its module of today -> what the class is called now."""
+
+
+def current_path(path: str) -> str:
+    """The "module:name" today of a class that a file calls `path`.
+
+    >>> current_path("bayeskit.gp.earlier:Rest")
+    'bayeskit.gp.variational.past_data:PastData'
+    """
+    module, name = path.split(":")
+    module = current_module(module)
+    inner = module.removeprefix("bayeskit.")
+    return f"{module}:{RENAMED.get(f'{inner}:{name}', name)}"
 
 
 def current_module(module: str) -> str:
