@@ -22,7 +22,7 @@ def test_every_entry_is_an_inference_with_a_kind():
     for name in registry.names():
         cls = registry.inference_class(name)
         assert issubclass(cls, Inference)
-        assert cls.kind in ("conditioning", "weights", "draws", "point")
+        assert cls.kind in ("GP posterior", "weights", "draws", "point")
         assert registry.tasks(name)
         assert isinstance(registry.get(name)(), cls)
         assert isinstance(registry.quick(name), cls)
