@@ -72,6 +72,15 @@ def test_every_draw_has_its_own_batch_statistics(generator):
     assert torch.allclose(posterior(x[:7]).draws, posterior(x).draws[:, :7], atol=1e-5)
 
 
+def test_a_last_batch_of_one_sample_through_batch_norm():
+    """51 observations hold out 10; the other 41 are collected in batches of 10 and one of 1."""
+    g = torch.Generator().manual_seed(0)
+    network = seeded(lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)).double())
+    data = lines(g, n=51)
+    posterior = fit(data, network).posterior
+    assert posterior(data.x).draws.isfinite().all()
+
+
 def test_statistics_of_draws_are_those_of_torch(generator):
     network = seeded(Convolutional)
     before = {name: value.clone() for name, value in network.state_dict().items()}
