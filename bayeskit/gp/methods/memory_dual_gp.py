@@ -63,6 +63,7 @@ class MemoryDualGP(Inference):
         Cohen and Kaplan (2007), "Summarizing Data using Bottom-k Sketches", for the sample.
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import default_prior
         >>> x = torch.linspace(-1, 1, 40, dtype=torch.float64).unsqueeze(-1)
         >>> method, generator = MemoryDualGP(num_inducing=10, memory=8), torch.Generator()
