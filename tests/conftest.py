@@ -14,8 +14,29 @@ import bayeskit
 from . import seeds
 
 torch.set_num_threads(1)
-if seeds.OFFSET:
-    seeds.shift_seeds()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seeds", type=int, default=1, help="run each test marked monte_carlo with so many seeds")
+
+
+def pytest_configure(config):
+    if seeds.FIRST or config.getoption("seeds") > 1:
+        seeds.install()
+
+
+def pytest_generate_tests(metafunc):
+    number = metafunc.config.getoption("seeds")
+    if number > 1 and metafunc.definition.get_closest_marker("monte_carlo"):
+        metafunc.fixturenames.append("seed_offset")
+        metafunc.parametrize(
+            "seed_offset", range(seeds.FIRST, seeds.FIRST + number), ids="seed{}".format, indirect=True
+        )
+
+
+@pytest.fixture
+def seed_offset(request):
+    return request.param
 
 
 @pytest.fixture
@@ -24,8 +45,10 @@ def generator():
 
 
 @pytest.fixture(autouse=True)
-def _same_networks():
-    """Layers draw where they start from torch's global generator: every test starts it anew, so none is by chance."""
+def _seeded(request):
+    """Every test begins with the same seed of torch's global generator, from which layers draw their first weights."""
+    if "seed_offset" in request.fixturenames:
+        seeds.offset = request.getfixturevalue("seed_offset")
     torch.manual_seed(0)
 
 
