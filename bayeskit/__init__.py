@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bayeskit.estimators import GPRegressor as GPRegressor
     from bayeskit.persistence import load as load
     from bayeskit.persistence import save as save
+    from bayeskit.registry import register as register
 
 _MODULES = ("active", "bnn", "continual", "gp", "mcmc", "metrics", "plots", "registry")
 _HOMES = {
@@ -37,11 +38,25 @@ _HOMES = {
     "GPRegressor": "estimators",
     "compare": "benchmark",
     "load": "persistence",
+    "register": "registry",
     "save": "persistence",
 }
 
 __all__ = ["BNNClassifier", "BNNRegressor", "Calibrated", "Conformal", "GPClassifier", "GPRegressor"]
-__all__ += ["active", "bnn", "compare", "continual", "gp", "load", "mcmc", "metrics", "plots", "registry", "save"]
+__all__ += [
+    "active",
+    "bnn",
+    "compare",
+    "continual",
+    "gp",
+    "load",
+    "mcmc",
+    "metrics",
+    "plots",
+    "register",
+    "registry",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

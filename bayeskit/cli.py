@@ -1,7 +1,6 @@
 """The command line: `bayeskit compare` and `bayeskit methods`.
 
-Exit codes: 0 done, 1 nothing finished, 2 an argument is not what it should be (said in one sentence on stderr), 130
-stopped by Ctrl-C.
+Exit codes: 0 done, 1 no trial finished, 2 an invalid argument (one sentence on stderr), 130 stopped by Ctrl-C.
 """
 
 import sys
@@ -26,8 +25,8 @@ def _about() -> None:
 
 
 _METHODS = (
-    "Names separated by commas, 'all', or 'fast': all but those that run a Markov chain (nuts, sgld ...). A name may "
-    "go on, as in map+temperature, map+isotonic or map+conformal, for a calibration around the method."
+    "Names separated by commas; 'stable': all but experimental ones; 'all'; or 'fast': the stable ones that run no "
+    "Markov chain (nuts, sgld ...). A suffix (map+temperature, map+isotonic, map+conformal) calibrates post hoc."
 )
 
 
@@ -35,25 +34,29 @@ _METHODS = (
 def compare(  # noqa: PLR0917  # typer reads options off the signature
     data: Annotated[str, typer.Option(help="A name (diabetes, digits-0-4, openml:NAME ...) or a file.")] = "diabetes",
     target: Annotated[str | None, typer.Option(help="Column to predict; the last one if not given.")] = None,
-    task: Annotated[str | None, typer.Option(help="regression or classification; guessed if not given.")] = None,
-    methods: Annotated[str, typer.Option(help=_METHODS)] = "all",
+    task: Annotated[str | None, typer.Option(help="regression or classification; inferred if not given.")] = None,
+    methods: Annotated[str, typer.Option(help=_METHODS)] = "stable",
     seeds: Annotated[int, typer.Option(help="Number of seeds, each with its own split.")] = 3,
     ood: Annotated[str | None, typer.Option(help="Name or file whose inputs are out of distribution.")] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for each fit with its predictions; none if not given.")
     ] = None,
     out: Annotated[str | None, typer.Option(help="Folder for results and report; compare-NAME if not given.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes; as many as processors if not given.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Number of processes; that of the processors if not given.")] = None,
 ) -> None:
     """Compare the predictive uncertainty of several methods on one data set and write a report."""
     from bayeskit import benchmark
 
-    names = methods if methods in ("all", "fast") else [name.strip() for name in methods.split(",") if name.strip()]
+    names = (
+        methods
+        if methods in ("all", "stable", "fast")
+        else [name.strip() for name in methods.split(",") if name.strip()]
+    )
     try:
         comparison = benchmark.compare(
             data,
             target=target,
-            task=task,  # type: ignore[arg-type]  # checked by `compare`, in words
+            task=task,  # type: ignore[arg-type]  # checked by `compare`
             methods=names,
             seeds=seeds,
             ood=ood,
@@ -77,7 +80,7 @@ def compare(  # noqa: PLR0917  # typer reads options off the signature
 def methods(
     task: Annotated[str | None, typer.Option(help="Only those that do regression, or classification.")] = None,
 ) -> None:
-    """List the registered methods, what they do and what they are."""
+    """List the registered methods: name, family, tasks, status and a description."""
     from bayeskit import registry
     from bayeskit.core import checks
 
@@ -88,19 +91,8 @@ def methods(
         print(f"bayeskit methods: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     for name in registry.names(task):  # type: ignore[arg-type]
-        print(f"{name:<16} {', '.join(sorted(registry.tasks(name))):<28} {_about_method(name)}")
-
-
-def _about_method(name: str) -> str:
-    """The first sentence about a method, and that about its kernel where methods differ by their kernels."""
-    from bayeskit import registry
-
-    method = registry.get(name)()
-    described: list[object] = [method]
-    settings = method.get_params(deep=False)
-    if "kernel" in settings:
-        described.append(settings["kernel"] or registry.load("bayeskit.mcmc:NUTS")())  # what `bnn.MCMC` takes for None
-    return " ".join((type(thing).__doc__ or "").strip().split("\n")[0] for thing in described)
+        entry, tasks = registry.METHODS[name], ", ".join(sorted(registry.tasks(name)))
+        print(f"{name:<16} {entry.family:<4} {tasks:<27} {entry.status:<13} {registry.description(name)}")
 
 
 def _show(comparison: "Comparison") -> None:

@@ -27,7 +27,7 @@ from bayeskit.core.operators import factorize
 from bayeskit.core.types import Data
 from bayeskit.gp import default_prior
 from bayeskit.gp.kernels.evaluate import gram
-from bayeskit.gp.methods.dual_svgp import _started
+from bayeskit.gp.methods.dual_svgp import initial_sites
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.inducing_points import starting_points
 from bayeskit.gp.model.minibatches import TYPES
@@ -67,7 +67,7 @@ class Dual:
     def __init__(self, data, z, lr):
         self.n, self.model = len(data), learnable(default_prior(data.x), likelihood_of(data), learn=True)
         self.z = z.clone().requires_grad_()
-        self.inducing = _started(self.model, z, data, self.dtype)
+        self.inducing = initial_sites(self.model, z, data, self.dtype)
         self.leaves = [*self.model.parameters, self.z]
         self.optimizer = torch.optim.Adam(self.leaves, lr=lr)
 
@@ -84,7 +84,7 @@ class Dual:
         """Model, Z and q in float64, apart from what goes on changing."""
         model, z, inducing = copy.deepcopy((self.model, self.z.detach(), self.inducing))
         with torch.no_grad():
-            inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril)
+            inducing.move(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril)
         return model, z, WhitenedGaussian.from_sites(inducing.sites)
 
 

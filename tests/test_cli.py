@@ -17,6 +17,8 @@ def test_methods_lists_the_registry():
     result = COMMANDS.invoke(app, ["methods"])
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.output.splitlines()] == registry.names()
+    swsgp = next(line.split() for line in result.output.splitlines() if line.startswith("swsgp"))
+    assert swsgp[1:5] == ["gp", "classification,", "regression", "experimental"]
     result = COMMANDS.invoke(app, ["methods", "--task", "classification"])
     assert [line.split()[0] for line in result.output.splitlines()] == registry.names("classification")
 
@@ -41,13 +43,13 @@ def test_a_wrong_argument_is_one_sentence_and_exit_code_2(arguments, message, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_methods_that_differ_by_their_kernel_are_told_apart():
+def test_methods_that_differ_by_their_kernel_have_different_descriptions():
     lines = COMMANDS.invoke(app, ["methods"]).output.splitlines()
     nuts, sgld = (next(line for line in lines if line.startswith(name)) for name in ("nuts", "sgld"))
     assert nuts.split()[1:] != sgld.split()[1:]
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch):
+def test_ctrl_c_says_how_to_continue(monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 

@@ -77,7 +77,7 @@ def test_reference_lists_the_public_names_of_modules(page, modules):
 def test_reference_lists_the_top_level():
     classes_and_functions = public("estimators") | public("persistence")
     assert classes_and_functions == REFERENCE["bayeskit"]
-    entries = {name.split(".")[-1] for name in classes_and_functions | REFERENCE["benchmark"]}
+    entries = {name.split(".")[-1] for name in classes_and_functions | REFERENCE["benchmark"] | REFERENCE["registry"]}
     assert {name for name in bayeskit.__all__ if name not in entries} <= set(REFERENCE)
 
 

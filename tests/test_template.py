@@ -26,7 +26,7 @@ def load_as(name, path):
 def registered():
     """The file where CONTRIBUTING.md says to put it, and the line that it says to write."""
     load_as("bayeskit.bnn.bootstrap", TEMPLATE)
-    registry.METHODS["bootstrap"] = ("bnn", "bayeskit.bnn.bootstrap:Bootstrap", {})
+    registry.METHODS["bootstrap"] = registry.Method("bnn", "bayeskit.bnn.bootstrap:Bootstrap")
     yield
     del registry.METHODS["bootstrap"], sys.modules["bayeskit.bnn.bootstrap"]
 

@@ -41,7 +41,7 @@ def compare(
     *,
     target: str | None = None,
     task: Task | None = None,
-    methods: Methods = "all",
+    methods: Methods = "stable",
     seeds: int = 3,
     ood: str | None = None,
     time_limit: float | None = None,
@@ -59,9 +59,9 @@ def compare(
         data: A name or a file (see `bayeskit.benchmark.data.datasets`), or a `Dataset`.
         target: Column to predict; the last one if None.
         task: "regression" or "classification"; inferred from the target if None, and said in the report.
-        methods: "all" registered for the task, "fast" (without those that run a Markov chain), a name or several, or
-            a mapping from names to estimators of your own. A suffix, as in "map+temperature", "map+isotonic" or
-            "map+conformal", calibrates the method post hoc (`registry.AROUND`).
+        methods: "stable" (all registered for the task but experimental ones), "all", "fast" (the stable ones that run
+            no Markov chain), a name or several, or a mapping from names to estimators of your own. A suffix, as in
+            "map+temperature", "map+isotonic" or "map+conformal", calibrates post hoc (`registry.POST_HOC`).
         seeds: Number of seeds; each has its own split and its own `random_state`.
         ood: Data whose inputs are out of distribution, with the same columns.
         time_limit: Seconds that one fit with its predictions may take before it is stopped.

@@ -24,7 +24,7 @@ def make(name: str, task: registry.Task, *, random_state: Any = None, **settings
 
     Args:
         name: A registered method, such as "sgpr" or "deep_ensemble"; "map+temperature" is the method "map" inside a
-            `Calibrated`, "map+conformal" inside a `Conformal` (see `registry.AROUND`).
+            `Calibrated`, "map+conformal" inside a `Conformal` (see `registry.POST_HOC`).
         task: "regression" or "classification".
         random_state: Seed of the estimator, and of the choice of rows to calibrate on.
         settings: Fields of the method to override, such as `num_inducing=50`.
@@ -38,10 +38,10 @@ def make(name: str, task: registry.Task, *, random_state: Any = None, **settings
         >>> make("map+conformal", "regression")
         Conformal(confidence=0.9, estimator=BNNRegressor(inference=MAP()))
     """
-    method, around = registry.parts(name, task=task)
+    method, post_hoc = registry.parts(name, task=task)
     cls = _CLASSES[registry.family_of(method), task]
     estimator: Any = cls(inference=registry.get(method, **settings)(), random_state=random_state)
-    for word in around:
-        path, options = registry.AROUND[word]
+    for suffix in post_hoc:
+        path, options = registry.POST_HOC[suffix]
         estimator = registry.load(path)(estimator, random_state=random_state, **options)
     return estimator

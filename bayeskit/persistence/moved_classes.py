@@ -138,6 +138,23 @@ MODULES = {
 }
 """Module that a file of format 1 names -> module that holds its classes now, both without the leading `bayeskit.`."""
 
+RENAMED = {
+    "gp.variational.past_data:Rest": "PastData",
+}
+"""Class that a file names, in its module of today -> what the class is called now."""
+
+
+def current_path(path: str) -> str:
+    """The "module:name" today of a class that a file calls `path`.
+
+    >>> current_path("bayeskit.gp.earlier:Rest")
+    'bayeskit.gp.variational.past_data:PastData'
+    """
+    module, name = path.split(":")
+    module = current_module(module)
+    inner = module.removeprefix("bayeskit.")
+    return f"{module}:{RENAMED.get(f'{inner}:{name}', name)}"
+
 
 def current_module(module: str) -> str:
     """The module that holds today what `module` held when the file was written.

@@ -9,7 +9,7 @@ import torch
 from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import nn
 
-from bayeskit.persistence.moved_classes import current_module
+from bayeskit.persistence.moved_classes import current_path
 
 TRUSTED = (
     "bayeskit.",
@@ -42,8 +42,7 @@ def path_of(value: Any) -> str:
 
 def class_at(path: str, trusted: tuple[str, ...], base: type) -> Any:
     """The class at "module:name", from trusted modules alone."""
-    module, name = path.split(":")
-    module = current_module(module)
+    module, name = current_path(path).split(":")
     if not (module + ".").startswith(trusted):
         raise ValueError(f"the file asks for {path}, which is not a class that bayeskit loads")
     cls: Any = getattr(import_module(module), name, None)

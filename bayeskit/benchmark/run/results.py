@@ -98,9 +98,9 @@ class Results:
             best = self._best(values, metric)
             for method, v in values.items():
                 error = float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else float("nan")
-                compared = best is not None and method in self.complete and method != best
                 mean = float(v.mean()) if len(v) else float("nan")
-                not_significant = compared and self._not_significant(best, method, metric)
+                compared = method in self.complete and best not in (None, method)
+                not_significant = compared and self._not_significant(str(best), method, metric)
                 table[method][metric.key] = Summary(mean, error, method == best, not_significant)
         order = sorted(table, key=lambda m: (m not in self.complete, table[m][NLL.key].mean))
         return {method: table[method] for method in order}

@@ -35,11 +35,13 @@ def select(methods: Methods, task: Task) -> dict[str, Any]:
         if not methods:
             raise ValueError("`methods` must name at least one method; got an empty mapping")
         return dict(methods)
-    known = registry.names(task)
     if methods == "all":
-        return dict.fromkeys(known)
+        return dict.fromkeys(registry.names(task))
+    stable = registry.names(task, status="stable")
+    if methods == "stable":
+        return dict.fromkeys(stable)
     if methods == "fast":
-        return dict.fromkeys(name for name in known if "burn_in" not in registry.get(name)().get_params())
+        return dict.fromkeys(name for name in stable if "burn_in" not in registry.get(name)().get_params())
     wanted = [methods] if isinstance(methods, str) else list(methods)
     if not wanted:
         raise ValueError("`methods` must name at least one method; got an empty list")
@@ -58,9 +60,7 @@ def pending(
 
 def _trial(method: str, estimator: Any, task: Task, seed: int) -> Trial:
     if estimator is None:
-        from bayeskit import estimators
-
-        return Trial((method, seed), method, partial(estimators.make, method, task, random_state=seed))
+        return Trial((method, seed), method, partial(_make, method, task, seed, registry.added()))
     if not hasattr(estimator, "get_params"):
         return Trial((method, seed), repr(estimator), estimator)
     from sklearn.base import clone
@@ -69,6 +69,14 @@ def _trial(method: str, estimator: Any, task: Task, seed: int) -> Trial:
     seeds = [name for name in copy.get_params() if name.split("__")[-1] == "random_state"]
     copy.set_params(**dict.fromkeys(seeds, seed))
     return Trial((method, seed), estimator.__repr__(N_CHAR_MAX=100_000), copy)
+
+
+def _make(method: str, task: Task, seed: int, added: Mapping[str, registry.Method]) -> Any:
+    """The estimator of a registered method, in a worker process that does not know the methods `added` at run time."""
+    from bayeskit import estimators
+
+    registry.METHODS.update(added)
+    return estimators.make(method, task, random_state=seed)
 
 
 def _stored(store: Store, wanted: Trial, time_limit: float | None) -> bool:

@@ -1,7 +1,7 @@
-"""The C functions behind `IVONOptimizer`: compiled when first needed, where there is a compiler, and kept for later.
+"""Optional C functions for `IVONOptimizer`, compiled at first use if there is a compiler, and cached.
 
-They do in one pass what `ivon_rule` does in some twenty, and draw normals as `core.normals` does. Where they cannot be
-built, or do not agree with torch, `load` says None.
+They compute in one pass over memory what `update_rule` computes in some twenty, and draw normals as `core.normals`.
+Without a compiler, or if they do not agree with torch, `load` returns None and torch is used.
 """
 
 import ctypes
@@ -28,8 +28,8 @@ class Kernel:
     """The compiled functions, for contiguous float32 tensors on a CPU.
 
     Args:
-        library: Where they are.
-        draws: What draws normals.
+        library: The shared library.
+        draws: The compiled normals.
     """
 
     def __init__(self, library: ctypes.CDLL, draws: normals.Normals):
@@ -54,7 +54,7 @@ class Kernel:
         n: float,
         decay: float,
     ) -> None:
-        """Noise scaled by `scale_noise_`, and the means plus it put into `params`."""
+        """Scale the noise as `scale_noise_` does, and write the means plus the noise to `params`."""
         for p, m, z, h in zip(params, means, noise, hessians, strict=True):
             self._perturb(p.numel(), p.data_ptr(), m.data_ptr(), z.data_ptr(), h.data_ptr(), n, decay)
 
@@ -74,7 +74,7 @@ class Kernel:
         clip_radius: float = math.inf,
         price: bool = True,
     ) -> None:
-        """What `ivon_rule.update_` does, with the last two lists left as they are."""
+        """What `update_rule.update_` does, without overwriting the last two lists."""
         settings = _Settings(n, decay, step_size, betas[0], 1 - betas[1], 1 / bias, clip_radius, price)
         for tensors in zip(means, momenta, hessians, gradients, products, strict=True):
             self._update(tensors[0].numel(), *(t.data_ptr() for t in tensors), ctypes.byref(settings))

@@ -1,8 +1,8 @@
-"""IVON as an optimizer in anybody's training loop: the cost of Adam, and a Gaussian over the weights at the end.
+"""IVON as an optimizer for any training loop: the cost of Adam, and a Gaussian over the weights at the end.
 
     with optimizer.sampled_params():      weights are drawn from the posterior
         loss(...).backward()              gradients at the draw
-    optimizer.step()                      mean and variance move
+    optimizer.step()                      updates mean and variance
 
 Between contexts the parameters hold the posterior's mean.
 """
@@ -17,7 +17,7 @@ from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.ivon.fused_kernel import Kernel, load
-from bayeskit.bnn.ivon.perturbation import Draw, rows_and_decay, suits
+from bayeskit.bnn.ivon.perturbation import Draw, is_supported, rows_and_decay
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core import checks, generators
 from bayeskit.core.optimize import distributed
@@ -25,45 +25,45 @@ from bayeskit.core.optimize import distributed
 HESSIANS = ("price", "gradsq")
 
 FUSED_FROM = 10_000
-"""Weights from which on a compiler is asked for: it takes a second once."""
+"""Weights from which the C functions are used: to compile them takes a second, once."""
 
 
 class IVONOptimizer(torch.optim.Optimizer):
     """Variational inference with the step of an optimizer: `q(w) = N(m, diag(1 / (n (h + d))))`.
 
-    It minimizes `n E_q[l(w)] + KL(q || N(0, I / p))`, where l is the loss *per row* that the body of the context
-    differentiates, n = `num_data / kl_weight` and d = p / n for the prior precision p. A gradient is the average over
-    all the contexts entered since the last step; entering one clears the gradients. Clip them, if at all, inside.
+    It minimizes `n E_q[l(w)] + KL(q || N(0, I / p))`, where l is the loss *per observation* that the body of the
+    context differentiates, n = `num_data / kl_weight` and d = p / n for the prior precision p. A gradient is the
+    average over all the contexts entered since the last step; entering one clears the gradients. Clip them inside.
 
-    Every setting but `generator` and `sync` may differ between parameter groups. Parameters that need no gradient are
-    neither perturbed nor remembered; those that the loss did not touch have gradient zero, so that they fall back to
-    the prior. g, h and, for parameters in half precision, a copy of m are kept in float32 at least.
+    Every setting but `generator` and `sync` may differ between parameter groups. Parameters without `requires_grad` are
+    neither perturbed nor stored; those that the loss does not depend on have gradient zero, so that they return to the
+    prior. g, h and, for parameters in half precision, a copy of m are kept in at least float32.
 
-    With several processes: by default gradients are taken to be averaged already (`DistributedDataParallel`), for which
-    all ranks must draw the same weights, so give every rank a generator with the same seed (as is the case without
-    one). With `sync`, every rank draws its own weights, which makes a better estimate, and the averages are exchanged
-    in `step`; gradients must then stay as they are on each rank (`no_sync()`).
+    With several processes: by default gradients are assumed to be averaged already (`DistributedDataParallel`), for
+    which all ranks must draw the same weights: give every rank a generator with the same seed (the default). With
+    `sync`, every rank draws its own weights, which reduces the variance, and the averages are exchanged in `step`;
+    gradients must then not be averaged before (`no_sync()`).
 
     Args:
         params: Tensors, groups, or `network.named_parameters()`, which names the weights of `posterior()`.
         lr: Learning rate; 0.1 or so, as for plain gradient descent, decayed to zero for best results.
-        num_data: Number of rows N in the training data.
-        prior_precision: p; weights are N(0, 1 / p) before the data.
-        kl_weight: What the divergence from the prior is multiplied by.
-        hess_init: h at the start: the first draws have the variance 1 / (n (h + d)). Too small a value diverges.
+        num_data: Number of observations N in the training data.
+        prior_precision: p; the prior of a weight is N(0, 1 / p).
+        kl_weight: Factor on the KL divergence from the prior.
+        hess_init: Initial h: the first draws have the variance 1 / (n (h + d)). Too small a value diverges.
         betas: Decay of gradient and Hessian averages. 1 - b2 should be a few times one over the number of steps.
         mc_samples: How often `step(closure)` calls the closure, each time at another draw.
         hess_approx: "price", the unbiased estimate by gradient times noise, or "gradsq", the squared gradient.
-        gradsq_scale: What "gradsq" multiplies the squared gradient by: the number of rows in a mini-batch, since the
-            gradient is their mean.
-        clip_radius: Largest move of the scaled gradient, per weight.
+        gradsq_scale: Factor on the squared gradient for "gradsq": the size of a mini-batch, over which the gradient is
+            a mean.
+        clip_radius: Largest preconditioned gradient, per weight.
         debias: Divide the averaged gradient by 1 - b1^t.
         rescale_lr: Multiply `lr` by `hess_init` + d, which makes it that of plain gradient descent at the start.
         sync: See above.
         fused: Draw and step by compiled functions, for contiguous float32 parameters on a CPU: three times as fast, the
-            same numbers to rounding. None where there are 10,000 weights or more and a C compiler, which is asked once
-            and takes a second; True raises where they cannot be had, False never asks.
-        generator: Source of all draws; None starts one at seed 0.
+            same numbers to rounding. None for 10,000 weights or more where there is a C compiler, which runs once for
+            about a second; True raises without one, False never compiles.
+        generator: Source of all draws; None for one with seed 0.
 
     References:
         Shen et al. Variational learning is effective for large deep networks. ICML 2024.
@@ -131,10 +131,10 @@ class IVONOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def sampled_params(self, train: bool = True) -> Iterator[None]:
-        """The parameters hold a draw from the posterior; on leaving, also by an error, the mean again, to the bit.
+        """Set the parameters to a draw from the posterior, and on exit, also after an error, to the mean, to the bit.
 
         Args:
-            train: Clear the gradients on entry, and learn from those found on leaving at the next `step`.
+            train: Clear the gradients on entry, and use those computed in the context at the next `step`.
 
         Raises:
             RuntimeError: A context is open already, or, when training, no gradient was computed.
@@ -145,7 +145,7 @@ class IVONOptimizer(torch.optim.Optimizer):
         if train:
             self.zero_grad()
         for draw in draws:
-            draw.remember()
+            draw.read_mean()
         self._sampling = True
         try:
             for draw in draws:
@@ -160,7 +160,7 @@ class IVONOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move mean and variance by what the contexts since the last step have seen.
+        """Update mean and variance by the gradients of the contexts since the last step.
 
         Args:
             closure: Clears the gradients, computes the loss, differentiates and returns it; called `mc_samples` times,
@@ -183,20 +183,20 @@ class IVONOptimizer(torch.optim.Optimizer):
             raise RuntimeError("`step` moves the mean: call it after `sampled_params` has been left.")
         if not self._draws or not self._draws[0].count:
             raise RuntimeError(
-                "There is nothing to learn from: compute the gradients within `with optimizer.sampled_params():`, or "
+                "There are no gradients: compute them within `with optimizer.sampled_params():`, or "
                 "pass a closure to `step`."
             )
         for group in self.param_groups:
             group["steps"] += 1
         for draw in self._draws:
-            draw.learn(several=self.sync and distributed.several())
+            draw.update(several=self.sync and distributed.several())
         return value
 
     def posterior(self) -> GaussianWeights:
         """The Gaussian over the weights, `N(m, diag(1 / (n (h + d))))`.
 
-        They have the names given with the parameters; without names the places "0", "1", ..., for which `monte_carlo`,
-        `linearize` and `BayesNet` take the network's parameters in order.
+        They have the names given with the parameters; without names "0", "1", ..., which `monte_carlo`, `linearize` and
+        `BayesNet` assign to the network's parameters in order.
         """
         mean, variances = {}, []
         for group in self.param_groups:
@@ -209,11 +209,11 @@ class IVONOptimizer(torch.optim.Optimizer):
         return GaussianWeights(mean, DiagLinearOperator(torch.cat(variances)))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on to the bit, the generator included; to be taken between two steps."""
+        """All that a run needs to continue to the bit, the generator included; call it between two steps."""
         return {**super().state_dict(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take up where `state_dict` was taken."""
+        """Continue from a `state_dict`."""
         super().load_state_dict(dict(state_dict))
         places = [i for group in state_dict["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
@@ -224,7 +224,7 @@ class IVONOptimizer(torch.optim.Optimizer):
         self._draws = []
 
     def _drawing(self) -> list[Draw]:
-        """Where this step's draws are made: those in use until parameters are frozen, thawed or added."""
+        """The buffers of this step: the same ones until parameters are frozen, unfrozen or added."""
         if not any(draw.count for draw in self._draws):
             places = [p for draw in self._draws for p in draw.params]
             wanted = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
@@ -245,9 +245,9 @@ class IVONOptimizer(torch.optim.Optimizer):
         return draws
 
     def _kernel(self, params: list[Tensor]) -> Kernel | None:
-        """The compiled functions, if they are wanted, worth their while and there."""
+        """The compiled functions, if requested, worthwhile and available."""
         enough = self.fused or sum(p.numel() for p in params) >= FUSED_FROM
-        if self.fused is False or not enough or not all(suits(p) for p in params):
+        if self.fused is False or not enough or not all(is_supported(p) for p in params):
             return None
         kernel = load()
         if kernel is None and self.fused:
@@ -258,7 +258,7 @@ class IVONOptimizer(torch.optim.Optimizer):
         return kernel
 
     def _state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """g, h and for low precision m of a parameter, made when first asked for."""
+        """g, h and for half precision m of a parameter, created at first use."""
         state = self.state[p]
         if not state:
             like = torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)).detach()
@@ -290,7 +290,7 @@ def _check(group: dict[str, Any]) -> None:
     if not group["clip_radius"] > 0:
         raise ValueError(f"`clip_radius` must be above 0; got {group['clip_radius']!r}")
     if group["hess_approx"] == "gradsq" and group["gradsq_scale"] is None:
-        raise ValueError('hess_approx="gradsq" needs `gradsq_scale`, the number of rows in a mini-batch.')
+        raise ValueError('hess_approx="gradsq" needs `gradsq_scale`, the size of a mini-batch.')
     for p in group["params"]:
         if not p.is_floating_point() or p.is_sparse:
-            raise TypeError(f"IVON moves dense real tensors; got {p.dtype} with layout {p.layout}.")
+            raise TypeError(f"IVON needs dense real tensors; got {p.dtype} with layout {p.layout}.")

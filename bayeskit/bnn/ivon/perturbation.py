@@ -1,4 +1,4 @@
-"""A draw of some parameters from IVON's posterior, and what is seen there: the working memory of `IVONOptimizer`."""
+"""Draws of parameters from IVON's posterior and the averages of their gradients: the buffers of `IVONOptimizer`."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ from bayeskit.core import generators
 _lists: Any = torch
 
 
-FEWEST_DRAWN = 16
-"""Below so many numbers torch draws normals one by one, in another way."""
+MIN_NORMALS = 16
+"""Below this number torch draws normals by another algorithm, which the C function does not implement."""
 
 
 class Draw:
-    """Parameters of one group, device and type.
+    """The parameters of one group, device and type.
 
-    It works in three copies of the parameters: the mean while they are perturbed, their noise (then noise times
-    gradient), and the gradient; a fourth where a step has more than one draw.
+    It uses memory of three times the parameters: the mean while they are perturbed, their noise (then noise times
+    gradient), and the gradient; a fourth if a step has more than one draw.
 
     Args:
-        params: What is perturbed and moved.
-        states: "momentum" and "hessian" of each, and "mean" for types of low precision.
-        group: The settings, read anew at every step.
-        kernel: Compiled functions to use wherever they can, or None.
+        params: The parameters, perturbed and updated in place.
+        states: "momentum" and "hessian" of each, and "mean" for half precision.
+        group: The settings, read at every step.
+        kernel: Compiled functions to use where possible, or None.
     """
 
     def __init__(
@@ -51,32 +51,32 @@ class Draw:
         self.count = 0  # draws since the last step
 
     def _memory(self) -> tuple[Tensor, list[Tensor]]:
-        """Memory of the state's type: one long vector, and its views in the parameters' shapes."""
+        """A buffer of the state's type: one vector, and its views in the parameters' shapes."""
         sizes = [h.numel() for h in self.hessians]
         flat = torch.empty(sum(sizes), dtype=self.hessians[0].dtype, device=self.params[0].device)
         return flat, [piece.view(h.shape) for piece, h in zip(flat.split(sizes), self.hessians, strict=True)]
 
     @torch.no_grad()
-    def remember(self) -> None:
-        """What the parameters hold now is the mean, whoever wrote it."""
+    def read_mean(self) -> None:
+        """Take the current values of the parameters as the mean."""
         if not self.low:
             _lists._foreach_copy_(self.means, self.params)
             return
         for mean, p in zip(self.means, self.params, strict=True):
-            if not torch.equal(mean.to(p.dtype), p):  # not the rounded mean of our own
+            if not torch.equal(mean.to(p.dtype), p):  # changed from outside, not the rounded mean
                 mean.copy_(p)
 
     @torch.no_grad()
     def perturb(self, generator: torch.Generator) -> None:
-        """The parameters become a draw."""
+        """Set the parameters to a draw."""
         if self.count == 0:
             flat, self.noise = self.flat_products, self.products
-        else:  # the products hold what was seen at the draws before
+        else:  # the products hold the average over the previous draws
             self.spare = self.spare or self._memory()
             flat, self.noise = self.spare
         n, decay = rows_and_decay(self.group)
         kernel = self._usable()
-        if kernel is not None and generator.device == flat.device and len(flat) >= FEWEST_DRAWN:
+        if kernel is not None and generator.device == flat.device and len(flat) >= MIN_NORMALS:
             kernel.normal_(flat, generator)
         elif generator.device == flat.device:
             flat.normal_(generator=generator)
@@ -95,17 +95,17 @@ class Draw:
                 _lists._foreach_add_(params, noise)
 
     def _usable(self) -> Kernel | None:
-        """The compiled functions, if they can work on the parameters as they lie in memory now."""
-        return self.kernel if all(suits(p) for p in self.params) else None
+        """The compiled functions, if they support the current memory layout of the parameters."""
+        return self.kernel if all(is_supported(p) for p in self.params) else None
 
     @torch.no_grad()
     def restore(self) -> None:
-        """The parameters hold the mean again."""
+        """Set the parameters to the mean."""
         _lists._foreach_copy_(self.params, self.means)
 
     @torch.no_grad()
     def observe(self) -> None:
-        """Take the gradients at this draw into the averages."""
+        """Update the averages by the gradients at this draw."""
         pairs = zip(self.params, self.noise, strict=True)
         found = [torch.zeros_like(z) if p.grad is None else p.grad.to(z.dtype) for p, z in pairs]
         if self.group["hess_approx"] == "price":
@@ -121,8 +121,8 @@ class Draw:
             _lists._foreach_lerp_(self.products, self.noise, 1 / self.count)
 
     @torch.no_grad()
-    def learn(self, *, several: bool) -> None:
-        """Move mean, momentum and Hessian by the averages, those of all ranks if there are `several`."""
+    def update(self, *, several: bool) -> None:
+        """Update mean, momentum and Hessian by the averages, over all ranks if there are `several`."""
         if several:
             for flat in (self.flat_gradients, self.flat_products):
                 dist.all_reduce(flat)
@@ -151,11 +151,11 @@ class Draw:
 
 
 def rows_and_decay(group: dict[str, Any]) -> tuple[float, float]:
-    """The effective number of rows n, and the prior's precision over n."""
+    """The effective number of observations n, and the prior's precision over n."""
     n = group["num_data"] / group["kl_weight"]
     return n, group["prior_precision"] / n
 
 
-def suits(p: Tensor) -> bool:
-    """Whether the compiled functions can work on a tensor."""
+def is_supported(p: Tensor) -> bool:
+    """Whether the compiled functions support a tensor."""
     return p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()

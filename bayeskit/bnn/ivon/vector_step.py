@@ -1,4 +1,4 @@
-"""IVON's steps on a vector of weights in units of the prior, for the library's own training loop."""
+"""IVON's steps on a vector of weights standardized by the prior, for the library's own training loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ from bayeskit.core import generators
 class Steps(torch.optim.Optimizer):
     """IVON steps on `q(u) = N(mean, diag(variance))` with the prior N(0, I), as an optimizer of two tensors.
 
-    Beside the mean it owns `spread`, always zero: a draw is `mean + noise (1 + spread)`, so that for any loss of
-    draws the two gradients are what a step needs: the average gradient, and that of gradient times noise.
+    It also owns `spread`, always zero: a draw is `mean + noise (1 + spread)`, so that for any loss of draws the two
+    gradients are the averages that a step needs, of the gradient and of gradient times noise.
 
     Args:
-        mean: Start, (p,).
+        mean: Initial mean, (p,).
         lr: Length of a step as a share of the Newton step.
         betas: Decay of the averages.
     """
@@ -31,29 +31,29 @@ class Steps(torch.optim.Optimizer):
         self.count, self.rows = (torch.zeros((), dtype=torch.float64) for _ in range(2))
 
     def begin(self, num_data: float, hess_init: Tensor, schedule: Callable[[float], float], num_steps: int) -> None:
-        """Start anew for n rows, from the variances 1 / (1 + hess_init), with a rate that follows `schedule`."""
+        """Initialize for n observations at the variances 1 / (1 + hess_init), with a rate that follows `schedule`."""
         self.schedule, self.num_steps = schedule, num_steps
         self.rows.fill_(num_data)
         self.hessian.copy_(hess_init / num_data)
 
     @property
     def memory(self) -> list[Tensor]:
-        """What lives from step to step besides the mean."""
+        """The state besides the mean."""
         return [self.momentum, self.hessian, self.count, self.rows]
 
     @property
     def variance(self) -> Tensor:
-        """Of each weight, (p,)."""
+        """The variance of each weight, (p,)."""
         return 1 / (float(self.rows) * self.hessian + 1)
 
     def draw(self, num_draws: int, generator: torch.Generator) -> Tensor:
-        """Draws that gradients flow through, (s, p)."""
+        """Reparameterized draws, (s, p)."""
         noise = generators.normal((num_draws, len(self.mean)), like=self.hessian, generator=generator)
         return self.mean + noise * self.variance.sqrt() * (1 + self.spread)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step from the gradients of the loss per row in `mean` and `spread`."""
+        """One step by the gradients of the loss per observation in `mean` and `spread`."""
         assert closure is None and self.mean.grad is not None and self.spread.grad is not None
         elapsed = min(1.0, float(self.count) / self.num_steps)
         self.count += 1

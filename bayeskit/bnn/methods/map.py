@@ -14,7 +14,7 @@ from bayeskit.bnn.training.validation_search import check_precision
 from bayeskit.bnn.weights.weight_posterior import PointWeights
 from bayeskit.core import operators
 from bayeskit.core.inference import Fit, Inference, Kind
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training, temperature
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -40,6 +40,7 @@ class MAP(Inference):
         Guo, Pleiss, Sun, Weinberger. On calibration of modern neural networks. ICML 2017, section 4.2.
 
     >>> from bayeskit.bnn import gaussian_prior
+    >>> from bayeskit.core.likelihood import Gaussian
     >>> x, prior = torch.linspace(-1, 1, 40)[:, None], gaussian_prior(torch.nn.Linear(1, 1))
     >>> fit = MAP().infer(prior, Gaussian(), Data(x, 2 * x), generator=torch.Generator())
     >>> float(fit.posterior(x).variance.max())
@@ -59,7 +60,7 @@ class MAP(Inference):
         self.check(prior, likelihood, data)
         training = DEFAULT_TRAINING if self.training is None else self.training
         check_precision(self.prior_precision, "validation")
-        if self.temperature_scaling and likelihood.target not in ("classes", "binary"):
+        if self.temperature_scaling and not likelihood.has_labels:
             raise ValueError(
                 f"`temperature_scaling` divides logits, and {type(likelihood).__name__} has none; set it to False."
             )
@@ -73,7 +74,8 @@ class MAP(Inference):
                 t = diagnostics["temperature"] = _temperature(trained)
                 network = scale_outputs(network, 1 / t, trained.held_out.x)
         weights = PointWeights(parameters(network, trained.params))
-        push_forward = Linearize() if isinstance(likelihood, Gaussian) else MonteCarlo()  # a Gaussian law stays closed
+        exact = likelihood.noise_variance is not None  # then the predictive distribution is Gaussian in closed form
+        push_forward = Linearize() if exact else MonteCarlo()
         posterior = BayesNet(network, weights, push_forward)
         return Fit(posterior, trained.likelihood, history=trained.history, diagnostics=diagnostics)
 

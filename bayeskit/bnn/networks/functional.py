@@ -224,12 +224,6 @@ def substituted(module: nn.Module, params: Params, *inputs: Any, **named: Any) -
     return functional_call(module, {**params, **shared}, inputs, named, tie_weights=False)
 
 
-def chunks(x: Inputs, row_elements: int) -> Iterator[Batch]:
-    """Consecutive batches of inputs within the memory budget of `operators.chunks`; one empty batch of no inputs."""
-    for part in operators.chunks(max(1, len(x)), row_elements):
-        yield x[part]
-
-
 def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     """The network at each of s draws of its parameters.
 
@@ -244,7 +238,7 @@ def evaluate(network: nn.Module, draws: Params, x: Inputs) -> Tensor:
     x, num_draws = as_inputs(x), len(next(iter(draws.values())))
     together = max(1, operators.CHUNK_ELEMENTS // max(1, sum(value[0].numel() for value in draws.values())))
     pieces = []
-    for rows in chunks(x, 64 * num_draws * max(1, x.shape[1:].numel())):
+    for rows in operators.pieces(x, 64 * num_draws * max(1, x.shape[1:].numel())):
         if layers := mlp_layers(network, draws, rows):
             outputs = run_mlp(layers, draws, rows)
             pieces.append(outputs.to(at_least_single(outputs.dtype)))

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from bayeskit.bnn.networks.functional import NetworkFunction, call, call_plainly, chunks, evaluating
+from bayeskit.bnn.networks.functional import NetworkFunction, call, call_plainly, evaluating
 from bayeskit.bnn.networks.layers import is_plain
+from bayeskit.core import operators
 from bayeskit.core.inputs import Batch, as_inputs
 from bayeskit.core.types import Inputs, Params
 
@@ -50,7 +51,7 @@ class Head:
             return torch.cat(
                 [
                     self._captured(lambda rows=rows: call_plainly(self.network, rows))
-                    for rows in chunks(x, 64 * x.shape[1:].numel())
+                    for rows in operators.pieces(x, 64 * x.shape[1:].numel())
                 ]
             )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from bayeskit.bnn.curvature.ggn import kronecker_order, with_one
-from bayeskit.bnn.networks.functional import at_least_single, chunks, evaluate, flatten, frozen, parameters
+from bayeskit.bnn.networks.functional import at_least_single, evaluate, flatten, frozen, parameters
 from bayeskit.bnn.networks.last_layer import head_of, local_function
 from bayeskit.bnn.networks.layers import check_frozen, is_plain
 from bayeskit.bnn.pushforward.linearized_covariance import in_function_space
@@ -154,7 +154,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     check_frozen(network)
     function, inputs = local_function(network, weights.mean, x)
     center = weights.flat_mean
-    mean = torch.cat([function(center, rows) for rows in chunks(inputs, 64 * inputs.shape[1:].numel())])
+    mean = torch.cat([function(center, rows) for rows in operators.pieces(inputs, 64 * inputs.shape[1:].numel())])
     if isinstance(weights, PointWeights):
         return GaussianValues(mean, DiagLinearOperator(torch.zeros_like(mean).flatten()))
     if is_plain(function.network, nn.Linear) and isinstance(inputs, Tensor) and inputs.ndim == 2:
@@ -263,7 +263,7 @@ class _LinearFunctions:
     def __call__(self, x: Inputs) -> Tensor:
         function, inputs = local_function(self.network, self.center, x)
         mean, pieces = flatten(self.center, self.center), []
-        for rows in chunks(inputs, 64 * len(self.directions) * inputs.shape[1:].numel()):
+        for rows in operators.pieces(inputs, 64 * len(self.directions) * inputs.shape[1:].numel()):
 
             def along(direction: Tensor, rows: Batch = rows) -> Tensor:
                 values, slopes, *_ = jvp(lambda w: function(w, rows), (mean,), (direction,))

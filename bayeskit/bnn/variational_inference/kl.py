@@ -1,4 +1,4 @@
-"""The divergence of a mean-field Gaussian from a Gaussian prior.
+"""KL divergence of a mean-field Gaussian from a Gaussian prior.
 
 KL = 1/2 [tr(P diag(s^2)) + (m - m0)' P (m - m0) - log det P - p] - sum_j log s_j,   P the prior's precision
 """
@@ -17,10 +17,9 @@ MeanFieldPrior = GaussianWeights | SparseWeights
 
 
 class Divergence:
-    """`KL(N(m, diag(s^2)) || N(m0, P^-1))` as a function of m and log s, for a prior that is fixed.
+    """`KL(N(m, diag(s^2)) || N(m0, P^-1))` as a function of m and log s.
 
-    Independent weights cost one pass over them. The posterior of earlier data may be correlated (a Laplace law): its
-    precision is then formed once, (s, s).
+    A posterior of earlier data as prior may be correlated (Laplace): its precision is then formed once, (s, s).
 
     Args:
         center: m0, (s,).
@@ -40,10 +39,10 @@ class Divergence:
 
     @classmethod
     def build(cls, prior: MeanFieldPrior, support: Support, factor: float = 1.0) -> Self:
-        """The divergence of the active weights from what the prior says of them.
+        """The divergence of the active weights from their prior.
 
-        A prior whose scale is ours to choose (`scale_known=False`) has its precision multiplied by `factor`, and by the
-        density of each tensor: with a tenth of the weights, ten times the variance makes the same spread of outputs.
+        The precision of a prior of unknown scale (`scale_known=False`) is multiplied by `factor`, and by the density of
+        each tensor: with a tenth of the weights, ten times the variance gives the same variance of the outputs.
 
         Raises:
             ValueError: The prior is correlated, and too large to invert or over more weights than the active ones.
@@ -53,7 +52,7 @@ class Divergence:
         precision = base_precision(prior, list(prior.mean), "full")  # (p,) or (p, p), float64
         if precision.ndim == 2 and support.sparse:
             raise ValueError(
-                f"A sparse law needs independent weights in the prior; got a {type(prior.covariance).__name__}, the "
+                f"A sparse q needs independent weights in the prior; got a {type(prior.covariance).__name__}, the "
                 "posterior of earlier data. Use `MeanFieldVI`, or start from `bnn.gaussian_prior(network)`."
             )
         if precision.ndim == 1:
@@ -69,7 +68,7 @@ class Divergence:
         return prior.covariance.diagonal(dim1=-1, dim2=-2).detach().to(self.center).sqrt()
 
     def __call__(self, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """KL for means and log standard deviations (s,), a scalar; sums over weights are accumulated in pairs."""
+        """KL for means and log standard deviations (s,), a scalar."""
         offset = mean - self.center
         pulled = offset * self.precision if self.independent else offset @ self.precision
         quadratic = (pulled * offset + (2 * log_scale).exp() * self.diagonal).sum()

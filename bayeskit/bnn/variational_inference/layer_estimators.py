@@ -1,7 +1,7 @@
-"""Layers whose output can be drawn in place of their weights: which they are, and how their forward is replaced.
+"""Estimators that draw the outputs of a layer in place of its weights, and the layers for which they are valid.
 
-A `Linear` or convolution whose weights are independent Gaussians has, at given inputs, outputs that are Gaussian too.
-`local` draws those; `flipout` gives each row its own signs of one draw of the weights.
+A `Linear` or convolution whose weights are independent Gaussians has Gaussian outputs at given inputs. `local` draws
+those; `flipout` multiplies one draw of the weights by random signs for each input.
 
 References:
     Kingma, Salimans, Welling. Variational dropout and the local reparameterization trick. NeurIPS 2015, section 2.2.
@@ -26,7 +26,7 @@ from bayeskit.core.inputs import Batch
 from bayeskit.core.types import Params
 
 FLOOR = 1e-16
-"""Smallest variance of an output whose square root is differentiated."""
+"""Smallest variance of an output whose square root is differentiated: its slope is infinite at zero."""
 
 Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Forward = Callable[[Tensor], Tensor]
@@ -41,9 +41,9 @@ def operation(layer: nn.Module) -> Apply:
 
 
 def local(mean: Forward, variance: Forward, x: Tensor, generator: torch.Generator) -> Tensor:
-    """A draw of the outputs, `mean(x) + sqrt(variance(x^2)) e`, with noise of its own for each number.
+    """A draw of the outputs, `mean(x) + sqrt(variance(x^2)) e`, with independent noise for each of them.
 
-    That is the exact law of each output number. Numbers of one row that the same weights make (the positions of a
+    This is the exact marginal distribution of each output. Outputs of one input that share weights (the positions of a
     convolution, the tokens of a linear layer) are drawn as if independent.
     """
     center, spread = mean(x), variance(x.square())
@@ -51,10 +51,10 @@ def local(mean: Forward, variance: Forward, x: Tensor, generator: torch.Generato
 
 
 def flipout(layer: nn.Module, mean: Forward, perturbed: Forward, x: Tensor, generator: torch.Generator) -> Tensor:
-    """`mean(x) + s * perturbed(x * r)` with random signs r for each row and input, and s for each row and output.
+    """`mean(x) + s * perturbed(x * r)` with random signs r and s for each input, by input and output feature.
 
-    The perturbation is one draw of zero-mean weights. Whatever the signs, that is a draw for each row on its own;
-    between rows the perturbations are uncorrelated.
+    The perturbation is one draw of zero-mean weights. With any signs it has the same marginal distribution for each
+    input; between inputs the perturbations are uncorrelated.
     """
     center = mean(x)
     axis = -1 if isinstance(layer, nn.Linear) else 1  # of the features or channels
@@ -62,7 +62,7 @@ def flipout(layer: nn.Module, mean: Forward, perturbed: Forward, x: Tensor, gene
 
 
 def _signs(like: Tensor, axis: int, generator: torch.Generator) -> Tensor:
-    """Signs for each row and feature, the same at all positions: (b, 1, ..., c) or (b, c, 1, ...)."""
+    """Signs for each input and feature, the same at all positions: (b, 1, ..., c) or (b, c, 1, ...)."""
     shape = [1] * like.ndim
     shape[0], shape[axis] = like.shape[0], like.shape[axis]
     coins = torch.randint(2, shape, generator=generator, device=generator.device)
@@ -71,7 +71,7 @@ def _signs(like: Tensor, axis: int, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """The layers with these functions as their `forward`, for a while."""
+    """Replace the `forward` of these layers within the context."""
     try:
         for layer, forward in forwards.items():
             layer.forward = forward
@@ -82,11 +82,11 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 
 def obstacles(network: nn.Module, params: Params, x: Batch) -> dict[str, str]:
-    """What stands against replacing the forward of each layer, by name; an empty string where nothing does.
+    """Why the forward of each layer cannot be replaced, by name; an empty string where it can.
 
     Found by running the network at `x`. The layers are the `Linear` and convolution ones (with the forward of their
     class) whose weight `params` names. One that does not run, because another module uses its weight (as attention
-    does), is left out.
+    does), is omitted.
     """
     found = {name: layer for name, layer in network.named_modules() if _linear(name, layer, params)}
     runs: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def obstacles(network: nn.Module, params: Params, x: Batch) -> dict[str, str]:
 
 
 def refuse(network: nn.Module, why: Mapping[str, str], estimator: str) -> None:
-    """Raise for the first layer that has an obstacle: noise of its outputs would not be noise of its weights.
+    """Raise for the first layer whose forward cannot be replaced: noise of its outputs is not noise of its weights.
 
     Raises:
         ValueError: By name, with the remedy.
@@ -138,7 +138,7 @@ def names(name: str, layer: nn.Module) -> dict[str, str]:
 
 
 def _spoiled(network: nn.Module, params: Params, name: str, x: Batch) -> Tensor:
-    """The outputs when everyone but the layer's own forward meets NaN in its parameters."""
+    """The outputs where every use of the layer's parameters outside its own forward sees NaN."""
     layer = network.get_submodule(name)
     own = {key: full for key, full in names(name, layer).items() if full in params}
     weight, bias = params[own["weight"]], params[own["bias"]] if "bias" in own else layer.bias

@@ -22,22 +22,22 @@ from bayeskit.core.types import Data
 class MeanFieldVI(Inference):
     """Independent Gaussians over the weights that maximize `E_q log p(y | f(.; w)) - kl_weight KL(q || p)`.
 
-    The divergence from the prior is analytic; the expectation is estimated at each step by draws of weights or of
-    outputs. Nothing but the choice of "weight", "local" and "flipout" says how noisy that is; all three are unbiased.
-    A posterior of earlier data is the next prior, scales and all.
+    The KL divergence from the prior is analytic; the expectation is estimated at each step by draws of weights or of
+    outputs. The estimators "weight", "local" and "flipout" are all unbiased and differ in variance. The posterior can
+    be the prior of further data.
 
     Args:
-        estimator: "local" draws outputs of linear and convolution layers for each row on its own, "flipout" gives each
-            row its own signs of one draw of the weights, "weight" draws the weights once a step. Layers of other kinds
-            are drawn as weights.
+        estimator: "local" draws outputs of linear and convolution layers independently for each input, "flipout"
+            multiplies one draw of the weights by random signs for each input, "weight" draws the weights once a step.
+            Weights of other layers are always drawn as weights.
         num_samples: Draws at each step.
-        num_draws: Draws of the weights that make predictions; None for 32.
-        initial_scale: Standard deviations at the start, in units of the prior's; on top of a posterior of earlier data
-            they start at its own.
+        num_draws: Draws of the weights at prediction; None for 32.
+        initial_scale: Initial standard deviations, in units of the prior's; with a posterior of earlier data as prior,
+            its own.
         kl_weight: Factor on the divergence.
         prior_precision: A factor on the prior's precision, or "validation": 1, then 0.1 and 0.01 as long as the
-            held-out log-likelihood gains. A prior that is the posterior of earlier data is taken as it is.
-        training: Settings of the training loop; None for Adam with early stopping on 15 % of the rows.
+            held-out log-likelihood gains. A prior that is the posterior of earlier data is used unchanged.
+        training: Settings of the training loop; None for Adam with early stopping on 15 % of the data.
 
     References:
         Graves. Practical variational inference for neural networks. NeurIPS 2011.
@@ -66,7 +66,7 @@ class MeanFieldVI(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train means and scales; the posterior is their law."""
+        """Train means and scales of the weights."""
         self.check(prior, likelihood, data)
         validate(self)
         weights, network, data = prepare(prior, likelihood, data)

@@ -1,4 +1,4 @@
-"""A linear layer whose weight has few entries that are not zero, in products of that many terms."""
+"""Sparse products for a linear layer whose weight has few nonzero entries."""
 
 import warnings
 from typing import Any
@@ -9,24 +9,24 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 CROSSOVER = 0.15
-"""Density of a weight up to which sparse products are taken (docs/decisions/sparse-crossover.md)."""
+"""Density up to which sparse products are used, as they were measured faster (docs/decisions/sparse-crossover.md)."""
 
-FEWEST = 2**16
-"""Numbers in a weight from which they are: products with smaller ones cost next to nothing either way."""
+MIN_SIZE = 2**16
+"""Entries of a weight from which they are used: products with smaller ones take microseconds either way."""
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torch says once that sparse tensors are new
+    warnings.simplefilter("ignore")  # torch warns once that sparse CSR tensors are in beta
     torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
-def pays(positions: Tensor, shape: torch.Size) -> bool:
-    """Whether sparse products with a weight of this shape cost less than dense ones: few terms, and on a CPU."""
+def is_faster(positions: Tensor, shape: torch.Size) -> bool:
+    """Whether sparse products with a weight of this shape are faster than dense ones: few terms, and on a CPU."""
     size = shape.numel()
-    return positions.device.type == "cpu" and size >= FEWEST and len(positions) <= CROSSOVER * size
+    return positions.device.type == "cpu" and size >= MIN_SIZE and len(positions) <= CROSSOVER * size
 
 
 class Pattern:
-    """Where the active entries of a weight (o, i) lie, row by row and column by column.
+    """The sparsity pattern of a weight (o, i), in compressed rows and compressed columns.
 
     Args:
         positions: Sorted positions in the flattened weight, (a,).
@@ -40,9 +40,9 @@ class Pattern:
     def __init__(self, positions: Tensor, shape: torch.Size):
         self.shape = shape
         rows, columns = positions // shape[1], positions % shape[1]
-        self.columns, self.row_starts = columns.int(), _starts(rows, shape[0])
+        self.columns, self.row_starts = columns.int(), _pointers(rows, shape[0])
         order = columns.argsort(stable=True)
-        self.order, self.rows, self.column_starts = order.int(), rows[order].int(), _starts(columns, shape[1])
+        self.order, self.rows, self.column_starts = order.int(), rows[order].int(), _pointers(columns, shape[1])
 
     def linear(self, x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """`x W' + b` for the weight W with these active entries (a,): (*b, i) to (*b, o)."""
@@ -50,11 +50,11 @@ class Pattern:
         return out if bias is None else out + bias
 
     def matrix(self, values: Tensor) -> Tensor:
-        """W, (o, i), in compressed rows."""
+        """W, (o, i), as a CSR tensor."""
         return _csr(self.row_starts, self.columns, values, self.shape)
 
     def transposed(self, values: Tensor) -> Tensor:
-        """W', (i, o), in compressed rows."""
+        """W', (i, o), as a CSR tensor."""
         return _csr(self.column_starts, self.rows, values[self.order], self.shape[::-1])
 
 
@@ -81,8 +81,8 @@ class _Product(Function):
         return of_values, of_x, None
 
 
-def _starts(groups: Tensor, number: int) -> Tensor:
-    """Where each of some sorted or counted groups begins, (number + 1,)."""
+def _pointers(groups: Tensor, number: int) -> Tensor:
+    """The CSR pointers of entries in these groups: where each group begins, (number + 1,)."""
     ends = torch.bincount(groups, minlength=number).cumsum(0)
     return torch.cat([ends.new_zeros(1), ends]).int()
 

@@ -1,4 +1,4 @@
-"""A Gaussian over a few weights of a network, the others being zero."""
+"""A Gaussian over a few weights of a network, where the others are zero."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,18 +14,18 @@ from bayeskit.core.types import Params
 
 @dataclass(frozen=True, eq=False)
 class SparseWeights(WeightPosterior):
-    """Independent Gaussians over the s active weights; the rest of the p are zero, and nothing is stored for them.
+    """Independent Gaussians over the s active weights; the rest of the p are zero and not stored.
 
-    `mean` and `sample` give whole tensors, as every law of weights does; `values` and `draw` give the active numbers.
+    `mean` and `sample` return dense tensors, as every `WeightPosterior` does; `values` and `draw` the active entries.
 
     Args:
         values: Means of the active weights, tensor after tensor, (s,).
         variances: Their variances, (s,).
         shapes: Shape of each tensor, by name.
-        positions: For each tensor that is not whole, its active positions, sorted.
+        positions: For each sparse tensor its active positions, sorted.
 
-    >>> law = SparseWeights(torch.ones(2), torch.ones(2), {"w": torch.Size((2, 3))}, {"w": torch.tensor([1, 5])})
-    >>> law.mean
+    >>> weights = SparseWeights(torch.ones(2), torch.ones(2), {"w": torch.Size((2, 3))}, {"w": torch.tensor([1, 5])})
+    >>> weights.mean
     {'w': tensor([[0., 1., 0.],
             [0., 0., 1.]])}
     """
@@ -34,7 +34,7 @@ class SparseWeights(WeightPosterior):
     variances: Tensor
     shapes: dict[str, torch.Size]
     positions: Params
-    scale_known: ClassVar[bool] = True  # the posterior of earlier data, to be taken at its word as a prior
+    scale_known: ClassVar[bool] = True  # as a prior it is the posterior of earlier data, used unchanged
 
     @property
     def support(self) -> Support:
@@ -43,7 +43,7 @@ class SparseWeights(WeightPosterior):
 
     @property
     def mean(self) -> Params:  # type: ignore[override]
-        """The mean, made anew at each call."""
+        """The mean, computed at each call."""
         return self.support.leaves(self.values)
 
     @property
@@ -64,6 +64,6 @@ class SparseWeights(WeightPosterior):
         return self.support.leaves(self.draw(num_samples, generator=generator))
 
     def to(self, device: torch.device) -> "SparseWeights":
-        """The same law on another device."""
+        """The same distribution on another device."""
         positions = {name: value.to(device) for name, value in self.positions.items()}
         return SparseWeights(self.values.to(device), self.variances.to(device), self.shapes, positions)

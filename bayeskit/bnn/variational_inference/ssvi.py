@@ -11,8 +11,8 @@ from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet
 from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare, prepare_network
 from bayeskit.bnn.variational_inference.elbo_training import ELBOTraining, Exchange, validate
+from bayeskit.bnn.variational_inference.sparse_support import WHOLE, random_support
 from bayeskit.bnn.variational_inference.sparse_weights import SparseWeights
-from bayeskit.bnn.variational_inference.support_updates import WHOLE, random_support
 from bayeskit.bnn.variational_inference.variational_module import INITIAL_SCALE, Variational
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -24,33 +24,32 @@ from bayeskit.core.types import Data
 
 @dataclass(eq=False, repr=False)
 class SSVI(Inference):
-    """Mean-field variational inference over a few weights of a network, which are chosen while it is trained.
+    """Mean-field variational inference over a few weights of a network, which are selected during training.
 
     Of each weight matrix or convolution the share `density` is active and has a mean and a scale; the rest is exactly
-    zero and nothing is stored for it, neither by the law nor by the optimizer. Every so many steps the active weights
-    with the smallest |mean| / scale are dropped and as many others taken up, those with the largest gradient: fewer and
-    fewer, by a cosine, and none in the last quarter. The number of active weights is the same at every step. At
-    density 1 this is `MeanFieldVI`, to the bit.
+    zero, without storage in the posterior or the optimizer. Every so many steps the active weights of smallest
+    |mean| / scale are deactivated and as many others of largest gradient activated: a share that falls by a cosine, to
+    zero in the last quarter. The number of active weights is constant. At density 1 this is `MeanFieldVI`, to the bit.
 
-    Products with a large weight of few active numbers are sparse ones. The library's prior has its variances divided by
-    the density, so that the functions have the spread that they have under a dense network. The posterior of earlier
-    data is the next prior with the active weights that it has.
+    Large weights of low density use sparse products. The variances of the library's prior are divided by the density,
+    so that functions have the same prior variance as under a dense network. With a sparse posterior of earlier data as
+    prior, its active weights are kept.
 
     Args:
-        density: Share of active weights, of each tensor of two or more dimensions with more than `whole` numbers.
+        density: Share of active weights, of each tensor of two or more dimensions with more than `whole` entries.
         block: Shape of the groups (rows and columns of a weight) that are active or not together; sides are shortened
             to what divides the weight's.
         every: Steps between exchanges; None for 100, or a twentieth of the training if that is less.
-        fraction: Share of the active weights that is exchanged at first.
-        whole: Numbers of a tensor up to which all of them are active.
+        fraction: Share of the active weights in the first exchange.
+        whole: Entries of a tensor up to which all are active.
         estimator: "local", "flipout" or "weight", as in `MeanFieldVI`.
         num_samples: Draws at each step.
-        num_draws: Draws of the weights that make predictions; None for 32.
-        initial_scale: Standard deviations at the start, in units of the prior's; on top of a posterior of earlier data
-            they start at its own.
+        num_draws: Draws of the weights at prediction; None for 32.
+        initial_scale: Initial standard deviations, in units of the prior's; with a posterior of earlier data as prior,
+            its own.
         kl_weight: Factor on the divergence.
         prior_precision: A factor on the prior's precision, or "validation", as in `MeanFieldVI`.
-        training: Settings of the training loop; None for Adam with early stopping on 15 % of the rows.
+        training: Settings of the training loop; None for Adam with early stopping on 15 % of the data.
 
     References:
         Li, Miao, Qiu, Zhang. Training Bayesian neural networks with sparse subspace variational inference. ICLR 2024.
@@ -82,7 +81,7 @@ class SSVI(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train means, scales and the choice of weights; the posterior is their law."""
+        """Train means, scales and the selection of weights."""
         self.check(prior, likelihood, data)
         validate(self)
         exchange = self._exchange()

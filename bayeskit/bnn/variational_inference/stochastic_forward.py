@@ -1,4 +1,4 @@
-"""One run of a network under random weights."""
+"""The forward pass of a network under random weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from bayeskit.bnn.variational_inference.layer_estimators import (
     refuse,
     replaced,
 )
-from bayeskit.bnn.variational_inference.sparse_linear import Pattern, pays
+from bayeskit.bnn.variational_inference.sparse_linear import Pattern, is_faster
 from bayeskit.bnn.variational_inference.sparse_support import Support
 from bayeskit.core import generators
 from bayeskit.core.inputs import Batch
@@ -35,10 +35,11 @@ class Passes:
         network: The module; values of the weights it holds itself are not used.
         support: Which of its weights are random.
         estimator: "weight", "local" or "flipout".
-        params: Some values of the weights, and `x` some inputs (2, *input_shape): one run finds what layers there are.
+        params: Some values of the weights, by which one pass finds the layers.
+        x: Some inputs (2, *input_shape).
 
     Raises:
-        ValueError: A layer cannot have its outputs drawn in place of its weights; it is named.
+        ValueError: The outputs of a layer cannot be drawn in place of its weights.
     """
 
     def __init__(self, network: nn.Module, support: Support, estimator: str, params: Params, x: Batch):
@@ -56,7 +57,7 @@ class Passes:
     ) -> Tensor:
         """Outputs (n, k) for means and standard deviations (s,).
 
-        With a dictionary `gradients` all layers are run densely, and a backward pass puts into it the gradients for all
+        With a dictionary `gradients` all layers use dense products, and a backward pass adds to it the gradients of all
         the weights of sparse tensors.
         """
         means, scales = self.support.split(mean), self.support.split(scale)
@@ -79,12 +80,12 @@ class Passes:
         weight = f"{name}.weight" if name else "weight"
         positions = self.support.positions(weight)
         linear = isinstance(self.network.get_submodule(name), nn.Linear)
-        return linear and positions is not None and pays(positions, self.support.shapes[weight])
+        return linear and positions is not None and is_faster(positions, self.support.shapes[weight])
 
     def _operation(self, name: str, weight: str, gradients: Params | None) -> tuple[Apply, Leaf, Leaf]:
-        """A layer as a function of inputs, weight and bias, and what makes the weight of its active entries.
+        """A layer as a function of inputs, weight and bias, and two functions from active entries to such a weight.
 
-        The second of these writes its gradient down, and is for a mean.
+        The second one is for means and records the gradient.
         """
         if name in self.sparse and gradients is None:
             return self._pattern(weight).linear, _itself, _itself
@@ -92,7 +93,7 @@ class Passes:
         return operation(layer), partial(self._leaf, weight, None), partial(self._leaf, weight, gradients)
 
     def _leaf(self, name: str, gradients: Params | None, values: Tensor) -> Tensor:
-        """A whole tensor; if asked, with its gradient written down."""
+        """A dense tensor; its gradient is added to `gradients` if given."""
         leaf = self.support.leaf(name, values)
         if gradients is not None and name in self.support.sparse and leaf.requires_grad:
             leaf.register_hook(partial(_add, gradients, name))
@@ -117,8 +118,8 @@ class _Part:
         center: Means of the active entries of its weight and, if it is random, its bias.
         spread: Their standard deviations.
         apply: The layer as a function of inputs, weight and bias.
-        leaf: What makes a weight, as `apply` takes it, of its active entries.
-        watched: The same for a mean.
+        leaf: Maps active entries to a weight as `apply` takes it.
+        watched: The same for a mean, with its gradient recorded.
     """
 
     layer: nn.Module
@@ -131,7 +132,7 @@ class _Part:
     def noisy(self, estimator: str, generator: torch.Generator) -> Forward:
         """A forward with random outputs."""
         given: Tensor | None = self.layer.bias  # type: ignore[assignment]
-        bias = None if "bias" in self.center else given  # known, or none
+        bias = None if "bias" in self.center else given
         if estimator == "local":
             variances = {key: value.square() for key, value in self.spread.items()}
             mean, variance = self._product(self.center, bias, self.watched), self._product(variances)

@@ -1,7 +1,7 @@
-"""Which weights are active: a random choice at the start, and exchanges while training.
+"""Exchanges of active weights during training.
 
-At an exchange the active weights that are least sure of not being zero, by |mean| / scale, are dropped, and as many are
-taken up whose gradient is largest. Their number never changes.
+An exchange deactivates the active weights of smallest signal-to-noise ratio |mean| / scale, and activates as many
+others, those of largest gradient. Their number never changes.
 
 References:
     Li, Miao, Qiu, Zhang. Training Bayesian neural networks with sparse subspace variational inference. ICLR 2024.
@@ -14,98 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.bnn.variational_inference.sparse_support import Support
+from bayeskit.bnn.variational_inference.sparse_support import Grid
 from bayeskit.bnn.variational_inference.variational_module import Variational
 from bayeskit.core import checks
 from bayeskit.core.optimize import distributed
 from bayeskit.core.types import Params
 
-WHOLE = 1_000
-"""Numbers of a tensor up to which it is left whole: there is nothing to save, and a narrow layer can ill spare them."""
-
-
-class Grid:
-    """A weight (o, *inputs) as a matrix cut into blocks, the units that are active or not.
-
-    A side that the block does not divide is cut into the largest parts that divide both: every unit is of one size, and
-    so the number of active weights is exactly the number of active units times that size.
-
-    Args:
-        shape: Of the weight.
-        block: Rows and columns of a block.
-
-    >>> grid = Grid(torch.Size((4, 6)), (2, 4))
-    >>> grid.block, grid.units, grid.positions(torch.tensor([1])).tolist()
-    ((2, 2), 6, [2, 3, 8, 9])
-    """
-
-    def __init__(self, shape: torch.Size, block: Sequence[int]):
-        self.rows, self.columns = shape[0], shape[1:].numel()
-        self.block = (math.gcd(block[0], self.rows), math.gcd(block[1], self.columns))
-        self.grid = (self.rows // self.block[0], self.columns // self.block[1])
-        self.units, self.size = self.grid[0] * self.grid[1], self.block[0] * self.block[1]
-
-    def positions(self, units: Tensor) -> Tensor:
-        """Sorted positions in the flattened weight of the entries of some units: (u,) to (u * size,)."""
-        device = units.device
-        row = (units // self.grid[1] * self.block[0])[:, None, None] + torch.arange(self.block[0], device=device)[
-            :, None
-        ]
-        column = (units % self.grid[1] * self.block[1])[:, None, None] + torch.arange(self.block[1], device=device)
-        return (row * self.columns + column).flatten().sort().values
-
-    def units_of(self, positions: Tensor) -> Tensor:
-        """The unit of each position, (a,)."""
-        row, column = positions // self.columns, positions % self.columns
-        return row // self.block[0] * self.grid[1] + column // self.block[1]
-
-    def totals(self, dense: Tensor) -> Tensor:
-        """Sums over the entries of every unit of a tensor of the weight's shape: (units,)."""
-        return dense.reshape(self.grid[0], self.block[0], self.grid[1], self.block[1]).sum((1, 3)).flatten()
-
-
-def random_support(
-    like: Params, density: float, *, block: Sequence[int] = (1, 1), whole: int = WHOLE, generator: torch.Generator
-) -> Support:
-    """A random share of the units of each matrix or convolution weight; vectors and small tensors stay whole.
-
-    Args:
-        like: The weights.
-        density: Share of active units in a tensor, at least one of them.
-        block: Shape of a unit.
-        whole: Numbers of a tensor up to which it stays whole.
-        generator: Picks the units; not touched at density 1.
-
-    Raises:
-        ValueError: The density is not above 0 and at most 1, or a side of the block is not a positive integer.
-    """
-    if density != 1:
-        checks.fraction(density, name="density")
-    for side in block:
-        checks.positive(side, name="block", integer=True)
-    positions = {}
-    for name, value in like.items():
-        if value.ndim >= 2 and value.numel() > whole and density < 1:
-            grid = Grid(value.shape, block)
-            order = torch.randperm(grid.units, generator=generator, device=generator.device).to(value.device)
-            positions[name] = grid.positions(order[: max(1, round(density * grid.units))])
-    return Support(like, positions)
-
 
 class Subspace:
-    """Exchanges active weights of a law while it is trained; to be called after each step of the optimizer.
+    """Exchanges active weights during training; call `step` after each step of the optimizer.
 
     At every `every`-th step, up to `until`, the share `fraction / 2 * (1 + cos(pi t / until))` of the active units of
-    each tensor is exchanged: dropped by |mean| / scale (by its sum of squares over a block), taken up by the size of
-    the gradient of that step's mini-batch, which is then dense. Newcomers start at zero with the average log scale of
-    their tensor, and with nothing remembered by the optimizer.
+    each tensor is exchanged: deactivated by |mean| / scale (its sum of squares over a block), activated by the size of
+    the gradient of that step's mini-batch, which is then dense. Newly active weights start at mean zero with the
+    average log scale of their tensor, and with an empty optimizer state.
 
     Args:
-        q: The law.
+        q: The variational distribution.
         every: Steps between exchanges.
-        until: Step after which there are none: three quarters of the training, say.
-        fraction: Share of the active weights exchanged at first.
-        block: Shape of the units, as the support was made with.
+        until: Step after which there are none, such as three quarters of the training.
+        fraction: Share of the active weights in the first exchange.
+        block: Shape of the units, the same as for `random_support`.
 
     Attributes:
         count: Steps so far, ().
@@ -136,17 +65,17 @@ class Subspace:
 
     @property
     def due(self) -> bool:
-        """Whether the step to come is followed by an exchange."""
+        """Whether an exchange follows the next step."""
         step = int(self.count) + 1
         return bool(self.grids) and step % self.every == 0 and step < self.until
 
     def watch(self) -> None:
-        """Have the gradients for all the weights written down if the step to come needs them."""
+        """Record the gradients of all the weights, active or not, in the next step if an exchange follows it."""
         self.q.gradients = {} if self.due else None
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count a step of the optimizer, exchange if it is time, and prepare the next."""
+        """Count a step of the optimizer, exchange if it is due, and prepare the next."""
         gradients, due = self.q.gradients, self.due
         self.count += 1
         if due and gradients:
@@ -169,7 +98,7 @@ class Subspace:
                 kept.append(torch.where(old[at] == new, start + at, -1))
                 moved[name] = new
             start += len(mean)
-        source = torch.cat(kept)  # where each number comes from, -1 for newcomers
+        source = torch.cat(kept)  # the previous place of each weight, -1 for newly active ones
         average = self.q.support.spread({name: float(part.mean()) for name, part in parts[1].items()})
         self._move(source, average.to(self.q.log_scale), optimizer)
         for name, new in moved.items():
@@ -177,14 +106,14 @@ class Subspace:
             assert positions is not None and len(new) == len(positions)
             positions.copy_(new)
 
-    def _chosen(self, name: str, law: tuple[Tensor, Tensor], gradient: Tensor, share: float) -> Tensor:
-        """The positions in a tensor that are active from now on, sorted, as many as before."""
+    def _chosen(self, name: str, q: tuple[Tensor, Tensor], gradient: Tensor, share: float) -> Tensor:
+        """The new active positions in a tensor, sorted, as many as before."""
         grid, positions = self.grids[name], self.q.support.positions(name)
         assert positions is not None
         active, unit = grid.units_of(positions).unique(return_inverse=True)
-        mean, log_scale = (part.double() for part in law)
-        sure = (mean.abs() * (-log_scale).exp()).square()  # (mean / scale)^2, which float32 might not hold
-        scores = torch.zeros(len(active), dtype=sure.dtype, device=sure.device).index_add(0, unit, sure)
+        mean, log_scale = (part.double() for part in q)
+        ratio = (mean.abs() * (-log_scale).exp()).square()  # (mean / scale)^2, which may overflow in float32
+        scores = torch.zeros(len(active), dtype=ratio.dtype, device=ratio.device).index_add(0, unit, ratio)
         number = int(share * len(active))
         keep = active[scores.sort(descending=True, stable=True).indices[: len(active) - number]]
         slopes = grid.totals(gradient.double().square())
@@ -192,7 +121,7 @@ class Subspace:
         return grid.positions(torch.cat([keep, slopes.topk(number).indices]))
 
     def _move(self, source: Tensor, average: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Put every number of the law, and what the optimizer remembers of it, where its weight now is."""
+        """Move the parameters of every weight, and the optimizer's state of it, to its new place."""
         new, at = source < 0, source.clamp_min(0)
         for parameter, fresh in ((self.q.mean, torch.zeros_like(average)), (self.q.log_scale, average)):
             parameter.copy_(torch.where(new, fresh, parameter[at]))

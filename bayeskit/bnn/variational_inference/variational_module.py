@@ -7,14 +7,14 @@ from linear_operator.operators import DiagLinearOperator
 from torch import Tensor, nn
 
 from bayeskit.bnn.networks.functional import flatten, frozen, hollow, parameters, with_parameters
-from bayeskit.bnn.pushforward.bayes_net import BayesNet, MonteCarlo, exact_or_monte_carlo
+from bayeskit.bnn.pushforward.bayes_net import BayesNet, MonteCarlo, exact_or_monte_carlo, gaussian_prior
 from bayeskit.bnn.variational_inference.kl import Divergence, MeanFieldPrior
 from bayeskit.bnn.variational_inference.sparse_pushforward import SparseMonteCarlo
-from bayeskit.bnn.variational_inference.sparse_support import Support
+from bayeskit.bnn.variational_inference.sparse_support import Support, random_support
 from bayeskit.bnn.variational_inference.sparse_weights import SparseWeights
 from bayeskit.bnn.variational_inference.stochastic_forward import Passes
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
-from bayeskit.core import checks
+from bayeskit.core import checks, generators
 from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.types import Data, Params
@@ -22,38 +22,38 @@ from bayeskit.core.types import Data, Params
 ESTIMATORS = ("weight", "local", "flipout")
 
 INITIAL_SCALE = 0.003
-"""Standard deviations at the start, in units of the prior's: so small that training starts as that of one network."""
+"""Initial standard deviations, in units of the prior's: so small that training starts like that of a point estimate."""
 
 
 class Variational(nn.Module):
-    """`q(w) = prod_j N(mean_j, scale_j^2)` over a network's weights; calling it runs the network at random ones.
+    """`q(w) = prod_j N(mean_j, scale_j^2)` over a network's weights; calling it runs the network at random weights.
 
-    What is drawn is the choice of `estimator`; each is unbiased for the same objective:
+    `estimator` says what is drawn; each is unbiased for the same objective:
 
-    - "weight": the weights, once for all rows of a call;
-    - "local": the outputs of each linear and convolution layer, for each row on its own (the local
-      reparameterization), which is exact for each output and takes two products a layer;
-    - "flipout": the weights once, with random signs for each row, in two products a layer.
+    - "weight": the weights, once for all inputs of a call;
+    - "local": the outputs of each linear and convolution layer, independently for each input (the local
+      reparameterization), which is exact for each output and takes two products for a layer;
+    - "flipout": the weights once, with random signs for each input, in two products for a layer.
 
-    Under the last two, weights of other layers (normalization, embeddings, attention) are drawn as under the first.
-    The network runs in the mode it is in: `train()` it for dropout and the statistics of BatchNorm. Weights that are
-    not in the support are zero.
+    With the last two, weights of other layers (normalization, embeddings, attention) are drawn as with the first. The
+    network runs in its current mode: `train()` it for dropout and the statistics of BatchNorm. Weights outside the
+    support are zero.
 
     Args:
-        network: Copied; what the prior does not name is frozen.
-        prior: Law of p named weights.
+        network: Copied; parameters that the prior does not name are frozen.
+        prior: Distribution of p named weights.
         estimator: "weight", "local" or "flipout".
-        initial_scale: Standard deviations at the start, in units of the prior's; those of a posterior of earlier data
-            start as they are. Means start at the network's values, divided by the root of a tensor's density, or at
-            those of a sparse prior.
+        initial_scale: Initial standard deviations, in units of the prior's; with a posterior of earlier data as prior,
+            its own. Means start at the network's values, divided by the root of a tensor's density, or at those of a
+            sparse prior.
         support: The active weights, s of p; None for all.
 
     Attributes:
         mean: (s,), trained.
         log_scale: Logarithms of the standard deviations, (s,), trained.
-        factor: On the precision of a prior whose scale is not known.
-        gradients: While a dictionary is here, backward passes add to it the gradients for all the weights of each
-            sparse tensor, active or not; else None.
+        factor: Multiplies the precision of a prior whose scale is not known.
+        gradients: If a dictionary, backward passes add to it the gradients of all the weights of each sparse tensor,
+            active or not; else None.
 
     References:
         Graves. Practical variational inference for neural networks. NeurIPS 2011.
@@ -95,7 +95,7 @@ class Variational(nn.Module):
         return torch.stack(draws)
 
     def kl(self) -> Tensor:
-        """The divergence of the law from the prior, in nats, a scalar."""
+        """The KL divergence from the prior, in nats, a scalar."""
         version, factor, divergence = self._divergence
         if (version, factor) != (self.support.version, self.factor):
             divergence = Divergence.build(self.prior, self.support, self.factor)
@@ -119,9 +119,9 @@ class Variational(nn.Module):
         return kl_weight * self.kl() - batch.total(likelihood.log_prob(f, batch.y)).mean()
 
     def posterior(self, x: Batch | None = None, *, num_samples: int | None = None) -> BayesNet:
-        """The law as a distribution over functions, by `num_samples` draws of the weights (32 if None).
+        """The distribution over functions, by `num_samples` draws of the weights (32 if None).
 
-        With some inputs `x` at hand a network that is linear in these weights (its last layer) is recognized, and its
+        With some inputs `x`, a network that is linear in these weights (its last layer) is recognized, and its
         functions are Gaussian in closed form.
         """
         values, variances = self.mean.detach().clone(), (2 * self.log_scale.detach()).exp()
@@ -130,7 +130,7 @@ class Variational(nn.Module):
             kept = {name: value.clone() for name, value in positions.items() if value is not None}
             found = self._passes if x is None else self._found(x)
             push_forward = SparseMonteCarlo(num_samples, layers=() if found is None else tuple(found.sparse))
-            shell = hollow(frozen(self.network), self.support.shapes)  # in this order: a copy fills what was hollow
+            shell = hollow(frozen(self.network), self.support.shapes)  # last: a copy would allocate them
             return BayesNet(shell, SparseWeights(values, variances, self.support.shapes, kept), push_forward)
         network = with_parameters(self.network, self.support.leaves(values))
         weights = GaussianWeights(parameters(network, self.support.shapes), DiagLinearOperator(variances))
@@ -139,15 +139,62 @@ class Variational(nn.Module):
         return exact_or_monte_carlo(network, weights, x, num_samples=num_samples)
 
     def _found(self, x: Batch) -> Passes:
-        """How the network is run, found out at the first call."""
+        """How to run the network, found at the first call."""
         if self._passes is None:
             leaves = self.support.leaves(self.mean.detach())
             self._passes = Passes(self.network, self.support, self.estimator, leaves, x[:2])
         return self._passes
 
 
+def variational(
+    network: nn.Module | BayesNet,
+    *,
+    estimator: str = "local",
+    initial_scale: float = INITIAL_SCALE,
+    density: float = 1.0,
+    block: tuple[int, int] = (1, 1),
+    generator: torch.Generator | None = None,
+) -> Variational:
+    """A mean-field Gaussian over a network's weights, to train in your own loop.
+
+    Args:
+        network: A module, given the library's Gaussian prior (`gaussian_prior`), or a `BayesNet` whose weights are the
+            prior, such as the previous posterior: Gaussian, or sparse, whose active weights stay active. It is copied.
+        estimator: "local", "flipout" or "weight" (see `Variational`).
+        initial_scale: Initial standard deviations, in units of the prior's.
+        density: Share of the weights of each matrix that are active; `Subspace` exchanges them.
+        block: Shape of the groups of weights that are active together.
+        generator: Picks the first active weights.
+
+    Raises:
+        TypeError: The weights of a `BayesNet` are not Gaussian.
+
+    >>> net, g = nn.Linear(3, 1), torch.Generator().manual_seed(0)
+    >>> q = variational(net)
+    >>> optimizer = torch.optim.Adam(q.parameters(), lr=1e-2)
+    >>> x, y = torch.ones(8, 3), torch.zeros(8, 1)
+    >>> loss = (q(x, generator=g) - y).square().mean() + q.kl() / len(x)
+    >>> loss.backward(); optimizer.step()
+    >>> q.posterior()(x).mean.shape
+    torch.Size([8, 1])
+    """
+    prior = network if isinstance(network, BayesNet) else gaussian_prior(network)
+    trained = network.network if isinstance(network, BayesNet) else network
+    weights = prior.weights
+    if not isinstance(weights, GaussianWeights | SparseWeights):
+        raise TypeError(
+            f"`network` must have Gaussian weights to be a prior; got {type(weights).__name__}. Pass the module."
+        )
+    if isinstance(weights, SparseWeights):
+        support = weights.support
+    else:
+        like = parameters(trained, weights.mean)
+        support = random_support(like, density, block=block, generator=generators.given_or_fixed(generator))
+    return Variational(trained, weights, estimator=estimator, initial_scale=initial_scale, support=support)
+
+
 def _leave_out(module: Variational, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """The zeros that stand for the network's own weights are no state."""
+    """Remove the placeholder zeros of the network's weights from the state dict."""
     for name in module.support.shapes:
         state.pop(f"{prefix}network.{name}", None)
 

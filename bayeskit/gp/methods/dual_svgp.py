@@ -20,7 +20,7 @@ from bayeskit.gp.model.inducing_points import STARTS, MovingPoints, starting_poi
 from bayeskit.gp.model.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
 from bayeskit.gp.model.process_inference import ProcessInference
 from bayeskit.gp.model.training_set import inputs, training_set
-from bayeskit.gp.variational.elbo_fixed_sites import Inducing
+from bayeskit.gp.variational.elbo_fixed_sites import InducingSites
 from bayeskit.gp.variational.elbo_row_sites import History, learn_by_rows
 from bayeskit.gp.variational.marginal_moments import inducing_factor
 from bayeskit.gp.variational.per_datum_sites import noise_of
@@ -136,7 +136,7 @@ class DualSVGP(ProcessInference):
         if len(rows) * model.num_outputs <= self.by_rows:
             return learn_by_rows(model, points, rows, learnt, max_iter=self.max_iter, description="DualSVGP")
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
-        inducing = _started(model, points().detach(), rows, dtype)
+        inducing = initial_sites(model, points().detach(), rows, dtype)
 
         def loss(batch: Data) -> Tensor:
             length = self.length or max(1 / batch.scale, SHORTEST)
@@ -146,19 +146,19 @@ class DualSVGP(ProcessInference):
             loss, learnt, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
         )
         z = points().detach()
-        inducing.take_along(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
+        inducing.move(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
         return inducing.sites, history
 
 
 @torch.no_grad()
-def _started(model: Model, z: Tensor, rows: Data, dtype: torch.dtype) -> Inducing:
+def initial_sites(model: Model, z: Tensor, rows: Data, dtype: torch.dtype) -> InducingSites:
     """Sites of some rows for all: what mini-batches start from."""
     tril = inducing_factor(gram(model.kernel, z, z), dtype).tril
     every = max(1, len(rows) // (4 * DEFAULT_BATCH))
     some = rows.rows(slice(0, None, every))
     some = replace(some, scale=len(rows) / len(some))
     sites, _ = optimal_sites(model, tril, z, some, Sites.none(model.num_outputs, z), max_steps=20)
-    return Inducing(z, tril, sites, noise_of(model))
+    return InducingSites(z, tril, sites, noise_of(model))
 
 
 def _steps(model: Model, n: int) -> int:

@@ -1,4 +1,4 @@
-"""Gaussian processes that learn from a stream: each row is seen once, and a few are remembered."""
+"""Gaussian processes for data streams: each data point is seen once, and a few are kept in memory."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Conjugate, Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -20,7 +20,7 @@ from bayeskit.gp.model.inducing_points import MovingPoints, starting_points
 from bayeskit.gp.model.training_set import inputs, training_set
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.elbo_row_sites import TOLERANCE, History, learn_by_rows
-from bayeskit.gp.variational.past_data import Earlier, Rest
+from bayeskit.gp.variational.past_data import PastData, PastDataTerm
 from bayeskit.gp.variational.per_datum_sites import RowSites
 from bayeskit.gp.variational.site_posterior import DualProcess
 from bayeskit.gp.variational.site_transfer import TRANSFERS, Transfer
@@ -33,27 +33,27 @@ from bayeskit.gp.variational.whitened_posterior import data_term, optimal_sites
 class MemoryDualGP(Inference):
     r"""Sparse variational inference on a stream of batches, with a memory of bounded size.
 
-    As `DualSVGP`, but its posterior, a `MemoryProcess`, goes on learning where it is the prior of more data. The sites
-    on v = L^-1 (f(Z) - m(Z)) are those of the rows that are gone plus those of the rows in memory, each row in one of
-    the two. For each batch
+    Like `DualSVGP`, but its posterior, a `MemoryProcess`, continues to learn hyperparameters where it is the prior of
+    more data. The sites on v = L^-1 (f(Z) - m(Z)) are those of discarded data plus those of the data in memory. For
+    each batch
 
-    1. Z becomes a pivoted-Cholesky choice among the old Z and the new inputs, and the sites of the rows that are gone
-       are transferred to it (`transfer.py`); those of the memory are projected anew, without loss;
-    2. the sites of the new rows and of the memory are settled by natural gradients, all others held;
-    3. hyperparameters climb a bound in which these rows count by their likelihood and all others by what their site
-       says (`earlier.py`), the sites held; then the sites are settled again;
-    4. of the new rows and the memory, `memory` many are kept: a sample of the whole stream in proportion to the
-       Bayesian leverage score h_i = b_i var f(x_i). The sites of the others join those of the rows that are gone.
+    1. Z becomes a pivoted-Cholesky choice among the old Z and the new inputs, and the sites of discarded data are
+       transferred to it (`site_transfer.py`); those of the memory are projected anew, without loss;
+    2. the sites of the new data and of the memory are optimized by natural gradients, all others held;
+    3. hyperparameters maximize a bound in which these data count by their likelihood and discarded data by their site
+       (`past_data.py`), the sites held; then the sites are optimized again;
+    4. `memory` data points of the batch and the memory are kept: a sample of the whole stream in proportion to the
+       Bayesian leverage score h_i = b_i var f(x_i). The sites of the others join those of discarded data.
 
-    For Gaussian noise at fixed hyperparameters and Z this is the collapsed bound of all rows at once, in any order.
+    For Gaussian noise at fixed hyperparameters and Z this is the collapsed bound of all data at once, in any order.
 
     Args:
         num_inducing: m.
-        memory: Rows that are kept, at most.
-        transfer: "site" or "marginal": how sites follow where Z moves; see `gp.transfer`.
+        memory: Data points kept, at most.
+        transfer: "site" or "marginal": how sites are transferred where Z moves; see `site_transfer.py`.
         move: Whether Z is chosen again for each batch; if not, the choice of the first batch stays.
         max_iter: L-BFGS iterations a batch, at most.
-        batch_size: Rows at most that are taken as one batch; more, in one call, are a stream in random order.
+        batch_size: Largest batch; more data in one call are a stream of batches in random order.
         learn: Whether to learn hyperparameters.
         learn_inducing: Whether Z moves with them from where it was chosen, unless `move` is False.
 
@@ -91,7 +91,7 @@ class MemoryDualGP(Inference):
     learn_inducing: bool = True
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The posterior process given `data` and all that `prior` has seen, a `MemoryProcess`."""
+        """The posterior process given `data` and all data that `prior` has seen, a `MemoryProcess`."""
         self.check(prior, likelihood, data)
         self._validate()
         assert isinstance(prior, GaussianProcess)
@@ -102,7 +102,7 @@ class MemoryDualGP(Inference):
             return Fit(prior, model.likelihood, Evidence(0.0, "exact"))
         value, history = 0.0, {"loss": []}
         with operators.recording() as notes:
-            if process is None and isinstance(likelihood, Conjugate) and model.parameters:
+            if process is None and likelihood.is_conjugate and model.parameters:
                 model.center(likelihood.observations(rows.y)[0], rows.weights)
             for batch in _batches(rows, self.batch_size, generator):
                 with torch.enable_grad():
@@ -117,12 +117,12 @@ class MemoryDualGP(Inference):
             checks.positive(getattr(self, name), name=name, integer=True)
         checks.choice(self.transfer, name="transfer", options=TRANSFERS)
         if not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 0:
-            raise ValueError(f"`memory` must be a whole number of rows, zero for none; got {self.memory!r}")
+            raise ValueError(f"`memory` must be a whole number of data points, zero for none; got {self.memory!r}")
 
     def _advance(
         self, model: Model, process: DualProcess | None, rows: Data, generator: torch.Generator
     ) -> tuple[MemoryProcess, float, History]:
-        """One batch: the process after it, a lower bound of log p(batch | all before), and the curve of the search."""
+        """The process after one more batch, a lower bound on log p(batch | all before), and the training curve."""
         z, tril = self._inducing(model, process, rows, generator)
         batch = _Batch.of(model, process, rows, (z, tril))
         points = MovingPoints(z, inputs(rows), move=self.move and self.learn_inducing and len(z) < len(batch.every))
@@ -132,7 +132,7 @@ class MemoryDualGP(Inference):
         with torch.no_grad():
             z = points().clone()
             at = (z, factorize(gram(model.kernel, z, z), name="K_zz").tril)
-        return *batch.closed(at, sites, size=self.memory, how=self.transfer, generator=generator), history
+        return *batch.finished(at, sites, size=self.memory, how=self.transfer, generator=generator), history
 
     @torch.no_grad()
     def _inducing(
@@ -150,51 +150,51 @@ class MemoryDualGP(Inference):
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """New rows and all that is known before them; `model` is changed by learning.
+    """New data and the posterior before them; `model` is changed by learning.
 
     Args:
         model: Mean, kernel and likelihood.
-        rows: The new rows.
-        gone: What the earlier rows that are not in memory said.
-        memory: Those that are.
-        seen: How many there were, as the sum of their case weights.
+        rows: The new data.
+        past: The term of discarded data in the bound.
+        memory: The data in memory.
+        seen: Number of data points before, as the sum of their case weights.
     """
 
     model: Model
     rows: Data
-    gone: Earlier
+    past: PastDataTerm
     memory: Memory
     seen: float
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: Model, process: DualProcess | None, rows: Data, at: tuple[Tensor, Tensor]) -> "_Batch":
-        """The batch after `process`; without one, nothing is known at Z and L."""
+        """The batch after `process`, or after no data, at Z and L."""
         if process is not None:
             at = (process.z, process.tril)
         z, tril = at
-        rest, seen = Rest.none(model.num_outputs, z), 0.0
+        past, seen = PastData.none(model.num_outputs, z), 0.0
         if isinstance(process, MemoryProcess):
-            rest, memory, seen = process.rest, process.memory, process.seen
+            past, memory, seen = process.rest, process.memory, process.seen
         else:
             few = rows.rows(slice(0, 0))
-            memory = Memory(few, RowSites.at(model, tril, z, few, rest.sites), z.new_zeros(0))
-            rest = rest if process is None else replace(rest, sites=process.sites)
-        spare = torch.cat([z.new_zeros(len(rows)), memory.counted(seen) / weights_of(memory.rows) - 1])
-        return cls(model, rows, Earlier.at(model, at, rest, spare), memory, seen)
+            memory = Memory(few, RowSites.at(model, tril, z, few, past.sites), z.new_zeros(0))
+            past = past if process is None else replace(past, sites=process.sites)
+        counts = torch.cat([z.new_zeros(len(rows)), memory.counted(seen) / weights_of(memory.rows) - 1])
+        return cls(model, rows, PastDataTerm.at(model, at, past, counts), memory, seen)
 
     @property
     def every(self) -> Data:
-        """The new rows, and those in memory."""
+        """The new data and those in memory."""
         return joined(self.rows, self.memory.rows)
 
     @torch.no_grad()
     def start(self, at: tuple[Tensor, Tensor]) -> Sites:
-        """The sites of the rows in memory, at Z and L."""
+        """The sites of the data in memory, at Z and L."""
         return self._sites(self.memory, at)
 
     def learn(self, points: MovingPoints, start: Sites, max_iter: int) -> tuple[Sites, History]:
-        """Move hyperparameters and Z; the sites of the new rows and the memory there, and the curve."""
+        """Learn hyperparameters and Z; the sites of the new data and the memory there, and the training curve."""
         return learn_by_rows(
             self.model,
             points,
@@ -203,29 +203,29 @@ class _Batch:
             max_iter=max_iter,
             description="MemoryDualGP",
             start=start,
-            earlier=self.gone,
+            past=self.past,
         )
 
     @torch.no_grad()
-    def closed(
+    def finished(
         self, at: tuple[Tensor, Tensor], start: Sites, *, size: int, how: Transfer, generator: torch.Generator
     ) -> tuple[MemoryProcess, float]:
-        """The process with q settled and `size` rows in memory; a lower bound of log p(new rows | all before)."""
+        """The process at the optimal q with `size` data points in memory; a lower bound on log p(new | all before)."""
         model, (z, tril), every = self.model, at, self.every
-        rest = self.gone.rest_now(model, at, how)
-        before = rest.sites + self._sites(self.memory, at)
-        steps = 1 if isinstance(model.likelihood, Gaussian) else 100
-        sites, _ = optimal_sites(model, tril, z, every, start, before=rest.sites, max_steps=steps, tolerance=TOLERANCE)
-        total = rest.sites + sites
-        law = WhitenedGaussian.from_sites(total)
-        value = data_term(model, z, law.mean, law.root, self.rows, form="triangular")
-        value = float(value - law.divergence(WhitenedGaussian.from_sites(before)))
+        past = self.past.past_at(model, at, how)
+        before = past.sites + self._sites(self.memory, at)
+        steps = 100 if model.likelihood.noise_variance is None else 1
+        sites, _ = optimal_sites(model, tril, z, every, start, before=past.sites, max_steps=steps, tolerance=TOLERANCE)
+        total = past.sites + sites
+        q = WhitenedGaussian.from_sites(total)
+        value = data_term(model, z, q.mean, q.root, self.rows, form="triangular")
+        value = float(value - q.divergence(WhitenedGaussian.from_sites(before)))
         tickets = torch.cat([_tickets(len(self.rows), self.memory.tickets, generator), self.memory.tickets])
         kept, left = Memory(every, RowSites.at(model, tril, z, every, total), tickets).kept(size)
         process = MemoryProcess.after(
             model,
             DualProcess.of(model.process(), z, tril, total),
-            rest=rest.joined(model, at, total, left.rows, self._sites(left, at)),
+            past=past.joined(model, at, total, left.rows, self._sites(left, at)),
             memory=kept,
             seen=self.seen + float(weights_of(self.rows).sum()),
         )
@@ -238,14 +238,14 @@ class _Batch:
 
 
 def _start(prior: GaussianProcess) -> GaussianProcess:
-    """The process before all data, whose hyperparameters are learnt."""
+    """The process before all data, whose hyperparameters are learned."""
     if isinstance(prior, MemoryProcess):
         return prior.learnt
     return prior.base if isinstance(prior, DualProcess) else prior
 
 
 def _batches(rows: Data, size: int, generator: torch.Generator) -> Iterator[Data]:
-    """The rows in batches of nearly equal size; in random order if there are several."""
+    """The data in batches of nearly equal size; in random order if there are several."""
     if len(rows) <= size:
         yield rows
         return

@@ -48,6 +48,9 @@ class SWSGP(ProcessInference):
     **A diagonal q(u) knows too much of f where neighbors are strongly correlated**: means and predictions of y are
     sound, the variance of f itself can be far too small. Take another method where that is what matters.
 
+    Status: experimental. The standard deviation of f is too small where inducing points are strongly correlated: .025
+    where the exact posterior has .083, with M = 40 and H = 10.
+
     Args:
         num_inducing: M, at most 10,000.
         num_neighbors: H.

@@ -1,12 +1,12 @@
-"""The collapsed variational bound of sparse regression and the posterior that attains it.
+"""The collapsed variational bound of sparse regression and the posterior at which it is attained.
 
 With L L' = k(Z, Z), A = L^-1 k(Z, X) sqrt(w), residuals r = sqrt(w) (y - m(X)), noise s and B = I + A A' / s:
 
     bound = -1/2 [ n log(2 pi s) + log|B| + |r|^2 / s - |c|^2 + (sum_i w_i k(x_i, x_i) - tr A A') / s ],
     c = L_B^-1 A r / s,    L_B L_B' = B,                      q(v) = N(B^-1 A r / s, B^-1) for f(Z) = L v.
 
-Everything is a function of A A' (m x m) and A r (m x k). `_Statistics` forms the two from blocks of rows, with a
-derivative by hand that needs one product of size m x m x n where automatic differentiation needs three.
+Everything is a function of A A' (m x m) and A r (m x k). `_Statistics` forms the two from blocks of data, with a
+hand-written derivative of one product of size m x m x n where automatic differentiation needs three.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from bayeskit.gp.model.training_set import inputs
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 
 BLOCK_ELEMENTS = 2**19
-"""Numbers in one block of k(Z, X), 4 MiB: what stays in a processor's cache between the passes over it."""
+"""Numbers in one block of k(Z, X), 4 MiB: as much as stays in a processor's cache between the passes over it."""
 
 KEPT_ELEMENTS = 2**28
 """Above this size of k(Z, X) blocks are formed again for the derivative instead of being kept (three of 2 GiB)."""
@@ -33,7 +33,7 @@ KEPT_ELEMENTS = 2**28
 
 @dataclass(frozen=True, eq=False)
 class Collapsed:
-    """The bound and what the posterior is made of.
+    """The bound and the parameters of the posterior.
 
     Args:
         bound: A lower bound on log p(y), a scalar.
@@ -62,7 +62,7 @@ def collapsed(model: Model, z: Tensor, rows: Data) -> Collapsed:
     Args:
         model: Mean, kernel and conjugate likelihood.
         z: Inducing points (m, d).
-        rows: Inputs (n, d), targets, NaN for what was not observed, positive weights or None.
+        rows: Inputs (n, d), targets (NaN where not observed), positive weights or None.
 
     References:
         Titsias (2009), "Variational Learning of Inducing Variables in Sparse Gaussian Processes", equations 9 and 10.

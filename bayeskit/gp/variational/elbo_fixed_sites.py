@@ -1,12 +1,13 @@
-"""The evidence lower bound with the sites held fixed, while hyperparameters and inducing points move.
+"""The evidence lower bound with the sites on inducing values held fixed, while hyperparameters and Z move.
 
 A Gaussian q is the prior times sites. If the sites stay where hyperparameters change, q follows the prior, and the
-bound stays close to its best value over q: closer than with the moments of q fixed. `by_rows.py` holds one site a row;
-here it is one site on u = f(Z) - m(Z), exp(u' l - u' P u / 2), for mini-batches. It is stored for v = L^-1 u, and goes
-along to other hyperparameters by F = L_old^-1 L_new: l <- F' l and P <- F' P F. Where Z moves too, it stays a site on
-the function at the old Z, as far as the new inducing values tell it: F = L_old^-1 k(Z_old, Z_new) L_new^-T, which at
-equal hyperparameters lengthens no vector. (Held as a site on the values wherever Z went, it would say of f at new
-points what was learnt at old ones, and where points are close F grows without limit.)
+bound stays close to its optimum over q: closer than with the moments of q fixed. `elbo_row_sites.py` has one site per
+data point; here, for mini-batches, there is one on u = f(Z) - m(Z), exp(u' l - u' P u / 2). It is stored for
+v = L^-1 u, and transformed to other hyperparameters by F = L_old^-1 L_new: l <- F' l and P <- F' P F. Where Z moves
+too, it stays a site on the function at the old Z, as far as the new inducing values determine it:
+F = L_old^-1 k(Z_old, Z_new) L_new^-T, which at equal hyperparameters lengthens no vector. (Held as a site on the
+values wherever Z went, it would claim at new points what was learned at old ones, and where points are close F grows
+without limit.)
 
 References:
     Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.3.
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core.operators import LinAlgError, block_triangular, factorize, note
+from bayeskit.core.operators import LinAlgError, block_triangular, note
 from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, grams, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
@@ -26,10 +27,10 @@ from bayeskit.gp.model.training_set import inputs
 from bayeskit.gp.process.conditioned_kernel import floored
 from bayeskit.gp.variational.marginal_moments import inducing_factor, projected, slope_of_square, weighted_square
 from bayeskit.gp.variational.per_datum_sites import noise_of, noise_ratio
-from bayeskit.gp.variational.whitened_gaussian import Sites
+from bayeskit.gp.variational.whitened_gaussian import Sites, dense_moments
 
 
-class Inducing:
+class InducingSites:
     """Sites on the inducing values, moved by natural-gradient steps over mini-batches while hyperparameters change.
 
     Sites and factors are in float64; the products of a step are in the type it is asked for.
@@ -38,7 +39,7 @@ class Inducing:
         z: Z at which the sites are given, (m, d).
         tril: L there.
         sites: The sites.
-        noise: As for `gp.row_sites.RowSites`.
+        noise: As for `RowSites`.
     """
 
     def __init__(self, z: Tensor, tril: Tensor, sites: Sites, noise: Tensor | None):
@@ -54,17 +55,17 @@ class Inducing:
 
     @property
     def sites(self) -> Sites:
-        """The sites as they stand."""
+        """The present sites."""
         return Sites(self.shift, self.precision)
 
     @torch.no_grad()
-    def take_along(
+    def move(
         self, model: Model, z: Tensor, tril: Tensor, *, jitter: float = 0.0, dtype: torch.dtype = torch.float64
     ) -> None:
         """Express the sites at other hyperparameters and another Z, where L is `tril`, in units of the noise.
 
-        With E = F - I, F' P F = P + P E + (P E)' + E' P E: what single precision rounds off is in proportion to the
-        move.
+        With E = F - I, F' P F = P + P E + (P E)' + E' P E: rounding errors of single precision are in proportion to
+        the move.
 
         Args:
             model: Mean, kernel and any likelihood.
@@ -74,14 +75,14 @@ class Inducing:
                 values where Z moves: sites in directions that hardly vary would fade with every step otherwise.
             dtype: Of the products.
         """
-        inverse, seen = block_triangular.lower_inverse(tril), tril
+        inverse, cross = block_triangular.lower_inverse(tril), tril
         if not torch.equal(z, self.z):
-            seen = gram(model.kernel, self.z, z)
+            cross = gram(model.kernel, self.z, z)
             if jitter:
                 nugget = jitter * gram_diagonal(model.kernel, z).mean(-1, keepdim=True)
-                seen.diagonal(dim1=-2, dim2=-1).add_(nugget)
-            seen = block_triangular.lower_matmul(inverse, seen.mT).mT
-        step = block_triangular.lower_matmul(self.inverse.to(dtype), (seen - self.tril).to(dtype))  # E
+                cross.diagonal(dim1=-2, dim2=-1).add_(nugget)
+            cross = block_triangular.lower_matmul(inverse, cross.mT).mT
+        step = block_triangular.lower_matmul(self.inverse.to(dtype), (cross - self.tril).to(dtype))  # E
         half = self.precision.to(dtype) @ step
         back = half.mT + block_triangular.symmetric_product(step.mT.expand(half.shape), half.mT)
         self.precision.add_(half).add_(back)
@@ -101,7 +102,7 @@ class Inducing:
         """The bound of a mini-batch with the sites held fixed; then a natural-gradient step of the sites.
 
         Both come from one pass. With S = (I + P)^-1, q = S l, A = L^-1 k(Z, x), D = (I - S) A and the derivatives a,
-        -b/2 of the expected log-likelihood in the rows' means and variances, the derivatives of the bound are
+        -b/2 of the expected log-likelihood in the means and variances of f(x), the derivatives of the bound are
 
             in k(Z, x):  L^-T (q a' + D diag(b)),           in k(x, x):  -b / 2,          in m(x):  a,
             in k(Z, Z):  -1/2 L^-T ((I - S) (I + A diag(b) A') (I - S) + c q' + q c') L^-1,
@@ -110,7 +111,7 @@ class Inducing:
         Args:
             model: Mean, kernel and any likelihood.
             z: Inducing points (m, d).
-            batch: Some rows.
+            batch: A mini-batch.
             length: Of the step, in (0, 1].
             dtype: Type of the products; see `marginals_of_grams`.
 
@@ -122,30 +123,31 @@ class Inducing:
         base = mean_rows(model.mean, x, model.num_outputs)
         with torch.no_grad():
             factor = inducing_factor(matrices[0], dtype)
-            self.take_along(model, z, factor.tril, jitter=factor.jitter, dtype=dtype)
-            law = self._law(matrices[1], matrices[2])
-        expected, slopes = _expected(model, base + law.shift, law.variance, batch)
+            self.move(model, z, factor.tril, jitter=factor.jitter, dtype=dtype)
+            q = self._at_batch(matrices[1], matrices[2])
+        expected, slopes = _expected(model, base + q.shift, q.variance, batch)
         with torch.no_grad():
-            target, slopes_of_grams = law.step(*slopes, like=matrices)
+            target, slopes_of_grams = q.step(*slopes, like=matrices)
             self.shift.lerp_(target.shift.double(), length)
             self.precision.lerp_(target.precision.double(), length)
-            value = expected.detach() - law.divergence
-        return _Known.apply(value, (*slopes_of_grams, slopes[0]), *matrices, base) + (expected - expected.detach())
+            value = expected.detach() - q.divergence
+        slopes = (*slopes_of_grams, slopes[0])
+        return _KnownGradient.apply(value, slopes, *matrices, base) + (expected - expected.detach())
 
-    def _law(self, cross: Tensor, before: Tensor) -> "_Law":
-        """Q as it stands; sites that rounding has left improper are given up, and gathered anew by the next steps."""
+    def _at_batch(self, cross: Tensor, before: Tensor) -> "_BatchMarginals":
+        """The present q; sites that rounding made improper are dropped, and the next steps accumulate them anew."""
         try:
-            return _Law.of(self.sites, self.inverse, cross, before)
+            return _BatchMarginals.of(self.sites, self.inverse, cross, before)
         except LinAlgError:
             note("sites given up for rounding", 1)
             self.shift.zero_()
             self.precision.zero_()
-            return _Law.of(self.sites, self.inverse, cross, before)
+            return _BatchMarginals.of(self.sites, self.inverse, cross, before)
 
 
 @dataclass(frozen=True, eq=False)
-class _Law:
-    """q(v) and what it says at the rows of a batch; shapes as in `Inducing.bound`, in the type of the batch.
+class _BatchMarginals:
+    """q(v) and its marginals at a batch; shapes as in `InducingSites.bound`, in the type of the batch.
 
     Args:
         inverse: L^-1, (m, m) or (k, m, m).
@@ -168,15 +170,12 @@ class _Law:
     divergence: Tensor
 
     @classmethod
-    def of(cls, sites: Sites, inverse: Tensor, cross: Tensor, before: Tensor) -> "_Law":
+    def of(cls, sites: Sites, inverse: Tensor, cross: Tensor, before: Tensor) -> "_BatchMarginals":
         precision = sites.precision.clone()
         precision.diagonal(dim1=-2, dim2=-1).add_(1)
-        factor = factorize(precision, name="precision of q(v)")
-        mean = torch.cholesky_solve(sites.shift.unsqueeze(-1), factor.tril).squeeze(-1)
-        removed = torch.cholesky_inverse(factor.tril.to(cross.dtype))  # S
-        trace = removed.diagonal(dim1=-2, dim2=-1).sum().double()
-        divergence = 0.5 * (trace + mean.square().sum() - mean.numel() + factor.logdet().sum())
-        removed.neg_().diagonal(dim1=-2, dim2=-1).add_(1)
+        mean, covariance, divergence = dense_moments(precision, sites.shift, dtype=cross.dtype)
+        removed = covariance.neg_()
+        removed.diagonal(dim1=-2, dim2=-1).add_(1)
         inverse, mean, before = (part.to(cross.dtype) for part in (inverse, mean, before))
         projection = block_triangular.lower_matmul(inverse, cross)
         left = removed @ projection
@@ -184,13 +183,13 @@ class _Law:
         return cls(inverse, mean, removed, projection, left, projected(projection, mean), variance, divergence)
 
     def step(self, slope: Tensor, half: Tensor, *, like: tuple[Tensor, ...]) -> tuple[Sites, list[Tensor]]:
-        """Where a full natural-gradient step leads, and the derivatives of the bound in k(Z, Z), k(Z, x) and k(x, x).
+        """The target of a full natural-gradient step, and the gradient in k(Z, Z), k(Z, x) and k(x, x).
 
-        Both come from the derivatives `slope` and `half` in the rows' means and variances (k, n), weights included.
+        Both come from the derivatives `slope` and `half` in the means and variances (k, n), weights included.
         """
         slope, beta = slope.to(self.mean), -2 * half.to(self.mean)
         weighted = weighted_square(self.projection, beta)
-        proper = beta.clamp(min=0)  # rows that would take from the precision of v have no site of their own
+        proper = beta.clamp(min=0)  # data points that would take from the precision of v have no site of their own
         precision = weighted if torch.equal(proper, beta) else weighted_square(self.projection, proper)
         pull = (self.projection @ (slope + proper * self.shift).unsqueeze(-1)).squeeze(-1)
         mean = self.mean.unsqueeze(-1)
@@ -203,18 +202,18 @@ class _Law:
         return Sites(pull, precision), [square, cross, _summed(half, like[2])]
 
 
-class _Known(torch.autograd.Function):
+class _KnownGradient(torch.autograd.Function):
     """A scalar whose derivatives in some tensors are known."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, slopes: tuple[Tensor, ...], *tensors: Tensor) -> Tensor:
-        """The value as it came."""
+        """The value itself."""
         ctx.slopes = [slope.to(tensor.dtype) for slope, tensor in zip(slopes, tensors, strict=True)]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The slopes times what comes in."""
+        """The slopes times the incoming gradient."""
         return None, None, *(slope * grads[0].to(slope.dtype) for slope in ctx.slopes)
 
 
@@ -228,5 +227,5 @@ def _expected(model: Model, mean: Tensor, variance: Tensor, batch: Data) -> tupl
 
 
 def _summed(value: Tensor, like: Tensor) -> Tensor:
-    """Summed over the outputs where they share what this is the derivative in."""
+    """Summed over the outputs where they share the tensor that this is the gradient in."""
     return value.sum(0) if value.dim() > like.dim() else value

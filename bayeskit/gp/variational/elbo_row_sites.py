@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.types import Data, History
@@ -22,7 +21,7 @@ from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
 from bayeskit.gp.variational.marginal_moments import projected
-from bayeskit.gp.variational.past_data import Earlier
+from bayeskit.gp.variational.past_data import PastDataTerm
 from bayeskit.gp.variational.per_datum_sites import RowSites
 from bayeskit.gp.variational.projected_data import ProjectedData
 from bayeskit.gp.variational.whitened_gaussian import Sites
@@ -37,7 +36,7 @@ that is to pull the sum of the latent functions, which no label sees, to its pri
 
 
 def rows_bound(
-    model: Model, z: Tensor, rows: Data, sites: RowSites, earlier: Earlier | None = None
+    model: Model, z: Tensor, rows: Data, sites: RowSites, past: PastDataTerm | None = None
 ) -> tuple[Tensor, Sites]:
     """The bound at q proportional to the prior times all sites, and those of `rows` as sites on v = L^-1 u.
 
@@ -46,7 +45,7 @@ def rows_bound(
         z: Inducing points (m, d).
         rows: All data, or those that are kept.
         sites: Theirs, which stay.
-        earlier: Discarded data.
+        past: Discarded data.
 
     Returns:
         The bound, differentiable in the model and in z, and the sites.
@@ -54,16 +53,16 @@ def rows_bound(
     tril = factorize(gram(model.kernel, z, z), name="K_zz").tril
     block = ProjectedData.build(model, tril, z, rows)
     own = sites.on(model, block.projection, inputs(rows))
-    past = None if earlier is None else earlier.now(model, tril, z)
-    every = own if past is None else own + past[0]
+    present = None if past is None else past.sites_at(model, tril, z)
+    every = own if present is None else own + present[0]
     eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
     factor = factorize(eye + every.precision, name="precision of q(v)")
     mean = factor.solve(every.shift.unsqueeze(-1)).squeeze(-1)
     variance = block.variance + factor.half_solve(block.projection).square().sum(-2)
     location = block.mean + projected(block.projection, mean)
     expected = rows.total(model.expected_log_prob(location.mT, variance.mT, rows.y))
-    if earlier is not None and past is not None:
-        expected = expected + earlier.term(model, past, mean, factor, sites.precision * block.variance)
+    if past is not None and present is not None:
+        expected = expected + past.value(model, present, mean, factor, sites.precision * block.variance)
     spread = factor.half_solve(eye.expand_as(every.precision)).square().sum()
     return expected - 0.5 * (spread + mean.square().sum() - mean.numel() + factor.logdet().sum()), own
 
@@ -77,7 +76,7 @@ def learn_by_rows(
     max_iter: int,
     description: str,
     start: Sites | None = None,
-    earlier: Earlier | None = None,
+    past: PastDataTerm | None = None,
 ) -> tuple[Sites, History]:
     """Optimize q, then hyperparameters with the sites held, in turn; one round is enough for Gaussian noise.
 
@@ -89,12 +88,12 @@ def learn_by_rows(
         max_iter: L-BFGS iterations at most.
         description: For the progress bar.
         start: The sites of `rows` to start from; None for none.
-        earlier: Discarded data.
+        past: Discarded data.
 
     Returns:
         The sites of `rows` where the search ends, and its curve.
     """
-    closed = isinstance(model.likelihood, Gaussian)
+    closed = model.likelihood.noise_variance is not None
     sites = Sites.none(model.num_outputs, z()) if start is None else start
     history: History = {"loss": []}
     last = -math.inf
@@ -102,25 +101,25 @@ def learn_by_rows(
         with torch.no_grad():
             at = z()
             tril = factorize(gram(model.kernel, at, at), name="K_zz").tril
-            before = None if earlier is None else earlier.now(model, tril, at)[0]
+            before = None if past is None else past.sites_at(model, tril, at)[0]
             steps = 1 if closed else 100
             sites, value = optimal_sites(
                 model, tril, at, rows, sites, before=before, max_steps=steps, tolerance=TOLERANCE
             )
             held = RowSites.at(model, tril, at, rows, sites if before is None else before + sites)
-            if earlier is not None and before is not None:
-                value = float(rows_bound(model, at, rows, held, earlier)[0])
+            if past is not None and before is not None:
+                value = float(rows_bound(model, at, rows, held, past)[0])
             value += float(model.log_prior())
         if value - last <= 1e-4 * (1 + abs(value)):
             break
         last = value
         part = minimize_lbfgs(
-            lambda held=held, earlier=earlier: -(rows_bound(model, z(), rows, held, earlier)[0] + model.log_prior()),
+            lambda held=held, past=past: -(rows_bound(model, z(), rows, held, past)[0] + model.log_prior()),
             learnt,
             max_iter=max_iter if closed else min(ITERATIONS_PER_ROUND, max_iter),
             description=description,
         )
         history["loss"] += part["loss"]
         with torch.no_grad():
-            sites = rows_bound(model, z(), rows, held, earlier)[1]
+            sites = rows_bound(model, z(), rows, held, past)[1]
     return sites, history

@@ -1,20 +1,20 @@
-"""What inducing values say of the function at some inputs, one input at a time.
+"""Marginal means and variances of a function at some inputs, given a Gaussian over its inducing values.
 
 With f(Z) = L v, L L' = k(Z, Z), v ~ N(q, S) and A = L^-1 k(Z, x):
 
     E f(x) - m(x) = A' q,        var f(x) = k(x, x) + A' (S - I) A.
 
-The derivative is written by hand. Of everything that grows with the number of inputs it shares W = (S - I) A between
-the two passes, so that both together need four products: with g, h the incoming gradients of mean and variance,
+The derivative is written by hand. It shares W = (S - I) A between the two passes, so that both together need four
+products that grow with the number of inputs: with g, h the incoming gradients of mean and variance,
 
     dS = A diag(h) A',    dq = A g,    dA = 2 W diag(h) + q g',    dk(Z, x) = L^-T dA,
 
-and what goes back through the Cholesky factor is a function of P = dA A' = 2 (S - I) dS + q dq', without another pass:
+and the gradient through the Cholesky factor is a function of P = dA A' = 2 (S - I) dS + q dq', without another pass:
 
     dL = -tril(L^-T P),        dk(Z, Z) = -L^-T tril(P) L^-1    (half of P on the diagonal),
 
-the second because the lower triangle of L' tril(X) is that of L' X. It is not made symmetric: k(Z, Z) is, so what
-follows only meets its symmetric part.
+the second because the lower triangle of L' tril(X) is that of L' X. It is not made symmetric: k(Z, Z) is, so only its
+symmetric part counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from bayeskit.gp.process.conditioned_kernel import floored
 
 NUGGET = 1e-6
 """Added to k(Z, Z), in units of its mean diagonal, where the covariances with x are rounded to float32: they err by
-6e-8, which a smaller eigenvalue would amplify into variances that mean nothing."""
+6e-8, which a smaller eigenvalue would amplify into meaningless variances."""
 
 
 Form = Literal["root", "triangular", "sites"]
@@ -38,7 +38,7 @@ _SQUARES: Mapping[Form, Callable[[Tensor], Tensor]] = {
     "triangular": block_triangular.upper_square,
     "sites": Tensor.clone,
 }
-"""S from each form of it, as a tensor that may be changed."""
+"""S from each form, as a new tensor."""
 
 
 def marginals(tril: Tensor, cross: Tensor, before: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,11 +76,11 @@ def marginals_of_grams(
         cross: k(Z, x), (m, n) or (k, m, n); its type is that of all the products.
         before: k(x, x), (n,) or (k, n).
         mean: q, (k, m).
-        spread: How far q(v) reaches, in one of these forms.
+        spread: The covariance S of q(v), in one of these forms.
         form: "root" for R with R R' = S, (k, m, r); "triangular" for an upper-triangular one, whose derivative is
-            triangular too; "sites" for S itself, (k, m, m). The derivative that this one gives, of a loss, leaves out
-            what inputs would take away from the precision of v: a likelihood that is not log-concave has such inputs,
-            and a natural gradient with them may not lead to a Gaussian.
+            triangular too; "sites" for S itself, (k, m, m), whose derivative of a loss leaves out inputs that would
+            lower the precision of v: a likelihood that is not log-concave has such inputs, and a natural gradient
+            with them may not lead to a Gaussian.
 
     Returns:
         A' q and the variances, each (k, n), in the type of `cross`.
@@ -115,7 +115,7 @@ def projected(projection: Tensor, mean: Tensor) -> Tensor:
 
 
 class _Marginals(torch.autograd.Function):
-    """The equations at the top of the file; `base` is what the gradient goes back to, L or k(Z, Z)."""
+    """The equations at the top of the file; `base` is the matrix that the gradient is in, L or k(Z, Z)."""
 
     @staticmethod
     def forward(ctx: Any, plan: tuple[Tensor, Form, bool], *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class _Marginals(torch.autograd.Function):
             else:
                 grad_base = slope_of_square(inverse, product)
         if form == "sites":
-            # A row whose variance fell to rounding level has its site all the same: the step of the mean counts on it.
+            # An input whose variance was floored at rounding level keeps its site: the step of the mean needs it.
             sites = grads[1].clamp(min=0)
             grad_spread = slope if torch.equal(sites, h) else weighted_square(a, sites)
         else:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import mean_rows
 from bayeskit.gp.model.hyperparameters import Model
@@ -59,13 +58,14 @@ class RowSites:
 
 def noise_of(model: Model) -> Tensor | None:
     """The variance of Gaussian noise, (1,) or (k,); None for another likelihood."""
-    return model.likelihood.noise.detach().clone() if isinstance(model.likelihood, Gaussian) else None
+    noise = model.likelihood.noise_variance
+    return None if noise is None else noise.detach().clone()
 
 
 def noise_ratio(noise: Tensor | None, model: Model) -> Tensor:
     """Precision of the noise now over the precision then, (1, 1) or (k, 1): how sites of Gaussian noise rescale."""
-    if noise is None:
+    present = model.likelihood.noise_variance
+    if noise is None or present is None:
         return torch.ones(1, 1, dtype=torch.float64)
-    assert isinstance(model.likelihood, Gaussian)
-    ratio = noise / model.likelihood.noise
+    ratio = noise / present
     return (ratio if len(ratio) == model.num_outputs else ratio.mean(0, keepdim=True)).unsqueeze(-1)

@@ -1,13 +1,13 @@
-"""A small data set that stands for a large one: pseudo inputs and outputs, each with a precision.
+"""Pseudo observations that summarize a data set: inputs and outputs, each with a precision.
 
-With points z_m, outputs y_m and noise variances d_m, the law q(f) proportional to p(f) prod_m N(y_m; f(z_m), d_m) is
-the prior conditioned on those m rows. With K = k(z, z), D = diag(d), C = K + D = L L', A(x) = L^-1 k(z, x) and
+With points z_m, outputs y_m and noise variances d_m, q(f) proportional to p(f) prod_m N(y_m; f(z_m), d_m) is the
+prior conditioned on those m observations. With K = k(z, z), D = diag(d), C = K + D = L L', A(x) = L^-1 k(z, x) and
 q = L^-1 (y - m(z)):
 
     E f(x) = m(x) + A(x)' q,        var f(x) = k(x, x) - |A(x)|^2,
     KL[q || p] = 1/2 [ log|C| - log|D| - tr(C^-1 K) + (L^-T q)' K (L^-T q) ].
 
-Only C is factorized. q in place of y is the same law in coordinates that suit a search.
+Only C is factorized. q in place of y is a better-conditioned parametrization of the same distribution.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.posterior import Posterior
@@ -29,12 +28,12 @@ from bayeskit.gp.variational.marginal_moments import marginals
 from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 
 SMALLEST_WEIGHT = 1e-3
-"""Weights that are learnt stay above this, so that no pseudo output loses all meaning."""
+"""Learned weights stay above this, so that every pseudo output stays determined."""
 
 
 @dataclass(frozen=True, eq=False)
 class PseudoObservations:
-    """Weighted points and what was seen there.
+    """Weighted points and their outputs.
 
     Args:
         z: Points (m, d).
@@ -49,12 +48,12 @@ class PseudoObservations:
 
     def noise(self, model: Model) -> Tensor:
         """Noise variances d, (m,) where all outputs share them, else (k, m)."""
-        scale = model.likelihood.noise.unsqueeze(-1) if isinstance(model.likelihood, Gaussian) else 1.0
-        noise = scale / self.weights
+        scale = model.likelihood.noise_variance
+        noise = (1.0 if scale is None else scale.unsqueeze(-1)) / self.weights
         return noise[0] if len(noise) == 1 else noise
 
     def posterior(self, model: Model) -> GaussianProcess:
-        """The prior at the model's hyperparameters, conditioned on these rows."""
+        """The prior at the model's hyperparameters, conditioned on these observations."""
         noise = self.noise(model)
         matrix = gram(model.kernel, self.z, self.z) + torch.diag_embed(noise)
         factor = factorize(matrix, name="k(z, z) + noise")
@@ -68,7 +67,7 @@ def bound(model: Model, rows: PseudoObservations, data: Data) -> Tensor:
     Args:
         model: Mean, kernel and any likelihood.
         rows: The pseudo observations.
-        data: All rows, taken in blocks of bounded size, or a mini-batch of them.
+        data: All data, taken in blocks of bounded size, or a mini-batch.
     """
     covariance, noise = gram(model.kernel, rows.z, rows.z), rows.noise(model)
     tril = factorize(covariance + torch.diag_embed(noise), name="k(z, z) + noise").tril
@@ -84,7 +83,7 @@ def bound(model: Model, rows: PseudoObservations, data: Data) -> Tensor:
 def _expected_log_prob(model: Model, rows: PseudoObservations, tril: Tensor, data: Data) -> Tensor:
     x = inputs(data)
     cross, before = gram(model.kernel, rows.z, x), gram_diagonal(model.kernel, x)
-    known = rows.whitened.unsqueeze(-1)[..., :0]  # a root without columns: given its rows, the function is known there
+    known = rows.whitened.unsqueeze(-1)[..., :0]  # a root without columns: the function at z is exact given q
     shift, variance = marginals(tril, cross, before, rows.whitened, known)
     mean = mean_rows(model.mean, x, model.num_outputs) + shift
     return model.expected_log_prob(mean.mT, variance.expand_as(mean).mT, data.y)
@@ -100,11 +99,11 @@ def _divergence(covariance: Tensor, tril: Tensor, noise: Tensor, whitened: Tenso
 
 
 def nearest(
-    model: Model, z: Tensor, variational: WhitenedGaussian, weights: Tensor, *, max_iter: int = 100
+    model: Model, z: Tensor, q: WhitenedGaussian, weights: Tensor, *, max_iter: int = 100
 ) -> PseudoObservations:
-    """The pseudo observations at z whose law is nearest to another one, in KL[theirs || other].
+    """The pseudo observations at z whose posterior is nearest to a given q, in KL[theirs || q].
 
-    With f(z) = L v and the other law v_j ~ N(q_j, P_j^-1), means agree exactly, and the weights minimize
+    With f(z) = L v and v_j ~ N(q_j, P_j^-1) under q, means agree exactly, and the weights minimize
 
         sum_j tr(S_j P_j) - log|S_j|,        S_j = (I + L' diag(1 / d_j) L)^-1.
 
@@ -113,19 +112,19 @@ def nearest(
     Args:
         model: Kernel and likelihood.
         z: Points (m, d).
-        variational: The other law.
-        weights: Where to start, (1, m) or (k, m); as many rows are found.
+        q: The Gaussian at z to match.
+        weights: Where to start, (1, m) or (k, m), which is also the shape of the result.
         max_iter: Iterations of L-BFGS at most.
     """
     with torch.no_grad():
         covariance = gram(model.kernel, z, z)
         tril = factorize(covariance, name="K_zz").tril
         eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
-        half = torch.linalg.solve_triangular(variational.root, eye, upper=True).mT  # P = H H', (k, m, m)
+        half = torch.linalg.solve_triangular(q.root, eye, upper=True).mT  # P = H H', (k, m, m)
     excess = (weights - SMALLEST_WEIGHT).clamp_min(SMALLEST_WEIGHT).log().requires_grad_(True)
 
     def present() -> PseudoObservations:
-        return PseudoObservations(z, SMALLEST_WEIGHT + excess.exp(), variational.mean)
+        return PseudoObservations(z, SMALLEST_WEIGHT + excess.exp(), q.mean)
 
     def divergence() -> Tensor:
         scaled = tril / present().noise(model).sqrt().unsqueeze(-1)
@@ -136,21 +135,22 @@ def nearest(
     minimize_lbfgs(divergence, [excess], max_iter=max_iter, description="weights")
     with torch.no_grad():
         found = present()
-        solution = torch.linalg.solve_triangular(tril.mT, variational.mean.unsqueeze(-1), upper=True)  # K^-1 (u - m)
+        solution = torch.linalg.solve_triangular(tril.mT, q.mean.unsqueeze(-1), upper=True)  # K^-1 (u - m)
         noisy = factorize(covariance + torch.diag_embed(found.noise(model)), name="k(z, z) + noise").tril
         return PseudoObservations(z, found.weights, (noisy.mT @ solution).squeeze(-1))
 
 
 def pseudo_observations(process: Posterior) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The noisy rows that a process is conditioned on: read off its kernel, with y = m(z) + L L' w.
+    """The noisy observations that a process is conditioned on: from its kernel, with y = m(z) + L L' w.
 
     For exact regression they are the data themselves, for a coreset its pseudo observations.
 
     Returns:
-        Inputs (m, d), outputs (m, k) and noise variances (m, k); None where the process does not consist of a prior
-        and noisy rows.
+        Inputs (m, d), outputs (m, k) and noise variances (m, k); None where the process is not a prior conditioned on
+        noisy observations.
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import Exact, default_prior
         >>> x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
         >>> fit = Exact(learn=False).infer(default_prior(x), Gaussian(), Data(x, 2 * x), generator=torch.Generator())

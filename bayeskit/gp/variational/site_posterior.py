@@ -1,4 +1,4 @@
-"""A sparse posterior that keeps its sites, so that more data are a sum away."""
+"""A sparse posterior that keeps its sites, so that conditioning on more data adds sites."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -20,22 +20,22 @@ from bayeskit.gp.variational.projected_data import ProjectedData
 from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
 
 STEPS = 50
-"""Fixed-point steps at most for the sites of a few new rows."""
+"""Natural-gradient steps at most for the sites of a few new data points."""
 
 
 @dataclass(frozen=True, eq=False)
 class DualProcess(GaussianProcess):
     """A process conditioned through sites at inducing points: `base` times the sites, at fixed Z and hyperparameters.
 
-    As every `GaussianProcess` it can be a prior; to `DualSVGP` it is one whose sites new data add to, so that memory
-    does not grow. `condition` and `fantasies` add a few rows at the cost of M^2 a row.
+    Like every `GaussianProcess` it can be a prior; `DualSVGP` adds the sites of new data to its own, so that memory
+    does not grow. `condition` and `fantasies` add a few data points at a cost of M^2 each.
 
     Args:
         mean: See `GaussianProcess`.
         kernel: See `GaussianProcess`.
         num_outputs: k.
         base: The process before the data.
-        sites: What the data say about v = L^-1 (f(Z) - m(Z)).
+        sites: Sites of the data on v = L^-1 (f(Z) - m(Z)).
 
     References:
         Adam, Chang, Khan and Solin (2021), "Dual Parameterization of Sparse Variational Gaussian Processes", section 3.
@@ -99,22 +99,22 @@ class DualProcess(GaussianProcess):
     def condition(
         self, x: Any, y: Any, likelihood: Likelihood, *, weights: Any = None, steps: int = STEPS
     ) -> "DualProcess":
-        """The process given a few more rows, at the same Z and hyperparameters.
+        """The process given a few more data points, at the same Z and hyperparameters.
 
-        The rows' sites (a_i, b_i) are brought to their fixed point with all others kept, and added; the root of S is
-        updated, not formed again: with U = R' A diag(b)^1/2,
+        Their sites (a_i, b_i) are optimized with all others held, and added; the root of S is updated, not formed
+        again: with U = R' A diag(b)^1/2,
 
             R  <-  R (I + U U')^-1/2,          (I + U U')^-1/2 = I - U W U'.
 
         Args:
             x: Inputs (b, d).
             y: Targets (b, k) or (b,).
-            likelihood: The law of y given f; its parameters stay.
+            likelihood: The likelihood, whose parameters stay.
             weights: Case weights (b,) or None.
-            steps: Fixed-point steps at most; Gaussian noise needs one.
+            steps: Natural-gradient steps at most; Gaussian noise needs one.
 
         Raises:
-            TypeError: Data or likelihood are not what they should be.
+            TypeError: Data or likelihood are of a wrong type.
             ValueError: A shape is wrong or a value is not finite.
         """
         checks.positive(steps, name="steps", integer=True)
@@ -135,12 +135,12 @@ class DualProcess(GaussianProcess):
     def fantasies(self, x: Any, ys: Any, likelihood: Likelihood, *, steps: int = STEPS) -> list["DualProcess"]:
         """The processes given each of s hypothetical sets of targets at the same inputs.
 
-        All are settled together; where the precisions of the sites agree, as for Gaussian noise, they share one root.
+        All sites are optimized together; where their precisions agree, as for Gaussian noise, they share one root.
 
         Args:
             x: Inputs (b, d).
             ys: Targets (s, b, k) or (s, b).
-            likelihood: The law of y given f; its parameters stay.
+            likelihood: The likelihood, whose parameters stay.
             steps: As for `condition`.
 
         Returns:
@@ -157,7 +157,7 @@ class DualProcess(GaussianProcess):
         if not ys.numel():
             return [self] * len(ys)
         checks.finite(x, name="x")
-        training_set(self, likelihood, Data(x.repeat(len(ys), 1), ys.flatten(0, 1)))  # for what it refuses
+        training_set(self, likelihood, Data(x.repeat(len(ys), 1), ys.flatten(0, 1)))  # for its checks
         new = _NewRows.of(self, likelihood, Data(x, ys[0]))
         pull, beta = new.optimal_sites(ys.flatten(0, 1), None, len(ys), steps)
         shared = new.updated_root(beta[0]) if bool((beta == beta[:1]).all()) else None
@@ -183,10 +183,10 @@ def _check_columns(x: Tensor, z: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _NewRows:
-    """b new rows as seen from a `DualProcess`, in the at most b directions of v that they touch.
+    """b new data points for a `DualProcess`, in the at most b directions of v that they depend on.
 
-    With v = q + R e and R' A = O T, O orthonormal, the rows see the functions f(x_i) = m(x_i) + A_i' q + T_i' O' e plus
-    what the inducing values leave open, and O' e ~ N(0, I).
+    With v = q + R e and R' A = O T, O orthonormal, f(x_i) = m(x_i) + A_i' q + T_i' O' e plus a residual independent of
+    the inducing values, and O' e ~ N(0, I).
 
     Args:
         process: The process before them.
@@ -236,7 +236,7 @@ class _NewRows:
         t = self.reduced  # (k, r, b)
         inner = WhitenedGaussian.from_sites(
             Sites(
-                # a_i is the pull on A_i' v; on the part that moves, A_i' (v - q), it is less by b_i A_i' q
+                # a_i is the linear term on A_i' v; on A_i' (v - q) it is a_i - b_i A_i' q
                 torch.einsum("krb,skb->skr", t, pull - beta * self.shift).flatten(0, 1),
                 torch.einsum("krb,skb,kqb->skrq", t, beta, t).flatten(0, 1),
             )
@@ -263,7 +263,7 @@ class _NewRows:
         return root - ((root @ basis) / (stretch * (stretch + 1)).unsqueeze(-2)) @ basis.mT
 
     def added(self, pull: Tensor, beta: Tensor, root: Tensor) -> DualProcess:
-        """The process with the rows' sites (k, b) added, and `root` as that of the new covariance."""
+        """The process with these sites (k, b) added; `root` is one of the new covariance."""
         new = Sites.of_points(self.projection, pull, beta)
         sites = self.process.sites + new
         mean = (root @ (root.mT @ sites.shift.unsqueeze(-1))).squeeze(-1)

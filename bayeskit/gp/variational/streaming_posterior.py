@@ -1,4 +1,4 @@
-"""A sparse posterior of a stream: its sites, the few rows that are kept, and what all the others said."""
+"""A sparse posterior of a data stream: its sites, the data in memory, and a summary of discarded data."""
 
 import copy
 import math
@@ -10,19 +10,19 @@ from torch import Tensor
 from bayeskit.core.types import Data
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.process.gaussian_process import GaussianProcess
-from bayeskit.gp.variational.past_data import Rest
+from bayeskit.gp.variational.past_data import PastData
 from bayeskit.gp.variational.per_datum_sites import RowSites
 from bayeskit.gp.variational.site_posterior import DualProcess
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """The rows of a stream that are kept, a sample of all of it.
+    """The data points of a stream that are kept, a sample of all of it.
 
     Args:
         rows: Inputs, targets and case weights.
         sites: Their Gaussian sites.
-        tickets: Numbers drawn once a row, standard exponential, (n,).
+        tickets: A standard exponential number for each, drawn once, (n,).
     """
 
     rows: Data
@@ -33,22 +33,22 @@ class Memory:
         return len(self.tickets)
 
     def kept(self, size: int) -> tuple["Memory", "Memory"]:
-        """The `size` rows to keep, and those to let go of.
+        """The `size` data points to keep, and those to discard.
 
-        Row i has the key e_i / h_i with e_i standard exponential and h_i its leverage. The rows of smallest key are a
+        Point i has the key e_i / h_i with e_i standard exponential and h_i its leverage. Those of smallest key are a
         sample without replacement in proportion to h, and, the e_i being kept, one of the whole stream.
         """
         order = (self.tickets / self.sites.leverage.clamp(min=torch.finfo(torch.float64).tiny)).argsort(stable=True)
         return self.some(order[:size].sort().values), self.some(order[size:].sort().values)
 
     def some(self, index: Tensor) -> "Memory":
-        """These rows."""
+        """The data points of this index."""
         return Memory(self.rows.rows(index), self.sites.rows(index), self.tickets[index])
 
     def counted(self, total: float) -> Tensor:
-        """How many rows of the stream each kept one stands for, times its case weight, (n,); `total` in all.
+        """How many data points of the stream each kept one stands for, times its case weight, (n,); `total` in all.
 
-        A row of leverage h is kept with probability 1 - exp(-h t), and counts for the inverse of it, with the t at
+        A point of leverage h is kept with probability 1 - exp(-h t), and counts for the inverse of it, with the t at
         which the counts add up to `total`.
         """
         weights = weights_of(self.rows)
@@ -65,36 +65,38 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class MemoryProcess(DualProcess):
-    """A `DualProcess` that goes on: to `MemoryDualGP` it is a prior whose Z and hyperparameters still move.
+    """A `DualProcess` for streams: to `MemoryDualGP` it is a prior whose Z and hyperparameters still move.
 
-    Its `sites` are `rest` plus those of the rows in `memory`: each row that was ever seen is in one of the two.
+    Its `sites` are those of `rest` plus those of the data in `memory`: each data point seen is in one of the two.
 
     Args:
         mean: See `GaussianProcess`.
         kernel: See `GaussianProcess`.
         num_outputs: k.
         base: The process before the data.
-        sites: What all data say about v = L^-1 (f(Z) - m(Z)).
-        rest: What the rows that are not kept say about it.
-        memory: The rows that are.
-        seen: How many rows there were, as the sum of their case weights.
-        learnt: `base`, with those of its parameters that are still to be learnt.
+        sites: Sites of all data on v = L^-1 (f(Z) - m(Z)).
+        rest: Summary of the discarded data.
+        memory: The data in memory.
+        seen: Number of data points, as the sum of their case weights.
+        learnt: `base`, with those of its parameters that are still to be learned.
 
     References:
         Chang, Verma, John, Solin and Khan (2023), "Memory-Based Dual Gaussian Processes for Sequential Learning".
     """
 
-    rest: Rest = field(kw_only=True)
+    rest: PastData = field(kw_only=True)
     memory: Memory = field(kw_only=True)
     seen: float = field(kw_only=True)
     learnt: GaussianProcess = field(kw_only=True)
 
     @classmethod
-    def after(cls, model: Model, process: DualProcess, *, rest: Rest, memory: Memory, seen: float) -> "MemoryProcess":
-        """`process`, with what its stream goes on from; `model` is copied."""
+    def after(
+        cls, model: Model, process: DualProcess, *, past: PastData, memory: Memory, seen: float
+    ) -> "MemoryProcess":
+        """`process` with the state of its stream; `model` is copied."""
         learnt = GaussianProcess(model.mean, model.kernel, process.num_outputs, model.mixing)
         inherited = {part.name: getattr(process, part.name) for part in fields(DualProcess)}
-        return cls(**inherited, rest=rest, memory=memory, seen=seen, learnt=copy.deepcopy(learnt))
+        return cls(**inherited, rest=past, memory=memory, seen=seen, learnt=copy.deepcopy(learnt))
 
 
 def weights_of(rows: Data) -> Tensor:
@@ -103,7 +105,7 @@ def weights_of(rows: Data) -> Tensor:
 
 
 def joined(first: Data, second: Data) -> Data:
-    """The rows of both.
+    """The data points of both.
 
     Examples:
         >>> one = Data(torch.zeros(1, 2), torch.zeros(1, 1))

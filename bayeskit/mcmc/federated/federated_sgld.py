@@ -58,6 +58,9 @@ class Federated(TransitionKernel):
     chain, the expansion of its likelihood where that chain is, and makes it anew as the chains travel: networks are not
     Gaussian enough for one that is made once.
 
+    Status: experimental. Posterior standard deviations of a network are 0.51 and 0.69 of the reference on two UCI
+    tables.
+
     Args:
         kernel: What a client runs: one that bears a noisy gradient, `SGLD(lr=...)`. A step size is measured only
             where all shards are held.

@@ -53,6 +53,9 @@ class EntropySGLD(StochasticKernel):
 
     Draws contain both: leaf "x" has the target distribution, leaf "x.anchor" the smoothed one.
 
+    Status: experimental. No gain over SGLD was measured: NLL of 0.297 against 0.286 on MNIST and of 0.616 against 0.576
+    on Fashion-MNIST, 3 seeds.
+
     Args:
         lr: Step size `h` for the log density of the full data. None measures the curvature where the chains start and
             takes `0.25 / curvature`, as `SGLD` does.

@@ -51,6 +51,9 @@ class Structured(TransitionKernel):
     of a step's positions has no data to go by, and stays where it is. With a single group, or `keep=1`, this is the
     kernel inside, bit for bit.
 
+    Status: experimental. At equal numbers of gradients its accuracy on MNIST is 87.4 % where SGLD has 93.2 %, 3 seeds,
+    and it mixes no faster on correlated parameters.
+
     Args:
         kernel: Any kernel that bears a noisy gradient.
         groups: "layer", "neuron", "parameter", "leaf", or labels of one's own; see `group_labels`.

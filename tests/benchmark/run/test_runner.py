@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayeskit import compare
+from bayeskit import compare, registry
 from bayeskit.benchmark.run import runner
 from bayeskit.benchmark.run.problem import Problem
 
@@ -186,10 +186,12 @@ def test_messages_for_invalid_arguments(quick, settings, message):
         quick(**settings)
 
 
-def test_fast_leaves_out_the_samplers():
-    fast = runner.select("fast", "regression")
-    assert {"exact", "laplace", "deep_ensemble"} <= set(fast)
-    assert not {"nuts", "hmc", "sgld"} & set(fast)
+def test_groups_of_methods():
+    every, stable, fast = (set(runner.select(group, "regression")) for group in ("all", "stable", "fast"))
+    assert fast < stable < every == set(registry.names("regression"))
+    assert {"exact", "laplace", "deep_ensemble"} <= fast
+    assert not {"nuts", "hmc", "sgld"} & fast
+    assert every - stable == set(registry.names("regression", status="experimental"))
 
 
 def test_registered_methods_in_worker_processes(tmp_path):

@@ -1,4 +1,4 @@
-"""The compiled functions against torch: the same generator, the same numbers to rounding, and life without them."""
+"""The compiled functions against torch: the same generator and numbers to rounding, and the fallback without them."""
 
 import math
 import shutil
@@ -23,7 +23,7 @@ def kernel():
 @needs_compiler
 @pytest.mark.parametrize("sizes", [(16,), (17, 4096, 100), (4095, 4097, 30), (100_003,)])
 def test_normals_are_those_of_torch(sizes):
-    """Draw by draw from one generator, which must end where torch's does; logarithm and sine are good to 1e-6."""
+    """Draw by draw from one generator, which must end where torch's does; logarithm and sine are accurate to 1e-6."""
     ours, theirs = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     for size in sizes:
         found = torch.empty(size)
@@ -33,7 +33,7 @@ def test_normals_are_those_of_torch(sizes):
 
 
 @needs_compiler
-def test_normals_have_the_moments_and_no_infinite_ones():
+def test_normals_are_finite_and_have_the_moments():
     draws = torch.empty(4_000_000)
     kernel().normal_(draws, torch.Generator().manual_seed(0))
     assert torch.isfinite(draws).all()
@@ -44,7 +44,7 @@ def test_normals_have_the_moments_and_no_infinite_ones():
 @needs_compiler
 @pytest.mark.parametrize("price", [True, False])
 @pytest.mark.parametrize("clip_radius", [math.inf, 0.02])
-def test_the_pass_is_the_rule(price, clip_radius, generator):
+def test_the_update_agrees_with_torch(price, clip_radius, generator):
     def lists():
         shapes = [(70, 30), (41,)]
         return [torch.randn(shape, generator=generator) for shape in shapes]
@@ -62,7 +62,7 @@ def test_the_pass_is_the_rule(price, clip_radius, generator):
 
 
 @needs_compiler
-def test_the_draw_is_the_rule(generator):
+def test_the_perturbation_agrees_with_torch(generator):
     mean, h, noise = (torch.randn(1000, generator=generator) for _ in range(3))
     h, p, own, scratch = h.abs(), torch.empty(1000), noise.clone(), torch.empty(1000)
     kernel().perturb_([p], [mean], [own], [h], n=30.0, decay=0.1)
@@ -95,7 +95,7 @@ def test_training_is_the_same_with_and_without():
 
 
 @needs_compiler
-def test_memory_that_it_cannot_walk_through_is_left_to_torch():
+def test_other_memory_layouts_use_torch():
     convolution = nn.Conv2d(3, 4, 3)
     optimizer = bnn.IVONOptimizer(convolution.parameters(), lr=0.1, num_data=10, fused=True)
     with optimizer.sampled_params():
@@ -117,7 +117,7 @@ def without_compiler(monkeypatch, tmp_path):
     fused_kernel.load.cache_clear()
 
 
-def test_without_a_compiler_torch_does_it(without_compiler, monkeypatch):
+def test_without_a_compiler_torch_is_used(without_compiler, monkeypatch):
     assert fused_kernel.load() is None
     monkeypatch.setattr("bayeskit.bnn.ivon.ivon_optimizer.FUSED_FROM", 1)
     first, second = trained(None), trained(False)
@@ -126,7 +126,7 @@ def test_without_a_compiler_torch_does_it(without_compiler, monkeypatch):
         trained(True)
 
 
-def test_a_compiler_that_fails_is_no_compiler(without_compiler, tmp_path, monkeypatch):
+def test_a_failing_compiler_counts_as_none(without_compiler, tmp_path, monkeypatch):
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)

@@ -106,7 +106,7 @@ def test_steps_are_those_of_the_optimizer(generator):
 
 
 def test_a_prior_with_correlations(generator):
-    """A dense Gaussian prior enters whole: the optimum is that of its full precision matrix."""
+    """With a dense Gaussian prior the optimum is that of its full precision matrix."""
     x, signal = problem(generator)
     root = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, -0.5, 0.7]], dtype=torch.float64)
     weights = bnn.GaussianWeights({"weight": torch.ones(1, 3).double()}, DenseLinearOperator(root @ root.mT))
@@ -121,7 +121,7 @@ def test_a_prior_with_correlations(generator):
     assert torch.allclose(deviations(fit), optimum, rtol=0.02)
 
 
-def test_data_in_two_parts_are_nearly_all_at_once(generator):
+def test_two_chunks_of_data_nearly_equal_all_at_once(generator):
     """On orthogonal columns mean field is exact, so two chunks in turn are one; to the noise of the averages."""
     x = torch.linalg.qr(torch.randn(60, 3, generator=generator, dtype=torch.float64))[0] * math.sqrt(60)
     x = torch.cat([x, x])
@@ -136,8 +136,8 @@ def test_data_in_two_parts_are_nearly_all_at_once(generator):
     assert ((both.posterior.weights.flat_mean - mean).abs() < 0.05 * precision.diagonal().rsqrt()).all()
 
 
-def test_training_on_starts_at_what_is_known(generator):
-    """A row that says nothing and five steps: the weight that earlier data have determined keeps nearly its law."""
+def test_continued_training_starts_at_the_previous_posterior(generator):
+    """An uninformative observation and five steps: a weight determined by earlier data keeps nearly its posterior."""
     variances = torch.tensor([1e-4, 1.0, 1.0], dtype=torch.float64)
     known = bnn.GaussianWeights({"weight": torch.zeros(1, 3, dtype=torch.float64)}, DiagLinearOperator(variances))
     method = replace(TO_THE_END, hess_init=1000.0, training=replace(TRAINING, max_epochs=5))
@@ -149,8 +149,8 @@ def test_training_on_starts_at_what_is_known(generator):
     assert (shares[1:] < 0.1).all()  # from a thousandth of it up, as in a first training
 
 
-def test_the_law_is_that_of_the_weight_that_was_kept(generator):
-    """Whatever was tried last, the variance belongs to the run that held-out rows chose."""
+def test_the_posterior_is_that_of_the_kl_weight_kept(generator):
+    """The variance belongs to the run that the held-out data chose, whichever was last."""
     x, _ = problem(generator)
     y = torch.randn(60, 1, generator=generator, dtype=torch.float64)  # nothing to learn: no weaker weight gains
     method = bnn.IVON(lr=0.1, betas=(0.9, 0.95), num_draws=64, training=Training(max_epochs=150, batch_size=None))

@@ -1,4 +1,4 @@
-"""The optimizer against the equations written out, closed forms, and itself."""
+"""The optimizer against the explicit equations, closed forms, and itself."""
 
 import copy
 import math
@@ -122,7 +122,7 @@ def test_a_closure_is_called_at_several_draws():
     assert torch.equal(flat(one), flat(two)) and loss.ndim == 0
 
 
-def test_many_rows_make_a_deterministic_newton_like_step():
+def test_large_data_make_a_deterministic_newton_like_step():
     """n to infinity: no noise is left, so `m - lr (h0 + d) (g + d m) / (h + d)` at the first step; h by 'gradsq'."""
     network = small()
     before = flat(network)
@@ -138,7 +138,7 @@ def test_many_rows_make_a_deterministic_newton_like_step():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_state_dict_goes_on_to_the_bit(dtype, tmp_path):
+def test_state_dict_continues_to_the_bit(dtype, tmp_path):
     network = small(dtype)
     optimizer = build(network)
     train(network, optimizer, 3, draws=2)
@@ -157,7 +157,7 @@ def test_state_dict_goes_on_to_the_bit(dtype, tmp_path):
 
 
 def test_half_precision_learns_in_float32():
-    """Steps below the resolution of bfloat16 add up in the mean that is kept; the parameters are its rounding."""
+    """Steps below the resolution of bfloat16 accumulate in the float32 mean; the parameters are its rounding."""
     weight = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = bnn.IVONOptimizer([weight], lr=1e-4, num_data=1e6, prior_precision=1e-6)
     for _ in range(20):
@@ -174,7 +174,7 @@ def test_half_precision_learns_in_float32():
     assert (weight == 2).all() and (mean == 2).all()
 
 
-def test_the_mean_returns_to_the_bit_also_after_an_error():
+def test_the_mean_is_restored_to_the_bit_also_after_an_error():
     network = small()
     optimizer = build(network)
     before = flat(network)
@@ -182,14 +182,14 @@ def test_the_mean_returns_to_the_bit_also_after_an_error():
         assert not torch.equal(flat(network), before)
         raise ZeroDivisionError
     assert torch.equal(flat(network), before)
-    with pytest.raises(RuntimeError, match="There is nothing to learn from"):
+    with pytest.raises(RuntimeError, match="There are no gradients"):
         optimizer.step()  # the draw that failed was not seen
     with optimizer.sampled_params(train=False):
         assert not torch.equal(flat(network), before)
     assert torch.equal(flat(network), before)
 
 
-def test_what_cannot_be_meant_is_refused():
+def test_invalid_settings_and_calls_are_refused():
     network = small()
     optimizer = build(network)
     with optimizer.sampled_params(train=False):
@@ -199,7 +199,7 @@ def test_what_cannot_be_meant_is_refused():
             optimizer.step()
     with pytest.raises(RuntimeError, match="No gradient was computed"), optimizer.sampled_params():
         pass
-    with pytest.raises(ValueError, match="needs `gradsq_scale`, the number of rows"):
+    with pytest.raises(ValueError, match="needs `gradsq_scale`, the size of a mini-batch"):
         build(network, hess_approx="gradsq")
     with pytest.raises(ValueError, match="`num_data` must be a positive number; got 0"):
         build(network, num_data=0)
@@ -215,7 +215,7 @@ def test_what_cannot_be_meant_is_refused():
         loss.backward()  # the weights at which it was computed are gone
 
 
-def test_frozen_parameters_are_neither_perturbed_nor_remembered():
+def test_frozen_parameters_are_neither_perturbed_nor_stored():
     network = small()
     network[0].requires_grad_(False)
     before = copy.deepcopy(network[0].state_dict())
@@ -231,7 +231,7 @@ def test_frozen_parameters_are_neither_perturbed_nor_remembered():
     assert len(optimizer.posterior().flat_mean) == 32
 
 
-def test_parameters_the_loss_did_not_touch_fall_back_to_the_prior():
+def test_parameters_without_gradient_return_to_the_prior():
     used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = bnn.IVONOptimizer([used, unused], lr=0.1, num_data=1, prior_precision=4.0, betas=(0.5, 0.9))
     for _ in range(100):
@@ -295,7 +295,7 @@ def work(rank, folder, generators=None):
 """
 
 
-def test_two_ranks_with_noise_of_their_own_are_one_with_both(two_ranks):
+def test_two_ranks_with_independent_noise_equal_one_with_both(two_ranks):
     first, second, work = two_ranks(WORKER)
     assert not torch.equal(first[0], second[0])  # the generators
     assert all(torch.equal(a, b) for a, b in zip(first[1:], second[1:], strict=True))

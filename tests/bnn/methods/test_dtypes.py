@@ -11,7 +11,7 @@ CASES = [
     (task, name)
     for task in ("regression", "classification")
     for name in registry.names(task)
-    if registry.METHODS[name][0] == "bnn"
+    if registry.family_of(name) == "bnn"
 ]
 
 

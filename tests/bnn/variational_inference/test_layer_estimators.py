@@ -1,4 +1,4 @@
-"""Outputs drawn in place of weights: their moments, and the layers for which that is no law of the weights."""
+"""Outputs drawn in place of weights: their moments, and the layers for which this is not valid."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def noisy(layer, estimator, generator):
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout", "weight"])
-def test_outputs_have_the_moments_that_the_weights_give(estimator, generator):
+def test_outputs_have_the_moments_under_the_weights(estimator, generator):
     layer = nn.Linear(3, 2, dtype=torch.float64)
     q = noisy(layer, estimator, generator)
     x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_convolutions_too(estimator, layer, shape, generator):
     assert ((draws.var(0) / variance - 1).abs() < 5 * (4 / 1_000) ** 0.5).all()
 
 
-def test_rows_get_noise_of_their_own(generator):
+def test_noise_is_independent_between_inputs(generator):
     x = torch.ones(2, 3, dtype=torch.float64)
     for estimator, equal in (("weight", True), ("local", False), ("flipout", False)):
         q = noisy(nn.Linear(3, 8, dtype=torch.float64), estimator, generator)
@@ -68,7 +68,7 @@ def test_rows_get_noise_of_their_own(generator):
         assert torch.equal(first, second) is equal
 
 
-def test_the_network_is_left_as_it_was(generator):
+def test_the_network_is_unchanged(generator):
     class Fails(nn.Module):
         def forward(self, x):
             raise OSError("as it happens")
@@ -114,7 +114,7 @@ class Aside(nn.Module):
     [(Twice(), "`inner`.*runs 2 times"), (Tied(), "`first`.*shares its weight"), (Aside(), "`layer`.*outside its own")],
     ids=["twice", "tied", "aside"],
 )
-def test_layers_that_cannot_are_refused_by_name(network, words, generator):
+def test_unsuitable_layers_are_refused_by_name(network, words, generator):
     x = torch.randn(4, 2, generator=generator)
     for estimator in ("local", "flipout"):
         with pytest.raises(ValueError, match=f"{words}.*estimator='weight'"):

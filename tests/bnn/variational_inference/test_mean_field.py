@@ -1,4 +1,4 @@
-"""Mean-field variational inference: the exact answer where there is one, and what it refuses."""
+"""Mean-field variational inference: closed forms, and refused settings."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_the_optimum_of_linear_regression(estimator, generator):
     assert isinstance(fit.posterior.push_forward, bnn.Linearize)
 
 
-def test_yesterdays_posterior_is_taken_as_it_is(generator):
+def test_a_previous_posterior_is_used_unchanged(generator):
     data = regression(generator, n=40)
     training = Training(lr=0.05, max_epochs=250, batch_size=None, schedule="cosine")
     method = bnn.MeanFieldVI(num_samples=4, training=training)
@@ -76,7 +76,7 @@ def test_yesterdays_posterior_is_taken_as_it_is(generator):
     assert fit.diagnostics["prior precision"] == 1.0
 
 
-def test_a_deep_network_gets_monte_carlo_with_the_draws_asked_for(generator):
+def test_a_deep_network_uses_monte_carlo_with_the_draws_given(generator):
     data = regression(generator, n=40)
     method = bnn.MeanFieldVI(num_draws=5, training=Training(max_epochs=3, validation_fraction=0.15))
     prior = bnn.default_prior(None, data.x, 1, generator=generator)

@@ -1,4 +1,4 @@
-"""Sparse products: those of the dense matrix, forth and back."""
+"""Sparse products: values and gradients of the dense product."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from bayeskit import bnn
 from bayeskit.bnn.variational_inference import sparse_linear
-from bayeskit.bnn.variational_inference.sparse_linear import Pattern, pays
+from bayeskit.bnn.variational_inference.sparse_linear import Pattern, is_faster
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -28,23 +28,23 @@ def test_values_and_gradients_of_the_dense_product(dtype, batch, generator):
     torch.testing.assert_close(pattern.transposed(values).to_dense(), weight.mT)
 
 
-def test_large_weights_of_few_active_numbers_alone():
+def test_sparse_products_are_for_large_weights_of_low_density():
     large, small = torch.Size((256, 256)), torch.Size((100, 100))
-    assert pays(torch.arange(5_000), large)
-    assert not pays(torch.arange(20_000), large) and not pays(torch.arange(100), small)
+    assert is_faster(torch.arange(5_000), large)
+    assert not is_faster(torch.arange(20_000), large) and not is_faster(torch.arange(100), small)
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout", "weight"])
-def test_a_law_runs_as_a_dense_one_would(estimator, generator, monkeypatch):
+def test_sparse_and_dense_passes_agree(estimator, generator, monkeypatch):
     """The same noise, so the same outputs and gradients to rounding, and the same predictions."""
     net = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 50), nn.Tanh(), nn.Linear(50, 2)).double()
     x = torch.randn(9, 40, generator=generator, dtype=torch.float64)
     found = []
     for fewest in (10**9, 1):
-        monkeypatch.setattr(sparse_linear, "FEWEST", fewest)
+        monkeypatch.setattr(sparse_linear, "MIN_SIZE", fewest)
         g = torch.Generator().manual_seed(3)
         q = bnn.variational(net, estimator=estimator, density=0.1, initial_scale=0.3, generator=g)
-        if estimator == "weight":  # sparse layers draw first: give every weight its own law instead of noise
+        if estimator == "weight":  # sparse layers draw first: give every weight its own distribution instead of noise
             q.log_scale.data.fill_(-100.0)
         f = q(x, generator=g)
         f.square().sum().backward()

@@ -1,4 +1,4 @@
-"""SSVI: mean-field VI where all is active, the best subset where that is known, and what it stores."""
+"""SSVI: mean-field VI at density 1, the best subset where it is known, and its memory."""
 
 import copy
 
@@ -50,10 +50,10 @@ def test_the_best_subset_of_an_orthogonal_design(seed, generator):
     """
     d, active, n = 60, 6, 120
     basis = torch.linalg.qr(torch.randn(n, d, generator=generator, dtype=torch.float64)).Q * n**0.5
-    truth = torch.zeros(d, dtype=torch.float64)
+    optimum = torch.zeros(d, dtype=torch.float64)
     chosen = torch.randperm(d, generator=generator)[:active]
-    truth[chosen] = torch.linspace(0.5, 1.5, active, dtype=torch.float64)
-    y = basis @ truth + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
+    optimum[chosen] = torch.linspace(0.5, 1.5, active, dtype=torch.float64)
+    y = basis @ optimum + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
     likelihood = Gaussian(noise=0.25).double().requires_grad_(False)
     start = seeded(lambda: nn.Linear(d, 1, bias=False, dtype=torch.float64), seed=seed)
     prior = bnn.gaussian_prior(start, precision=1 / d)  # variances of 1
@@ -71,7 +71,7 @@ def test_the_best_subset_of_an_orthogonal_design(seed, generator):
     assert torch.allclose(weights.variances, torch.full((active,), 1 / precision, dtype=torch.float64), rtol=0.25)
 
 
-def test_the_divergence_is_that_of_the_active_weights(generator):
+def test_the_divergence_is_over_the_active_weights(generator):
     net = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 1)).double()
     variances = torch.rand(1681, generator=generator, dtype=torch.float64) + 0.5
     center = {name: torch.randn(v.shape, generator=generator).double() for name, v in net.named_parameters()}
@@ -84,7 +84,7 @@ def test_the_divergence_is_that_of_the_active_weights(generator):
     assert torch.allclose(q.kl(), exact, rtol=1e-12)
 
 
-def test_the_librarys_prior_is_widened_by_the_density(generator):
+def test_prior_variances_are_divided_by_the_density(generator):
     net = nn.Linear(100, 50).double()
     prior = bnn.gaussian_prior(net)
     q = bnn.variational(net, density=0.1, generator=generator)
@@ -115,16 +115,16 @@ def test_only_active_weights_are_stored(generator):
     assert torch.equal(again.support.index(), q.support.index()) and torch.equal(again.kl(), q.kl())
 
 
-def test_its_posterior_is_the_next_prior_on_the_same_weights(generator):
+def test_the_posterior_as_prior_keeps_the_active_weights(generator):
     data = wave(generator)
     prior = bnn.default_prior(None, data.x, 1, generator=generator)
     method = bnn.SSVI(density=0.1, training=SHORT)
     first = method.infer(prior, Gaussian(), data.rows(slice(0, 30)), generator=generator)
     before = copy.deepcopy(first.posterior.weights)
     second = method.infer(first.posterior, Gaussian(), data.rows(slice(30, 60)), generator=generator)
-    law = second.posterior.weights
-    assert torch.equal(law.positions["3.weight"], before.positions["3.weight"])
-    assert not torch.equal(law.values, before.values) and torch.equal(first.posterior.weights.values, before.values)
+    after = second.posterior.weights
+    assert torch.equal(after.positions["3.weight"], before.positions["3.weight"])
+    assert not torch.equal(after.values, before.values) and torch.equal(first.posterior.weights.values, before.values)
     assert second.diagnostics["prior precision"] == 1.0
     with pytest.raises(TypeError, match="must have Gaussian weights; got SparseWeights"):
         bnn.MAP().infer(first.posterior, Gaussian(), data, generator=generator)
@@ -154,7 +154,7 @@ def test_convolutions_and_blocks_and_classes(generator):
     assert len(fit.posterior.weights.values) == fit.diagnostics["active weights"]
 
 
-def test_a_saved_fit_stores_no_more(generator, tmp_path):
+def test_a_saved_fit_stores_active_weights_only(generator, tmp_path):
     data = wave(generator, n=40, d=8)
     model = BNNRegressor(
         network=lambda i, o: nn.Sequential(

@@ -1,4 +1,4 @@
-"""Which weights are active: their number at every step, who goes and who comes, and that nobody remembers the past."""
+"""Exchanges of active weights: their number, which are replaced, and the optimizer state of new ones."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bayeskit import bnn
-from bayeskit.bnn.variational_inference.support_updates import Grid, random_support
+from bayeskit.bnn.variational_inference.sparse_support import Grid, random_support
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
 
@@ -26,7 +26,7 @@ def one_step(q, optimizer, subspace, generator):
 
 @pytest.mark.parametrize("block", [(1, 1), (4, 16)], ids=["single", "blocks"])
 @pytest.mark.parametrize("estimator", ["local", "weight"])
-def test_as_many_weights_are_active_at_every_step(estimator, block, generator):
+def test_the_number_of_active_weights_is_constant(estimator, block, generator):
     q = bnn.variational(network(), estimator=estimator, density=0.1, block=block, generator=generator)
     counts = {"0.weight": 120, "0.bias": 60, "3.weight": 576, "3.bias": 24, "5.weight": 48, "5.bias": 2}
     if block != (1, 1):  # 75 units of 16 for the convolution, 90 of 64 for the layer
@@ -52,7 +52,7 @@ def test_as_many_weights_are_active_at_every_step(estimator, block, generator):
     assert len(seen) == 10 if block == (1, 1) else len(seen) > 4
 
 
-def test_the_least_sure_goes_and_the_steepest_comes():
+def test_the_smallest_ratio_is_replaced_by_the_largest_gradient():
     q = bnn.variational(nn.Linear(40, 30, bias=False), density=0.01)
     assert q.support.counts == {"weight": 12}
     start = q.support.positions("weight").clone()
@@ -77,7 +77,7 @@ def test_the_least_sure_goes_and_the_steepest_comes():
     assert torch.equal(memory[~new], torch.arange(2.0, 12.0)) and (memory[new] == 0).all()
 
 
-def test_a_weight_dropped_and_taken_up_at_once_keeps_its_values():
+def test_a_weight_deactivated_and_reactivated_at_once_keeps_its_values():
     q = bnn.variational(nn.Linear(40, 30, bias=False), density=0.01)
     before, mean = q.support.positions("weight").clone(), q.mean.detach().clone()
     subspace = bnn.Subspace(q, every=1, until=10**9, fraction=0.5)
@@ -88,8 +88,8 @@ def test_a_weight_dropped_and_taken_up_at_once_keeps_its_values():
     assert torch.equal(q.support.positions("weight"), before) and torch.equal(q.mean, mean)
 
 
-def test_certainty_that_float32_cannot_square(generator):
-    """|mean| / scale of 1e6 and of 1e25: no NaN anywhere, and the most certain weight stays."""
+def test_ratios_whose_square_overflows_in_float32(generator):
+    """|mean| / scale of 1e6 and of 1e25: no NaN, and the weight of largest ratio stays active."""
     q = bnn.variational(nn.Linear(40, 30, bias=False), density=0.01, generator=generator)
     best = q.support.positions("weight")[:2].clone()
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_certainty_that_float32_cannot_square(generator):
         assert torch.isin(best, q.support.positions("weight")).all()
 
 
-def test_the_share_exchanged_falls_by_a_cosine(generator):
+def test_the_exchanged_share_falls_by_a_cosine(generator):
     q = bnn.variational(nn.Linear(100, 100, bias=False), density=0.1, generator=generator)
     subspace = bnn.Subspace(q, every=10, until=100, fraction=0.4)
     optimizer, moved = torch.optim.SGD(q.parameters(), lr=0.0), []
@@ -148,7 +148,7 @@ def test_grids_cover_every_weight_once():
             assert float(grid.totals(torch.zeros(size).index_fill(0, own, 1.0).reshape(shape))[unit]) == grid.size
 
 
-def test_what_stays_whole(generator):
+def test_vectors_and_small_tensors_stay_dense(generator):
     like = {"w": torch.zeros(50, 50), "small": torch.zeros(20, 50), "b": torch.zeros(5000)}
     assert random_support(like, 0.2, generator=generator).counts == {"w": 500, "small": 1000, "b": 5000}
     state = generator.get_state()

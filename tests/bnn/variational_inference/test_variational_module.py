@@ -1,4 +1,4 @@
-"""The bound on a model whose answer is known: gradients, optimum, and a loop of one's own."""
+"""The bound on a linear model in closed form: gradients, optimum, and a training loop."""
 
 import copy
 
@@ -45,7 +45,7 @@ def test_gradients_are_unbiased(estimator, generator):
     assert ((draws.mean(0) - exact).abs() < 5 * error).all()
 
 
-def test_noise_of_its_own_for_each_row_makes_calmer_gradients(generator):
+def test_independent_noise_between_inputs_reduces_gradient_variance(generator):
     data, likelihood = regression(generator, n=64), Gaussian().double()
     spread = {}
     for estimator in ("weight", "local", "flipout"):
@@ -103,7 +103,7 @@ def test_a_posterior_is_the_next_prior(generator):
     assert following.loss(likelihood, data, generator=generator).isfinite()
 
 
-def test_a_law_without_a_density_is_no_prior():
+def test_weights_without_a_density_are_no_prior():
     network = nn.Linear(1, 1)
     draws = {name: value.detach()[None] for name, value in network.named_parameters()}
     prior = bnn.BayesNet(network, bnn.SampledWeights(draws), bnn.MonteCarlo())

@@ -11,7 +11,7 @@ from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
-from bayeskit.gp.variational.elbo_fixed_sites import Inducing
+from bayeskit.gp.variational.elbo_fixed_sites import InducingSites
 from bayeskit.gp.variational.elbo_row_sites import rows_bound
 from bayeskit.gp.variational.marginal_moments import inducing_factor
 from bayeskit.gp.variational.per_datum_sites import RowSites, noise_of
@@ -85,7 +85,7 @@ def test_one_full_step_from_any_sites_reaches_the_collapsed_bound(k):
 def test_a_mini_batch_step_of_all_rows_is_the_same_step():
     data, z = regression(40), test_inputs(8)
     model = learnable(process(mean=constant(0.2)), noise(), learn=False)
-    inducing = Inducing(z, factor(model, z), anywhere(1, 8), noise_of(model))
+    inducing = InducingSites(z, factor(model, z), anywhere(1, 8), noise_of(model))
     inducing.bound(model, z, data, length=1.0)
     close(WhitenedGaussian.from_sites(inducing.sites).mean, collapsed(model, z, data).whitened)
     close(inducing.bound(model, z, data, length=1.0), collapsed(model, z, data).bound)
@@ -98,7 +98,7 @@ def test_one_row_stands_for_its_copies():
     batch, whole = Data(row.x, row.y, None, 7.0), row.rows(torch.zeros(7, dtype=torch.long))
     ends = []
     for data in (batch, whole):
-        inducing = Inducing(z, factor(model, z), anywhere(1, 5), None)
+        inducing = InducingSites(z, factor(model, z), anywhere(1, 5), None)
         values = [inducing.bound(model, z, data, length=0.3) for _ in range(3)]
         ends.append((torch.stack(values), inducing.precision, inducing.shift))
     for one, two in zip(*ends, strict=True):
@@ -130,7 +130,7 @@ def test_gradients_with_the_sites_held_are_those_of_automatic_differentiation(li
     model = learnable(process(kernel, k=k, mean=constant(0.2, k)), likelihood, learn=True)
     z, sites = test_inputs(8).requires_grad_(), anywhere(k, 8)
     tril = factor(model, z)
-    value = Inducing(z, tril, sites, None).bound(model, z, data, length=0.5)
+    value = InducingSites(z, tril, sites, None).bound(model, z, data, length=0.5)
     now = factorize(gram(model.kernel, z, z), name="K_zz").tril
     moved = torch.linalg.solve_triangular(tril, now, upper=False)  # differentiable, and the identity
     held = Sites((moved.mT @ sites.shift.unsqueeze(-1)).squeeze(-1), moved.mT @ sites.precision @ moved)
@@ -159,7 +159,7 @@ def test_sites_on_the_inducing_values_go_along_with_the_noise():
     data, z = regression(40, k=2), test_inputs(8)
     model = learnable(process(k=2), noise([0.05, 0.2], learn=True), learn=True)
     sites, _ = settled(model, z, data)
-    inducing = Inducing(z, factor(model, z), sites, noise_of(model))
+    inducing = InducingSites(z, factor(model, z), sites, noise_of(model))
     with torch.no_grad():
         model.likelihood.raw_noise.add_(torch.tensor([0.5, -0.5]).double())
         close(inducing.bound(model, z, data, length=1e-12), collapsed(model, z, data).bound)
@@ -185,7 +185,7 @@ def test_what_is_held_orders_the_bounds(likelihood, stretch):
         return [
             settled(model, z, data)[1],
             rows_bound(model, z, data, held)[0].item(),
-            Inducing(z, tril, sites, None).bound(model, z, data, length=1e-12).item(),
+            InducingSites(z, tril, sites, None).bound(model, z, data, length=1e-12).item(),
             bound(model, z, fixed, data).item(),
         ]
 
@@ -211,7 +211,7 @@ def test_at_convergence_it_is_svgp_in_prediction_and_gradient():
     theirs = torch.autograd.grad(bound(model, here, svgp, data), parameters)  # moments of v held
     held = RowSites.at(model, factor(model, z), z, data, sites)
     for ours in (
-        Inducing(z, factor(model, z), sites, None).bound(model, here, data, length=1.0),
+        InducingSites(z, factor(model, z), sites, None).bound(model, here, data, length=1.0),
         rows_bound(model, here, data, held)[0],
     ):
         assert abs(ours.item() - value) < 1e-8
@@ -229,12 +229,12 @@ def test_sites_stay_with_the_function_where_inducing_points_move():
     model = learnable(process(), noise(), learn=False)
     sites, _ = settled(model, z, data)
     order = torch.randperm(8, generator=generator())
-    inducing = Inducing(z, factor(model, z), sites, noise_of(model))
-    inducing.take_along(model, z[order], factor(model, z[order]))
+    inducing = InducingSites(z, factor(model, z), sites, noise_of(model))
+    inducing.move(model, z[order], factor(model, z[order]))
     moved = DualProcess.of(model.process(), z[order], factor(model, z[order]), inducing.sites)
     same_law(moved, DualProcess.of(model.process(), z, factor(model, z), sites), test_inputs())
     far = z + 100.0
-    inducing.take_along(model, far, factor(model, far))
+    inducing.move(model, far, factor(model, far))
     assert inducing.precision.abs().max() < 1e-8  # nothing is known of the function there
 
 
@@ -244,7 +244,7 @@ def test_products_in_single_precision_change_little():
     model = learnable(process(mean=constant(0.2)), Bernoulli(), learn=True)
     ends = []
     for dtype in (torch.float64, torch.float32):
-        inducing = Inducing(z, factor(model, z), anywhere(1, 8), None)
+        inducing = InducingSites(z, factor(model, z), anywhere(1, 8), None)
         value = inducing.bound(model, z, data, length=0.5, dtype=dtype)
         slopes = torch.autograd.grad(value, [*model.parameters, z])
         assert inducing.precision.dtype == torch.float64
@@ -258,11 +258,11 @@ def test_sites_do_not_fade_in_directions_that_hardly_vary():
     z = torch.tensor([[0.0, 0.0], [1e-4, 0.0], [1.0, 0.0]], dtype=torch.float64)
     model, sites = learnable(process(), noise(), learn=False), anywhere(1, 3)
     start = inducing_factor(gram(model.kernel, z, z), torch.float32)
-    inducing = Inducing(z, start.tril, sites, None)
+    inducing = InducingSites(z, start.tril, sites, None)
     for i in range(40):
         at = z + (1e-9 if i % 2 == 0 else 0.0)
         now = inducing_factor(gram(model.kernel, at, at), torch.float32)
-        inducing.take_along(model, at, now.tril, jitter=now.jitter, dtype=torch.float32)
+        inducing.move(model, at, now.tril, jitter=now.jitter, dtype=torch.float32)
     close(inducing.precision, sites.precision, 1e-4)
 
 

@@ -6,7 +6,7 @@ from bayeskit.core.operators import factorize
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.variational.elbo_row_sites import rows_bound
-from bayeskit.gp.variational.past_data import Earlier, Rest
+from bayeskit.gp.variational.past_data import PastData, PastDataTerm
 from bayeskit.gp.variational.per_datum_sites import RowSites
 from bayeskit.gp.variational.projected_data import ProjectedData
 from bayeskit.gp.variational.whitened_gaussian import Sites, WhitenedGaussian
@@ -24,31 +24,31 @@ def gone(n=25):
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
         sites, _ = optimal_sites(model, tril, z, first, Sites.none(1, z), max_steps=1)
         more, _ = optimal_sites(model, tril, z, second, Sites.none(1, z), before=sites, max_steps=1)
-        rest = Rest.none(1, z).joined(model, (z, tril), sites + more, first, sites)
-    earlier = Earlier.at(model, (z, tril), rest, torch.zeros(40 - n).double())
+        rest = PastData.none(1, z).joined(model, (z, tril), sites + more, first, sites)
+    past = PastDataTerm.at(model, (z, tril), rest, torch.zeros(40 - n).double())
     held = [RowSites.at(model, tril, z, rows, sites + more) for rows in (second, data)]
-    return model, z, (second, data), held, earlier
+    return model, z, (second, data), held, past
 
 
 def test_rows_that_are_gone_count_in_the_bound_as_if_they_were_held():
     """For Gaussian noise, at the hyperparameters of their site, up to a constant whatever the other rows' sites are."""
-    model, z, (second, data), (some, every), earlier = gone()
+    model, z, (second, data), (some, every), past = gone()
     gaps = []
     with torch.no_grad():
         for factor in (1.0, 1.3):
             some_now, every_now = replace(some, pull=some.pull * factor), replace(every, pull=every.pull.clone())
             every_now.pull[:, 25:] *= factor
-            values = rows_bound(model, z, second, some_now, earlier)[0], rows_bound(model, z, data, every_now)[0]
+            values = rows_bound(model, z, second, some_now, past)[0], rows_bound(model, z, data, every_now)[0]
             gaps.append(values[0] - values[1])
     close(gaps[0], gaps[1], 1e-8)
 
 
 def test_the_noise_of_rows_that_are_gone_is_learnt_from_their_misfit():
     """With q where it is, the derivative in the noise is that of all rows' expected log-likelihood."""
-    model, z, (second, data), _, earlier = gone()
+    model, z, (second, data), _, past = gone()
     with torch.no_grad():
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
-        total = earlier.now(model, tril, z)[0]
+        total = past.sites_at(model, tril, z)[0]
         more = optimal_sites(model, tril, z, second, Sites.none(1, z), before=total, max_steps=1)[0]
         q = WhitenedGaussian.from_sites(total + more)
         mean, variance = ProjectedData.build(model, tril, z, data).marginals(q)
@@ -56,15 +56,15 @@ def test_the_noise_of_rows_that_are_gone_is_learnt_from_their_misfit():
     (reference,) = torch.autograd.grad(expected, [model.likelihood.raw_noise])
     held = second.total(model.expected_log_prob(mean.mT[25:], variance.mT[25:], second.y))
     factor = factorize(torch.eye(8).double() + (total + more).precision, name="precision of q(v)")
-    term = earlier.term(model, (total, total.shift.sum()), mean.new_zeros(1, 8), factor, mean.new_zeros(1, 15))
+    term = past.value(model, (total, total.shift.sum()), mean.new_zeros(1, 8), factor, mean.new_zeros(1, 15))
     close(torch.autograd.grad(held + term, [model.likelihood.raw_noise])[0], reference, 1e-8)
 
 
 def test_variance_that_is_left_open_counts_for_the_rows_that_a_row_stands_for():
-    model, z, (second, _), (some, _), earlier = gone()
+    model, z, (second, _), (some, _), past = gone()
     with torch.no_grad():
         spare = torch.linspace(0, 3, 15).double()
-        values = [rows_bound(model, z, second, some, replace(earlier, spare=c))[0] for c in (0 * spare, spare)]
+        values = [rows_bound(model, z, second, some, replace(past, counts=c))[0] for c in (0 * spare, spare)]
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
         a = torch.linalg.solve_triangular(tril, gram(model.kernel, z, second.x), upper=False)
         open_ = gram(model.kernel, second.x, second.x).diagonal() - a.square().sum(0)
@@ -80,13 +80,13 @@ def test_what_is_known_of_the_function_stays_where_mean_and_kernel_move():
     f = torch.randn(5, 8, dtype=torch.float64, generator=g)
     with torch.no_grad():
         at = (z, torch.linalg.cholesky(gram(model.kernel, z, z)))
-        earlier = Earlier.at(model, at, replace(Rest.none(1, z), sites=sites), z.new_zeros(0))
+        past = PastDataTerm.at(model, at, replace(PastData.none(1, z), sites=sites), z.new_zeros(0))
         values = []
         for rise, stretch in ((0.0, 1.0), (0.7, 1.3)):
             model.mean.raw_constant.add_(rise)
             model.kernel.base_kernel.lengthscale = model.kernel.base_kernel.lengthscale * stretch
             tril = torch.linalg.cholesky(gram(model.kernel, z, z))
-            now, height = earlier.now(model, tril, z)
+            now, height = past.sites_at(model, tril, z)
             v = torch.linalg.solve_triangular(tril, (f - model.mean(z)).mT, upper=False)
             values.append(height + now.shift[0] @ v - 0.5 * (v * (now.precision[0] @ v)).sum(0))
     close(values[1], values[0], 1e-8)
@@ -101,12 +101,12 @@ def test_a_site_at_other_inducing_points_is_its_expectation():
     v = torch.randn(6, 5, dtype=torch.float64, generator=g)
     with torch.no_grad():
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
-        earlier = Earlier.at(model, (z, tril), replace(Rest.none(1, z), sites=sites), z.new_zeros(0))
+        past = PastDataTerm.at(model, (z, tril), replace(PastData.none(1, z), sites=sites), z.new_zeros(0))
         square, cross = gram(model.kernel, z_new, z_new), gram(model.kernel, z, z_new)
         told = torch.linalg.solve(square, cross.mT).mT
         mean = torch.linalg.solve(tril, told @ torch.linalg.cholesky(square) @ v)
         left = torch.linalg.solve(tril, torch.linalg.solve(tril, tril @ tril.mT - told @ cross.mT).mT)
-    now, height = earlier.now(model, torch.linalg.cholesky(gram(model.kernel, z_new, z_new)), z_new)
+    now, height = past.sites_at(model, torch.linalg.cholesky(gram(model.kernel, z_new, z_new)), z_new)
     value = height + now.shift[0] @ v - 0.5 * (v * (now.precision[0] @ v)).sum(0)
     p = sites.precision[0]
     close(value, sites.shift[0] @ mean - 0.5 * ((mean * (p @ mean)).sum(0) + (p * left).sum()), 1e-8)
