@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,10 +47,15 @@ def generator():
 
 @pytest.fixture(autouse=True)
 def _seeded(request):
-    """Every test begins with the same seed of torch's global generator, from which layers draw their first weights."""
+    """Every test begins with the same seed of torch's global generator, from which layers draw their first weights.
+
+    So does the generator `RNG` of a module, whose draws would otherwise depend on the tests that ran before.
+    """
     if "seed_offset" in request.fixturenames:
         seeds.offset = request.getfixturevalue("seed_offset")
     torch.manual_seed(0)
+    if hasattr(request.module, "RNG"):
+        request.module.RNG.bit_generator.state = np.random.default_rng(1).bit_generator.state
 
 
 ENTRY = """

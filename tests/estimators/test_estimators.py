@@ -35,7 +35,8 @@ def test_units_of_the_target(build):
     mean_other, std_other = other.predict(X, return_std=True)
     assert np.allclose(mean_other, 3 * mean - 7, rtol=1e-6)
     assert np.allclose(std_other, 3 * std, rtol=1e-6)
-    assert np.isclose(float(other.log_evidence_), float(model.log_evidence_) - 40 * np.log(3), rtol=1e-6)
+    # The evidence may be near zero while its terms are not: an absolute tolerance.
+    assert np.isclose(float(other.log_evidence_), float(model.log_evidence_) - 40 * np.log(3), rtol=1e-6, atol=1e-4)
     values = model.latent(X[:3])
     assert torch.allclose(values.mean.squeeze(1), torch.tensor(mean[:3]))
     assert (values.variance.squeeze(1) <= torch.tensor(std[:3]) ** 2).all()
