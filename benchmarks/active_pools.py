@@ -1,4 +1,4 @@
-"""What it buys to ask: every acquisition against labels at random, on pools of labels that are known.
+"""Active learning: every acquisition function against random labels, on pools whose labels are known.
 
     BAYESKIT_DATA=folder python benchmarks/active_pools.py [--sets banana,banana_single,mnist,boston,concrete,energy]
         [--seeds 5] [--acquisitions bald,random] [--out active_pools.json] [--figure active_pools.png] [--threads 1]
@@ -8,7 +8,7 @@ same labels. Numbers are by an exact GP, banana is by GPClassifier as it comes, 
 Bayesian layer on 50 principal components of its strokes (the directions of the edges in each cell of the image). Score
 is the accuracy, or minus the RMSE in standard deviations of y. The tables show the last score and the area between the
 curve and that of random labels, as the mean difference over all rounds after the first, with the standard error over
-seeds; a star marks more than twice that. Cells that `--out` has under the same setting are not computed again.
+seeds; a star marks more than twice that. Results that `--out` has for the same setting are not recomputed.
 """
 
 import argparse
@@ -110,14 +110,14 @@ def cell(name, acquisition, seed):
         random_state=seed,
     )
     for r in loop:
-        law = r.estimator.predictive(x[test])
+        predictive = r.estimator.predictive(x[test])
         if name in CLASSES:
-            score = metrics.accuracy(law.probs.numpy(), np.searchsorted(r.estimator.classes_, y[test]))
+            score = metrics.accuracy(predictive.probs.numpy(), np.searchsorted(r.estimator.classes_, y[test]))
         else:
-            score = -float(np.sqrt(np.mean((law.mean.numpy() - y[test]) ** 2))) / scale
+            score = -float(np.sqrt(np.mean((predictive.mean.numpy() - y[test]) ** 2))) / scale
         found["labels"].append(r.num_labels)
         found["score"].append(float(score))
-        found["nlpd"].append(-float(law.log_prob(y[test]).mean()))
+        found["nlpd"].append(-float(predictive.log_prob(y[test]).mean()))
         found["seconds"].append(r.seconds)
     return found
 
@@ -145,8 +145,8 @@ def report(cells, names, seeds):
             for key, sign in (("score", 1), ("nlpd", -1)):
                 pairs = zip(runs, kept["random"], strict=True)
                 area = [sign * np.mean(np.subtract(run[key], base[key])[1:]) for run, base in pairs]
-                told = abs(np.mean(area)) > 2 * np.std(area, ddof=1) / np.sqrt(len(area))
-                columns.append("" if a == "random" else spread(area) + (" *" if told else ""))
+                significant = abs(np.mean(area)) > 2 * np.std(area, ddof=1) / np.sqrt(len(area))
+                columns.append("" if a == "random" else spread(area) + (" *" if significant else ""))
             columns.append(f"{np.median([s for run in runs for s in run['seconds'][1:]]):.2f}")
             print("| " + " | ".join(columns) + " |")
 

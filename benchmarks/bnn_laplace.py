@@ -1,4 +1,4 @@
-"""What the page of laplace says of its structures: parts of the prior, classes, and a network of two million weights.
+"""Structures of the Laplace approximation: parts of the prior, classification, and a network of two million weights.
 
     python benchmarks/bnn_laplace.py parts [folder with the UCI sets as .npz]     all weights, one factor or one a layer
     python benchmarks/bnn_laplace.py classes                                      structures and rules on digits

@@ -1,4 +1,4 @@
-"""Networks on MNIST and Fashion-MNIST: accuracy, NLL, ECE, and whether entropy tells the other set from their own.
+"""Networks on MNIST and Fashion-MNIST: accuracy, NLL, ECE, and OOD detection of the other set by entropy.
 
     BAYESKIT_DATA=folder python benchmarks/bnn_ood.py [--sets mnist,fashion_mnist] [--networks mlp,lenet] [--seeds 3]
         [--methods map,laplace] [--rows 3000] [--test 5000] [--epochs 30] [--lr 0.01] [--precision 0.1]
@@ -9,7 +9,7 @@
 it may hold out, the same epochs of 128 rows, Adam at `--lr` falling to zero by cosine, and the same factor
 `--precision` on the prior's precision ("validation" lets each choose its own), unless `SETTINGS` says otherwise. Test
 images are every other one of either set, scaled like the training rows; AUROC is of the entropy of the predicted
-label. Seconds are of the processor, of one thread. Cells already in `--out` are not computed again, and the tables
+label. Seconds are of the processor, of one thread. Results already in `--out` are not recomputed, and the tables
 show all that it holds at these rows and epochs: means over seeds, with standard deviations.
 """
 

@@ -1,4 +1,4 @@
-"""What the methods for networks cost beside their peers, as ratios of processor time in one run: one table.
+"""Cost of the methods for networks relative to other packages, as ratios of processor time in one run.
 
     pip install --no-deps ivon-opt vbll
     python benchmarks/bnn_speed.py --only ivon,vbll,ssvi,predict,ensemble --threads 1 --rounds 9

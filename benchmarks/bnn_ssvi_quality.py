@@ -4,8 +4,8 @@
 
 FOLDER holds mnist.npz and fashion_mnist.npz (arrays of images and labels; pixels are scaled to mean 0 and variance 1).
 A 784-1024-1024-10 MLP in float32, Adam with a cosine schedule, KL weight 1, no rows held out. Predictions average 32
-draws. Seconds are of the processor. A rate of 0.001 leaves the scales of a dense law where they started, and a prior
-precision of 1 asks for more than 10,000 images can pay for: both are settings for a dense law that has not arrived.
+draws. Seconds are of the processor. With a rate of 0.001 the scales of the dense posterior hardly leave
+their start, and a prior precision of 1 is too strong for 10,000 images: with either the dense fit does not converge.
 """
 
 import argparse

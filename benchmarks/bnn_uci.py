@@ -5,7 +5,7 @@
 
 NLPD per test row in the target's own units, and RMSE, of one hidden layer of 50 (100 for protein) and of the
 estimator's default network; seconds are of the processor. With `--long` training is more patient than by default
-(`longer`), which the names of the rows say. Cells already in `--out` are not computed again, and the
+(`longer`), which the names of the rows say. Results already in `--out` are not recomputed, and the
 tables show all that it holds: means over splits with their standard errors, and the paired difference to the published
 NLPD of MC dropout (`results/mc_dropout_uci_per_split.json` of `BAYESKIT_DATA`, 4,000 epochs). The seed of a split is
 its number.
@@ -79,9 +79,9 @@ def cell(name, split, method, kind):
     start = time.process_time()
     model.fit(x[train], y[train])
     seconds = time.process_time() - start
-    law = model.predictive(x[test])
+    predictive = model.predictive(x[test])
     error = np.asarray(model.predict(x[test])) - y[test]
-    nlpd = -float(np.mean(np.asarray(law.log_prob(y[test]))))
+    nlpd = -float(np.mean(np.asarray(predictive.log_prob(y[test]))))
     return {"nlpd": nlpd, "rmse": float(np.sqrt(np.mean(error**2))), "seconds": seconds}
 
 

@@ -1,4 +1,4 @@
-"""What methods believe of a function that they have seen at few points, and what their settings do to it.
+"""Fits of test functions of Bayesian optimization to few points, by method and settings.
 
     python benchmarks/bo_fits.py [--problems branin,hartmann6] [--rows 14,24] [--seeds 3] [--threads 1]
 
@@ -47,10 +47,10 @@ def judged(make, name, rows, seed):
     problem = PROBLEMS[name][0].double()
     x = draw_sobol_samples(problem.bounds, n=1, q=rows, seed=seed)[0]
     at = draw_sobol_samples(problem.bounds, n=1, q=400, seed=77)[0]
-    y, truth = problem(x).numpy(), problem(at).numpy()
-    model, spread = make(seed).fit(x.numpy(), y), truth.std()
-    error = np.sqrt(np.mean((model.predict(at.numpy()) - truth) ** 2)) / spread
-    density = model.predictive(at.numpy()).log_prob(torch.as_tensor(truth)).mean().item() + np.log(spread)
+    y, f = problem(x).numpy(), problem(at).numpy()
+    model, spread = make(seed).fit(x.numpy(), y), f.std()
+    error = np.sqrt(np.mean((model.predict(at.numpy()) - f) ** 2)) / spread
+    density = model.predictive(at.numpy()).log_prob(torch.as_tensor(f)).mean().item() + np.log(spread)
     return error, -density, np.sqrt(np.mean((model.predict(x.numpy()) - y) ** 2)) / spread
 
 

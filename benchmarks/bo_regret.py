@@ -6,7 +6,7 @@
 Each run starts from the same Sobol points for a seed, then fits, asks for a batch of q inputs and evaluates them, with
 noise of a hundredth of the start's standard deviation. "logei" is `qLogExpectedImprovement` climbed by `optimize_acqf`,
 "thompson" `MaxPosteriorSampling` over 500 Sobol points, "random" Sobol points alone. Regret is that of the best input
-so far, without the noise. Cells already in `--out` are not computed again. Needs the extra `bayeskit[botorch]`.
+so far, without the noise. Results already in `--out` are not recomputed. Needs the extra `bayeskit[botorch]`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PROBLEMS = {"branin": (Branin(negate=True), 10, 2, 8), "hartmann6": (Hartmann(ne
 
 
 def network(in_features, out_features):
-    """Two smooth layers: what lies between 10 rows has no corners."""
+    """Two smooth layers, for smooth interpolation between few points."""
     first, second = nn.Linear(in_features, 64), nn.Linear(64, 64)
     return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(64, out_features))
 

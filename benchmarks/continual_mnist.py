@@ -1,4 +1,4 @@
-"""Split and permuted MNIST, one task after the other: accuracy, forgetting and calibration beside Avalanche's EWC.
+"""Continual learning on split and permuted MNIST: accuracy, forgetting and calibration beside Avalanche's EWC.
 
     BAYESKIT_DATA=folder python benchmarks/continual_mnist.py [--tasks split,permuted] [--methods mean_field,ewc-100]
         [--rows 3000] [--test 1000] [--epochs 20] [--memory 0,100] [--seeds 3] [--lr 0.001] [--precision 0.1]
@@ -230,12 +230,12 @@ def main() -> None:
     out = Path(arguments.out)
     results = json.loads(out.read_text()) if out.exists() else {}
     methods, memories = arguments.methods.split(","), [int(m) for m in arguments.memory.split(",")]
-    settled = partial(_key, arguments)
+    key_of = partial(_key, arguments)
     for kind in arguments.tasks.split(","):
         for seed in range(arguments.seeds):
             for method in methods:
                 for memory in memories:
-                    key = settled(kind, method, memory, seed)
+                    key = key_of(kind, method, memory, seed)
                     if key not in results:
                         results[key] = cell(kind, method, memory, seed, arguments)
                         out.write_text(json.dumps(results))
@@ -244,7 +244,7 @@ def main() -> None:
         start = _setting(arguments, kind)
         print(f"\n### {kind}\n\n{table(results, start, methods, memories)}\n", flush=True)
     if arguments.figure:
-        keys = [settled(k, m, r, 0) for k in arguments.tasks.split(",") for m in methods for r in memories]
+        keys = [key_of(k, m, r, 0) for k in arguments.tasks.split(",") for m in methods for r in memories]
         figure(results, keys, arguments.figure)
 
 

@@ -1,4 +1,4 @@
-"""Air quality station by station: a posterior that goes on, beside all stations at once and beside training on alone.
+"""Continual learning of air quality by station: sequential posteriors, a joint fit, and plain fine-tuning.
 
     BAYESKIT_DATA=folder python benchmarks/continual_stations.py [--methods memory_dual_gp,vbll,mean_field]
         [--rows 1000] [--test 500] [--seeds 3] [--out continual_stations.json]
@@ -7,8 +7,8 @@
 the target log PM2.5. Each station is a task of `--rows` random training and `--test` random test rows, in the file's
 order; scores are means over the stations after the last one, in units of the logarithm, and the NLL of the first.
 `in turn` is `continual.run` with the library's defaults; `at once` the same method on the rows of all stations; `alone`
-goes on from yesterday's weights and drops their law (a process has no weights: it is fitted to the last station).
-Seconds are of the processor, one thread. Cells already in `--out` are not computed again.
+continues from the previous weights without their posterior (a process has no weights: it is fitted to the last
+station). Seconds are of the processor, one thread. Results already in `--out` are not recomputed.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def alone(model: Any, tasks: list[continual.Task]) -> Any:
     for task in tasks:
         if hasattr(model, "posterior_"):
             network = copy.deepcopy(model.posterior_.network).requires_grad_(True)
-            model.posterior_ = bnn.gaussian_prior(network)  # starts from these weights, and keeps nothing of their law
+            model.posterior_ = bnn.gaussian_prior(network)  # starts from these weights, without their posterior
         model.partial_fit(*task.train())
     return model
 

@@ -1,4 +1,4 @@
-"""A coreset beside the sparse processes it is compared with: bike and protein, split 0, at equal numbers of points.
+"""Coresets and other sparse processes: bike and protein, split 0, at equal numbers of points.
 
     BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_coreset.py [--points 50 100 200 256] [--sets bike protein]
 

@@ -1,4 +1,4 @@
-"""DualSVGP beside Adam and natural gradients: the time of a step, and the bound as training goes on.
+"""DualSVGP compared with Adam and natural gradients: time of a step, and bound during training.
 
     BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_dual.py [step] [trace] [--seconds 30] [--figure trace.png]
 

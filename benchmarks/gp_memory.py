@@ -1,4 +1,4 @@
-"""MemoryDualGP on streams, beside a fit to all rows, a stream without memory, and the last chunk alone.
+"""MemoryDualGP on streams, compared with a fit to all data, a stream without memory, and the last chunk alone.
 
     BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_memory.py [sets ...] [--seeds 0 1 2] [--set memory=64 ...]
     python benchmarks/gp_memory.py cost [--batches 100]

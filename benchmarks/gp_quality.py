@@ -86,8 +86,9 @@ def gpytorch_svgp(split, x, y, x_test):
     fitted = time.perf_counter(), time.process_time()
     process.eval(), likelihood.eval()
     with torch.no_grad():
-        law = likelihood(process(x_test))
-    return law.mean.double().numpy(), law.variance.double().sqrt().numpy(), fitted, "512 inducing points, 30 epochs"
+        predictive = likelihood(process(x_test))
+    mean, std = predictive.mean.double().numpy(), predictive.variance.double().sqrt().numpy()
+    return mean, std, fitted, "512 inducing points, 30 epochs"
 
 
 def row(name, split, method, threads):

@@ -24,7 +24,7 @@ SETS = ("elevators", "kin40k", "protein")
 
 
 def methods(n):
-    """Ours, from the cheapest up."""
+    """Methods of the library by increasing cost."""
     for rows, m in ((500, 256), (1000, 256), (1000, 512), (1000, 1024), (2000, 1024)):
         yield (
             f"sgpr, M = {m}, hyperparameters from {rows} rows",
@@ -68,8 +68,8 @@ def our_fit(method, x, y):
     spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
 
     def predict(x_test):
-        law = fit.likelihood.predictive(fit.posterior(x_test))
-        return law.mean[:, 0], law.variance[:, 0]
+        predictive = fit.likelihood.predictive(fit.posterior(x_test))
+        return predictive.mean[:, 0], predictive.variance[:, 0]
 
     return predict, *spent
 

@@ -1,4 +1,4 @@
-"""Sparse variational GPs beside GPyTorch's: steps, prediction, and how a step scales.
+"""Sparse variational GPs compared with GPyTorch's: time of a step, of prediction, and scaling of a step.
 
     python benchmarks/gp_speed.py --only step,natural,predict,scaling --threads 1
 
@@ -36,9 +36,9 @@ class Peer(gpytorch.models.ApproximateGP):
     """GPyTorch's whitened sparse GP with a Matern-5/2 kernel."""
 
     def __init__(self, z, *, natural=False):
-        law = gpytorch.variational.NaturalVariationalDistribution if natural else None
-        law = law or gpytorch.variational.CholeskyVariationalDistribution
-        super().__init__(gpytorch.variational.VariationalStrategy(self, z, law(len(z)), learn_inducing_locations=True))
+        q = gpytorch.variational.NaturalVariationalDistribution if natural else None
+        q = q or gpytorch.variational.CholeskyVariationalDistribution
+        super().__init__(gpytorch.variational.VariationalStrategy(self, z, q(len(z)), learn_inducing_locations=True))
         self.mean_module = gpytorch.means.ConstantMean()
         base = gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=z.shape[1])
         self.covar_module = gpytorch.kernels.ScaleKernel(base)
@@ -57,10 +57,10 @@ def agree(m=64, b=100):
     """Bound, gradients and predictions at the same parameters: 1e-6 in float64, 1e-3 in float32 (jitter 1e-6)."""
     z, x, y = (t.double() for t in problem(m, b))
     peer, noise = Peer(z).double(), gpytorch.likelihoods.GaussianLikelihood().double()
-    law = peer.variational_strategy._variational_distribution
+    q = peer.variational_strategy._variational_distribution
     g = torch.Generator().manual_seed(1)
-    law.variational_mean.data = torch.randn(m, dtype=z.dtype, generator=g)
-    law.chol_variational_covar.data = torch.eye(m).double() / 2 + torch.randn(m, m, generator=g).double().tril() / m
+    q.variational_mean.data = torch.randn(m, dtype=z.dtype, generator=g)
+    q.chol_variational_covar.data = torch.eye(m).double() / 2 + torch.randn(m, m, generator=g).double().tril() / m
     peer.variational_strategy.variational_params_initialized.fill_(1)
     with (
         gpytorch.settings.variational_cholesky_jitter(double_value=1e-12),
@@ -68,7 +68,7 @@ def agree(m=64, b=100):
     ):
         value = gpytorch.mlls.VariationalELBO(noise, peer, num_data=NUM_ROWS)(peer(x), y)
         leaves = [*peer.covar_module.parameters(), peer.mean_module.raw_constant]
-        leaves += [peer.variational_strategy.inducing_points, law.variational_mean, law.chol_variational_covar]
+        leaves += [peer.variational_strategy.inducing_points, q.variational_mean, q.chol_variational_covar]
         expected = [value, *torch.autograd.grad(value, [*leaves, noise.raw_noise])]
         peer.eval()
         predicted = peer(x)

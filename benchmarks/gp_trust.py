@@ -1,4 +1,4 @@
-"""Whether every Gaussian-process method survives data and starts that break others.
+"""Robustness of every Gaussian-process method to degenerate data and starting values.
 
     BAYESKIT_DATA=folder-of-npz-files python benchmarks/gp_trust.py [--methods svgp,exact] [--conditions noise]
         [--rows 300]
@@ -154,8 +154,8 @@ def by_inference(name, dtype, problem: Problem) -> list[str] | None:
     fit = method.infer(prior, likelihood, Data(x, y), generator=g)
     new = torch.cat([x[:5], x[:5] + x.std(0, correction=0) / 3, 1e6 * x[:2]])
     targets = y[:1].expand(len(new), *y.shape[1:])
-    law = fit.likelihood.predictive(fit.posterior(new))
-    return unsound(fit.posterior, new, fit.log_evidence, fit.history, fit.diagnostics, law.log_prob(targets))
+    predictive = fit.likelihood.predictive(fit.posterior(new))
+    return unsound(fit.posterior, new, fit.log_evidence, fit.history, fit.diagnostics, predictive.log_prob(targets))
 
 
 def by_estimator(name, dtype, x, y) -> list[str] | None:

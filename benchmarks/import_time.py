@@ -1,4 +1,4 @@
-"""What `import bayeskit` costs over importing torch, gpytorch and scikit-learn's base: median of several processes.
+"""Time of `import bayeskit` beyond that of torch, gpytorch and scikit-learn's base: median of several processes.
 
 python benchmarks/import_time.py [repeats]
 """

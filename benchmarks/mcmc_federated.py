@@ -1,4 +1,4 @@
-"""What keeping rows with clients costs a network: diabetes, rows dealt at random or by target, with surrogates or not.
+"""Federated SGLD of a network: diabetes, data dealt to clients at random or by target, with or without surrogates.
 
     python benchmarks/mcmc_federated.py --splits 3
 
@@ -44,9 +44,9 @@ def main():
     found = {name: [] for name in METHODS}
     for split in range(arguments.splits):
         parts = train_test_split(x, y, test_size=0.2, random_state=split)
-        truth = None
+        reference = None
         for name, method in METHODS.items():
-            numbers, truth = measured(method, parts, split + 100 * ("seed" in name), truth)
+            numbers, reference = measured(method, parts, split + 100 * ("seed" in name), reference)
             found[name].append(numbers)
     print(
         "| method | fit s | RMSE | NLL | 90 % intervals hold | R-hat | off from SGLD |\n|---|---|---|---|---|---|---|"
@@ -56,20 +56,20 @@ def main():
         print(f"| {name} | {seconds:.1f} | {rmse:.2f} | {nll:.3f} | {held:.3f} | {rhat:.2f} | {off:.2f} |")
 
 
-def measured(method, parts, seed, truth):
-    """What one fit gives, and the mean and spread that others are held against: the first fit's, if there is none."""
+def measured(method, parts, seed, reference):
+    """What one fit gives, and the reference mean and spread: those of the first fit, if there is none."""
     x, x_test, y, y_test = parts
     begin = time.process_time()
     model = BNNRegressor(inference=method, random_state=seed).fit(x, y)
     seconds = time.process_time() - begin
-    law, values = model.predictive(x_test), model.latent(x_test)
-    truth = truth or (values.mean, values.variance.sqrt())
-    off = ((values.mean - truth[0]) / truth[1]).square().mean().sqrt().item()
-    low, high = law.interval(0.9)
+    predictive, values = model.predictive(x_test), model.latent(x_test)
+    reference = reference or (values.mean, values.variance.sqrt())
+    off = ((values.mean - reference[0]) / reference[1]).square().mean().sqrt().item()
+    low, high = predictive.interval(0.9)
     held = np.mean((np.asarray(low) <= y_test) & (y_test <= np.asarray(high)))
     rmse = np.sqrt(np.mean((model.predict(x_test) - y_test) ** 2))
-    nll = -float(np.mean(np.asarray(law.log_prob(y_test))))
-    return (seconds, rmse, nll, held, model.diagnostics_["R-hat"], off), truth
+    nll = -float(np.mean(np.asarray(predictive.log_prob(y_test))))
+    return (seconds, rmse, nll, held, model.diagnostics_["R-hat"], off), reference
 
 
 if __name__ == "__main__":

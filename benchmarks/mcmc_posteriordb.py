@@ -1,4 +1,4 @@
-"""Bias and cost of every sampler on posteriors that are known: posteriordb's reference draws, or exact moments.
+"""Bias and cost of every sampler on known posteriors: posteriordb's reference draws, or exact moments.
 
     BAYESKIT_POSTERIORDB=folder python benchmarks/mcmc_posteriordb.py --samplers hmc,nuts,sgld --out runs.jsonl
     python benchmarks/mcmc_posteriordb.py --table runs.jsonl
@@ -108,11 +108,11 @@ def head(columns: tuple[str, ...]) -> tuple[str, str]:
 
 
 def cells(r: Result) -> list[str]:
-    verdict = {True: "yes", False: "no", None: ""}[r.accepted]
+    passed = {True: "yes", False: "no", None: ""}[r.accepted]
     share = "" if r.worst != r.worst else f"{r.worst:.2f}"
     diagnosed = ["", ""] if r.interacting else [f"{r.rhat:.3f}", f"{r.ess:.0f}"]
     cost = [f"{r.gradients / 1000:.0f}k", f"{r.seconds:.1f}"]
-    return [f"{r.bias:.3f}", f"{r.spread:.3f}", share, *diagnosed, f"{r.stein:.1f}", *cost, verdict]
+    return [f"{r.bias:.3f}", f"{r.spread:.3f}", share, *diagnosed, f"{r.stein:.1f}", *cost, passed]
 
 
 SHORT = ("mean off", "sd ratio", "share of allowance", "R-hat", "gradients", "s", "passes")
@@ -127,15 +127,15 @@ def table(path: Path):
     order = [*samplers(None), *samplers(0.5)]
     for name in sorted(found, key=lambda name: [*SHIPPED, name].index(name)):
         batches = any(sides[True] for sides in found[name].values())
-        columns = [*SHORT, *(f"batches: {word}" for word in SHORT if word not in UNTOLD)] if batches else SHORT
+        columns = [*SHORT, *(f"batches: {word}" for word in SHORT if word not in FULL_BATCH_ONLY)] if batches else SHORT
         print(f"\n### {name}\n\n" + "\n".join(head(("sampler", *columns))))
         for sampler, sides in sorted(found[name].items(), key=lambda item: order.index(item[0])):
-            right = [cell for word, cell in zip(SHORT, half(sides[True]), strict=True) if word not in UNTOLD]
+            right = [cell for word, cell in zip(SHORT, half(sides[True]), strict=True) if word not in FULL_BATCH_ONLY]
             print("| " + " | ".join([f"`{sampler}`", *half(sides[False]), *(right if batches else [])]) + " |")
 
 
-UNTOLD = ("gradients", "s")
-"""Columns that are told of all rows alone."""
+FULL_BATCH_ONLY = ("gradients", "s")
+"""Columns that are printed for full batches alone."""
 
 
 def half(runs: list[Result]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A sampler run on a known posterior and held against it: a line of the table of `mcmc_posteriordb.py`."""
+"""One sampler on one known posterior: a line of the table of `mcmc_posteriordb.py`."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ TOLERANCES = {
     "sgld_cv": 0.1,
     "sgld_svrg": 0.1,
 }
-"""Of the bias in standard deviations; samplers that are not here are reported without a verdict."""
+"""Of the bias in standard deviations; samplers that are not here are reported without pass or fail."""
 
 NOISY = {"baoab": 0.05}
 """The same for mini-batches, where it is another."""
@@ -89,7 +89,7 @@ def takes_batches(sampler: str, target: Target, batch: float | None) -> bool:
 
 @dataclass(frozen=True)
 class Result:
-    """How far off a sampler is on a target, and what that cost.
+    """Errors and cost of a sampler on a target.
 
     Args:
         bias: Largest error of a mean, in standard deviations.
@@ -195,7 +195,7 @@ def judge(
     settings: Mapping[str, Any] = {},
     **budget: Any,
 ) -> Result:
-    """Run a sampler on a target and hold it against the reference.
+    """Run a sampler on a target and compare it with the reference.
 
     Args:
         target: The posterior.

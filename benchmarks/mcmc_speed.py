@@ -1,4 +1,4 @@
-"""What Markov chains cost, as ratios within one process.
+"""Cost of Markov chains, as ratios within one process.
 
     python benchmarks/mcmc_speed.py --only chains,logistic,memory,step
 

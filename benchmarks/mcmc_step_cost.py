@@ -1,4 +1,4 @@
-"""What a step of a sampler costs beside a step of gradient descent: same network, same batch of 128, one thread.
+"""Cost of a step of a sampler relative to a step of gradient descent: same network, same batch of 128, one thread.
 
 Ratios of processor time, each the median over interleaved repetitions.
 

@@ -1,4 +1,4 @@
-"""Posteriors of posteriordb with what is known about them: reference draws, or exact moments.
+"""Posteriors of posteriordb with their references: draws, or exact moments.
 
 The folder `BAYESKIT_POSTERIORDB` holds posteriordb (BSD-3, Stan developers) or a part of it: data, draws and posteriors
 where posteriordb has them (`posterior_database/...`), or all of them as `data/NAME.json.zip` and `draws/NAME.json.zip`.

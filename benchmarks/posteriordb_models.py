@@ -31,7 +31,7 @@ from torch.nn.functional import logsigmoid
 def squared_exponential(x: Tensor, rho: Tensor, alpha: Tensor, diagonal: Tensor | float) -> tuple[Tensor, Tensor]:
     """Roots (c, n, n) of the kernel's matrices plus a diagonal, and which of them there are none of, (c,).
 
-    A trajectory that leaves the plausible may ask for a matrix that has no root: that is told, not an error.
+    A trajectory in an implausible region may need the root of a singular matrix: that is returned, not raised.
     """
     kernel = alpha.square()[:, None, None] * torch.exp(-0.5 * (x[:, None] - x).square() / rho.square()[:, None, None])
     eye = torch.eye(len(x), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What do different methods believe where there are no data?
+"""Posterior predictive bands of six methods where there are no data.
 
 Six methods see the same 40 points with a gap in the middle. Each is a prior, a likelihood and an inference; the answer
 is a posterior over functions. Each panel shows the mean and the 50 % and 95 % bands of an observation. The printed

@@ -1,6 +1,6 @@
-"""A table with scikit-learn habits: a DataFrame in, a pipeline, a grid search, honest intervals out.
+"""A table with scikit-learn: a DataFrame, a pipeline, a grid search and calibrated intervals.
 
-The printed claim: intervals of 90 % hold about 90 % of the patients that the model has not seen.
+The printed claim: 90 % intervals cover about 90 % of the held-out patients.
 """
 
 from sklearn.datasets import load_diabetes
@@ -18,7 +18,7 @@ model = GPRegressor(random_state=0).fit(X_train, y_train)
 predictive = model.predictive(X_test)
 print(f"rmse                     {metrics.rmse(predictive.mean, y_test):.2f}")
 print(f"negative log likelihood  {metrics.negative_log_likelihood(predictive, y_test):.3f} nats a patient")
-print(f"90 % intervals hold      {metrics.coverage(predictive, y_test, level=0.9):.1%}")
+print(f"coverage of 90 %         {metrics.coverage(predictive, y_test, level=0.9):.1%}")
 print(f"log evidence             {model.log_evidence_.value:.1f} nats ({model.log_evidence_.kind})")
 
 # The same estimator inside a pipeline, beside scikit-learn's own.

@@ -1,7 +1,7 @@
-"""Classes by name, and whether the stated probabilities come true.
+"""Classification with class names, and the calibration of the predicted probabilities.
 
 The printed numbers are the calibration error and the negative log likelihood on held-out digits of three methods on
-the same network. The picture is their reliability diagrams.
+the same network. The figure shows their reliability diagrams.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""A posterior is the prior of more data: three chunks, one after the other, give what all the data give at once.
+"""A posterior as the prior of more data: conditioning on three chunks in sequence equals conditioning on all data.
 
-The hyperparameters are fixed here, so that conditioning is all that happens; the printed gap is rounding.
+The hyperparameters are fixed; the printed difference is rounding.
 """
 
 import torch
@@ -30,5 +30,5 @@ for chunk in torch.arange(150).chunk(3):
 batch = method.infer(prior, likelihood, Data(x, y), generator=generator).posterior(x_new)
 gap_mean = (values.mean - batch.mean).abs().max()
 gap_covariance = (values.covariance.to_dense() - batch.covariance.to_dense()).abs().max()
-print(f"three chunks against all at once: mean {float(gap_mean):.1e}, covariance {float(gap_covariance):.1e}")
+print(f"difference from all data at once: mean {float(gap_mean):.1e}, covariance {float(gap_covariance):.1e}")
 assert gap_mean < 1e-8 and gap_covariance < 1e-8

@@ -1,9 +1,8 @@
-"""NUTS as the truth that a cheaper approximation is held against.
+"""NUTS as the reference posterior for less expensive approximations.
 
 A small network is fitted by NUTS and by Laplace approximations of several structures, under the same prior and
-likelihood. The printed number is the 2-Wasserstein distance between their joint laws of the function at 60 inputs,
-divided by the target's spread and by the square root of the number of inputs: 0 is agreement, 1 is as far apart as the
-data are spread.
+likelihood. The printed number is the 2-Wasserstein distance between their joint posteriors of the function at 60
+inputs, divided by the target's standard deviation and by the square root of the number of inputs.
 """
 
 import sys
@@ -36,15 +35,15 @@ methods = {
     "MAP (a point)": bnn.MAP(**settings),
 }
 
-truth, predictives = None, {}
+reference, predictives = None, {}
 for name, method in methods.items():
     start = time.perf_counter()
     fit = method.infer(prior, Gaussian(noise=0.01), Data(x, y), generator=generator)
     seconds = time.perf_counter() - start
     values = fit.posterior(grid)
-    law = values.mean.flatten(), values.covariance.to_dense()
-    truth = truth or law
-    distance = metrics.wasserstein2(*truth, *law) / float(y.std()) / len(grid) ** 0.5
+    moments = values.mean.flatten(), values.covariance.to_dense()
+    reference = reference or moments
+    distance = metrics.wasserstein2(*reference, *moments) / float(y.std()) / len(grid) ** 0.5
     predictives[name] = fit.likelihood.predictive(values)
     print(f"{name:20s} {seconds:5.1f} s   distance from NUTS {distance:.3f}")
 

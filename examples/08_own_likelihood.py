@@ -1,8 +1,8 @@
-"""A likelihood of your own is five lines: the law of y given f. Everything else is derived from it.
+"""A likelihood of your own is five lines: the distribution of y given f. Everything else is derived from it.
 
 The targets are positive and their spread grows with their size, so the noise is Gamma. A Gaussian on the same Gaussian
-process is the comparison: the printed numbers are held-out negative log likelihoods and the share of its 90 %
-intervals that reach below zero, where no observation can be.
+process is the comparison: the printed numbers are held-out negative log likelihoods and the fraction of its
+90 % intervals that contain negative values.
 """
 
 import numpy as np
@@ -35,5 +35,5 @@ for likelihood in (Gamma(), Gaussian()):
         f"{type(likelihood).__name__:9s} negative log likelihood {nll:.3f}"
         f"   90 % coverage {metrics.coverage(predictive, y[160:], level=0.9):.2f}"
         f"   intervals below zero {float((low < 0).double().mean()):.0%}"
-        f"   law formed by: {predictive.rule}"
+        f"   predictive: {predictive.rule}"
     )

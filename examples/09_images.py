@@ -1,7 +1,7 @@
-"""Images from a torch `Dataset` into a convolutional network, and pictures of things it has never seen.
+"""Images from a torch `Dataset`, a convolutional network, and out-of-distribution detection.
 
-The network learns the digits 0 to 4. The printed AUROC says how well its uncertainty tells the digits 5 to 9 from
-them: 0.5 is chance, 1 is perfect.
+The network learns the digits 0 to 4. The printed AUROC is that of its uncertainty for detecting the digits 5 to 9: 0.5
+is chance, 1 is perfect.
 """
 
 import numpy as np
@@ -42,11 +42,11 @@ def network(in_features, out_features):
     )
 
 
-train, test, strangers = Digits(0, 4, slice(0, 500)), Digits(0, 4, slice(500, None)), Digits(5, 9)
+train, test, outside = Digits(0, 4, slice(0, 500)), Digits(0, 4, slice(500, None)), Digits(5, 9)
 for inference in (bnn.MAP(), bnn.Laplace(), bnn.DeepEnsemble()):
     model = BNNClassifier(network, inference=inference, random_state=0).fit(train)
     accuracy = (model.predict(test) == test.labels).mean()
-    seen, unseen = (np.asarray(model.predictive(d).total) for d in (test, strangers))
+    seen, unseen = (np.asarray(model.predictive(d).total) for d in (test, outside))
     print(
         f"{type(inference).__name__:12s} accuracy {accuracy:.3f}"
         f"   AUROC of the entropy against unseen digits {metrics.ood_auroc(seen, unseen):.3f}"

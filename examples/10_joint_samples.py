@@ -1,7 +1,7 @@
-"""Joint draws of the function answer questions that bands cannot.
+"""Joint samples of the function answer questions that marginal bands cannot.
 
-Where does the function have its maximum, and how sure are we that it is higher here than there? The answers need the
-joint law of the function at many inputs. The printed numbers set them beside what independent marginals would say.
+Where is the maximum of the function, and what is the uncertainty of a difference between two inputs? Both need the
+joint posterior at many inputs. The printed numbers compare it with independent marginals.
 """
 
 import sys
@@ -20,7 +20,7 @@ y = np.sin(x[:, 0]) + 0.1 * x[:, 0] + 0.2 * rng.standard_normal(25)
 grid = np.linspace(0, 10, 201)[:, None]
 model = GPRegressor(random_state=0).fit(x, y)
 
-# Fixed functions: f(X) agrees between calls, whatever is asked first.
+# Fixed functions: f(X) agrees between calls, in any order.
 f = model.sample_functions(500, random_state=0)
 draws = f(grid)  # (500, 201)
 assert np.allclose(f(grid[::10]), draws[:, ::10])

@@ -1,8 +1,8 @@
-"""Correlated outputs: a sensor that was read eight times learns from one that was read all the time.
+"""Correlated outputs: a sensor with eight readings is predicted from one that is read continuously.
 
-Both follow the same two hidden functions in different proportions. A process of independent outputs knows the second
-sensor from its own eight readings alone; the linear model of coregionalization learns the proportions W of f = W g,
-and so fills the gaps of the one from the other. NaN stands for a reading that was not made.
+Both are mixtures of the same two latent functions. A process of independent outputs predicts the second sensor from its
+own eight readings alone; the linear model of coregionalization learns the mixing matrix W of f = W g, and predicts the
+missing readings of one from the other. NaN marks a missing reading.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""A network before a kernel: what no lengthscale can say, the features can.
+"""Deep kernel learning: a network before a kernel.
 
 The target jumps along a slanted direction of five inputs. A plain kernel has one lengthscale an input and must be short
-in all of them; a deep kernel learns the direction together with its hyperparameters. The second half shows the other
-side: on a smooth function and few rows the network finds structure in noise, and the plain kernel predicts better.
+in all of them; a deep kernel learns the direction together with its hyperparameters. The second half shows the
+limit: on a smooth function with few data points the network overfits, and the plain kernel predicts better.
 """
 
 import numpy as np

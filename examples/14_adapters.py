@@ -1,8 +1,8 @@
 """Adapters on a frozen transformer: a posterior over a few hundred weights of a network that takes tokens and a mask.
 
 A small transformer learns one task by plain torch. It is then frozen, low-rank adapters are put on its feed-forward
-layers, and only they and a new head are learnt for a second task, of which there are few examples. Printed is which
-part of the weights is learnt, and the accuracy and the negative log-likelihood of three methods.
+layers, and only they and a new head are learnt for a second task, of which there are few examples. The printed
+numbers are the learnt fraction of the weights, and the accuracy and negative log-likelihood of three methods.
 """
 
 import torch
@@ -36,12 +36,12 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
         self.reset_parameters()
 
-    def reset_parameters(self):  # an ensemble starts its members here
+    def reset_parameters(self):  # called for each member of an ensemble
         nn.init.normal_(self.down, std=self.down.shape[1] ** -0.5)
         nn.init.normal_(self.up, std=0.1)
 
     @property
-    def weight(self):  # torch's encoder layer looks at it
+    def weight(self):  # read by torch's encoder layer
         return self.base.weight
 
     def forward(self, x):

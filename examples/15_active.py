@@ -1,8 +1,8 @@
-"""Labels that matter: a loop asks for them one by one, and is held against labels drawn at random.
+"""Active learning: labels queried one by one by an acquisition function, against labels sampled at random.
 
-Nearly all rows of the pool lie in one place, as they do where data come by themselves; the function is wanted
-everywhere. The printed numbers are the mean error over the whole range after so many labels, by way of asking. The
-picture is the learning curve, mean and two standard errors over five pools.
+Most points of the pool lie in a small region; the error is measured over the whole range. The printed numbers are the
+mean error by number of labels and strategy. The figure shows the learning curves, mean and two standard errors over
+five pools.
 """
 
 import sys
@@ -54,7 +54,7 @@ for way in ways:
     print(f"{way:11s}" + "".join(f"  {number:2d} labels {e:.3f}" for number, e in zip(labels, means, strict=True)))
 
 better = np.mean([curves["batch_bald"][1][:, -1] < curves["random"][1][:, -1]])
-print(f"24 labels asked for together beat 24 at random in {100 * better:.0f} % of the pools")
+print(f"24 labels queried as one batch beat 24 at random in {100 * better:.0f} % of the pools")
 
 ax = plots.learning_curve(curves, score="mean error over the range")
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())

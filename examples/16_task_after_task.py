@@ -1,7 +1,7 @@
-"""Classes that come one pair after the other: what a posterior keeps of the first, without and with a memory.
+"""Continual learning of pairs of classes: accuracy on earlier tasks, without and with a memory.
 
-Each task is seen once. Yesterday's posterior is today's prior; a memory holds a few rows of each task back, which are
-learnt last, so that every row still counts once.
+Each task is seen once. The previous posterior is the prior of the next task; a memory keeps a few data points of each
+task, which are learnt last, so that every point counts once.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""A stream of labels whose rule drifts: each batch is predicted before it is learnt.
+"""A stream of labels with concept drift: each batch is predicted before it is learnt.
 
-The Gaussian process goes on learning by `partial_fit`, with 200 remembered rows whatever the length of the stream.
-Beside it stands one that stopped after the first batches, and the printed numbers are the accuracy of both over the
-stream. With a folder of data in BAYESKIT_DATA the stream is `streaming/elec2.npz`, whether the price of electricity in
-New South Wales goes up, a week a batch; without it, one of the same shape is made up.
+The Gaussian process is updated by `partial_fit`, with a memory of 200 data points whatever the length of the stream.
+Another is not updated after the first batches. The printed numbers are the accuracy of both over the stream. With a
+folder of data in BAYESKIT_DATA the stream is `streaming/elec2.npz`, whether the price of electricity in New South Wales
+goes up, a week a batch; without it, a stream of the same shape is simulated.
 """
 
 import os
@@ -18,7 +18,7 @@ from bayeskit import GPClassifier, gp
 
 
 def made_up(batches, rows=100):
-    """Six features, of which two matter, by a direction that turns around as time goes on."""
+    """Six features, of which two matter, by a direction that rotates with time."""
     rng = np.random.default_rng(0)
     X, turn = rng.normal(size=(batches * rows, 6)), np.linspace(0, np.pi, batches * rows)
     return X, (X[:, 0] * np.cos(turn) + X[:, 1] * np.sin(turn) + 0.3 * rng.normal(size=len(X)) > 0).astype(int), rows

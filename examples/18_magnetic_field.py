@@ -1,8 +1,8 @@
-"""A map of a magnetic field from the paths of a robot, one after the other, none of which is kept.
+"""A map of a magnetic field from the paths of a robot, learnt in sequence without storing the paths.
 
-The inducing points follow the robot, and the memory keeps rows of all paths. After each path the printed numbers are
-the error and the calibration on a path that it has not driven. With a folder of data in BAYESKIT_DATA these are the
-nine paths of `streaming/magnetometer.npz`, the strength of the field in microtesla; without it, all is made up.
+The inducing points follow the robot, and the memory keeps data points of all paths. After each path the printed numbers
+are the error and the coverage on a held-out path. With a folder of data in BAYESKIT_DATA these are the
+nine paths of `streaming/magnetometer.npz`, the strength of the field in microtesla; without it, all are simulated.
 """
 
 import os

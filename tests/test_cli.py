@@ -1,4 +1,4 @@
-"""The command line: one sentence for a wrong argument, exit codes, and the whole job in a process of its own."""
+"""The command line: one sentence for an invalid argument, exit codes, and a comparison in a process of its own."""
 
 import subprocess
 import sys

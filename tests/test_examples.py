@@ -1,4 +1,4 @@
-"""Every example and every notebook runs from top to bottom, and keeps its figure in the folder it is given."""
+"""Every example and every notebook runs from top to bottom and writes its figure into the given folder."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""Functions drawn at some inputs, and the law of y given each: what an acquisition needs without a closed form."""
+"""Draws of the function and p(y | f) for each: what acquisition functions without a closed form use."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from bayeskit.core.posterior import FunctionValues, SampledValues
 from bayeskit.core.predictive import distribution_cdfs, quadrature
 
 NUM_DRAWS = 256
-"""Functions drawn jointly where no draws are stored. Of s functions nobody can learn more than log s nats."""
+"""Functions drawn jointly where no draws are stored: an information gain over s functions is at most log s nats."""
 
 NUM_POINTS = 128
 """Function values at each input by itself, where no draws are stored."""
@@ -22,10 +22,10 @@ NUM_POINTS = 128
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """s functions at n inputs, in groups that share a likelihood; every function counts the same.
+    """s functions at n inputs, in groups that share a likelihood, all of equal weight.
 
     Args:
-        groups: Latents (s_g, n, k) with the likelihood that reads them; the s_g sum to s.
+        groups: Latents (s_g, n, k) with their likelihood; the s_g sum to s.
     """
 
     groups: tuple[tuple[Tensor, Likelihood], ...]
@@ -46,16 +46,16 @@ class Draws:
 
     def class_log_probs(self) -> Tensor:
         """Log probabilities of the classes given each function, (s, n, c)."""
-        return torch.cat([noise_marginals.label_log_probs(law) for law in self._laws()])
+        return torch.cat([noise_marginals.label_log_probs(given) for given in self._distributions()])
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log p(y | f_s) of targets (q, n, t) given each function, (q, s, n)."""
-        return torch.cat([law.log_prob(y.unsqueeze(1)) for law in self._laws()], 1)
+        return torch.cat([given.log_prob(y.unsqueeze(1)) for given in self._distributions()], 1)
 
     def sample(self, *, generator: torch.Generator) -> Tensor:
         """One y for each function, (s, n, t)."""
         with generators.seeded(generator):
-            return torch.cat([law.sample() for law in self._laws()])
+            return torch.cat([given.sample() for given in self._distributions()])
 
     def observations(self, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
         """Fixed observations of each function, for expectations over y.
@@ -71,24 +71,26 @@ class Draws:
         """
         values, log_probs, weights = [], [], []
         generator = torch.Generator().manual_seed(0)
-        for law in self._laws():
-            y, w = _nodes(law, repeats, generator)  # (r, s_g, n, t), (r,)
+        for given in self._distributions():
+            y, w = _nodes(given, repeats, generator)  # (r, s_g, n, t), (r,)
             values.append(y.flatten(0, 1))
-            log_probs.append(law.log_prob(y).flatten(0, 1))
+            log_probs.append(given.log_prob(y).flatten(0, 1))
             weights.append(w.repeat_interleave(y.shape[1]) / self.num_functions)
         return torch.cat(values), torch.cat(log_probs), torch.cat(weights).unsqueeze(-1)
 
-    def _laws(self) -> list[td.Distribution]:
+    def _distributions(self) -> list[td.Distribution]:
+        """p(y | f) of each group."""
         with distribution_cdfs.unvalidated():
-            return [_with_outputs(likelihood.distribution(f), f) for f, likelihood in self.groups]
+            given = [(likelihood.distribution(f), f) for f, likelihood in self.groups]
+            return [d if noise_marginals.is_label(d) else distribution_cdfs.with_output_axis(d, f) for d, f in given]
 
 
 def joint(values: FunctionValues, likelihood: Likelihood, *, generator: torch.Generator) -> Draws:
     """Functions drawn jointly at all the inputs of `values`; stored draws as they are.
 
     Args:
-        values: Joint law of the function, (n, k).
-        likelihood: Law of y given it.
+        values: Joint distribution of the function, (n, k).
+        likelihood: p(y | f).
         generator: Source of randomness.
     """
     return _collect(values, likelihood, NUM_DRAWS, lambda part, count: part.sample(count, generator=generator))
@@ -116,20 +118,12 @@ def _collect(
     return Draws(tuple((draw(part, c), member) for c, (_, part, member) in zip(counts, found, strict=True) if c))
 
 
-def _with_outputs(law: td.Distribution, f: Tensor) -> td.Distribution:
-    """Numbers always with an axis of outputs as event; labels as they are."""
-    if law.event_shape or noise_marginals.is_label(law):
-        return law
-    column = law if law.batch_shape == f.shape else distribution_cdfs.Column(law)
-    return td.Independent(column, 1, validate_args=False)
-
-
-def _nodes(law: td.Distribution, repeats: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points y (r, s, n, t) with weights (r,) over which an expectation under `law` is taken."""
-    base = law.base_dist if isinstance(law, td.Independent) else law
+def _nodes(given: td.Distribution, repeats: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Points y (r, s, n, t) with weights (r,) over which an expectation under p(y | f) is taken."""
+    base = given.base_dist if isinstance(given, td.Independent) else given
     if not isinstance(base, td.Normal):
         with generators.seeded(generator):
-            y = law.sample((repeats,))
+            y = given.sample((repeats,))
         return y, torch.full((repeats,), 1 / repeats, dtype=y.dtype, device=y.device)
     if base.mean.shape[-1] == 1:
         z, weights = quadrature.gauss_hermite(repeats)

@@ -1,8 +1,8 @@
-"""How good, how honest and how far apart predictions are: pure functions of arrays and predictive laws.
+"""Scoring rules, calibration, OOD detection, selective prediction and distances between posteriors: pure functions.
 
-Arguments are NumPy arrays, tensors, lists or pandas columns; a `Predictive` stands for the law a method returned.
+Arguments are NumPy arrays, tensors, lists or pandas columns, or a `Predictive`: a posterior predictive distribution.
 Results are plain floats (means over the test points) or NumPy arrays. Conventions: class labels are integer codes that
-index the columns of the probabilities, uncertainty and OOD scores are larger where a point is stranger, losses are
+index the columns of the probabilities, larger uncertainty and OOD scores mean more out of distribution, losses are
 lower where better, and every number is on the scale of the targets given.
 """
 

@@ -1,6 +1,6 @@
-"""What is left of the earlier tasks: summaries of the matrix of scores of a learner that met one task after another.
+"""Continual-learning summaries of the accuracy matrix: average accuracy, backward transfer and forgetting.
 
-R[i, j] is a score for which more is better (accuracy, say) on task j after task i was learnt.
+R[i, j] is a score for which more is better (accuracy, say) on task j after learning task i.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def average_accuracy(R: Any) -> float:
 
 
 def backward_transfer(R: Any) -> float:
-    """What later tasks did to the earlier ones, (1 / (T - 1)) sum_{j < T} R[T, j] - R[j, j]; negative is forgetting.
+    """Effect of later tasks on earlier ones, (1 / (T - 1)) sum_{j < T} R[T, j] - R[j, j]; negative is forgetting.
 
     Args:
         R: Scores (t, t), at least two tasks.
@@ -42,7 +42,7 @@ def backward_transfer(R: Any) -> float:
 
 
 def forgetting(R: Any) -> float:
-    """How far below its best each earlier task has come, (1 / (T - 1)) sum_{j < T} max_{i < T} R[i, j] - R[T, j].
+    """Mean loss of earlier tasks since their best score, (1 / (T - 1)) sum_{j < T} max_{i < T} R[i, j] - R[T, j].
 
     Args:
         R: Scores (t, t), at least two tasks.

@@ -1,4 +1,4 @@
-"""What metrics accept: array-likes checked once, as float64 NumPy arrays."""
+"""Validation of array-likes, as float64 NumPy arrays."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def labels(value: Any, *, num_classes: int, num_rows: int, name: str = "labels")
 
 
 def paired(first: Any, second: Any, *, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays of one shape; (n,) and (n, 1) are taken for each other, anything else is refused."""
+    """Two arrays of one shape; (n,) and (n, 1) are interchangeable, any other difference is an error."""
     a, b = numbers(first, name=names[0]), numbers(second, name=names[1])
     if a.shape != b.shape and a.size == b.size and len(a) == len(b):
         b = b.reshape(a.shape)

@@ -1,4 +1,4 @@
-"""Do stated probabilities come true? Reliability of class probabilities, PIT and coverage of continuous laws."""
+"""Calibration: reliability of class probabilities, PIT and coverage of continuous predictive distributions."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import ContinuousPredictive
-from bayeskit.core.predictive.transformed import AffinePredictive, SqueezedPredictive
+from bayeskit.core.predictive.predictive import AffinePredictive, SqueezedPredictive
 from bayeskit.metrics import arrays
 
 Binning = Literal["width", "mass"]
@@ -16,7 +16,7 @@ Binning = Literal["width", "mass"]
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence against accuracy, bin by bin, with how many points each bin rests on.
+    """Confidence and accuracy by bin, with the number of points in each bin.
 
     Args:
         edges: Bin borders (b + 1,), increasing.
@@ -32,7 +32,7 @@ class Reliability:
 
     @property
     def occupancy(self) -> np.ndarray:
-        """Share of all points in each bin, (b,); a bin with a share near zero says nothing."""
+        """Share of all points in each bin, (b,); a bin with few points is not informative."""
         return self.counts / self.counts.sum()
 
     @property
@@ -42,12 +42,12 @@ class Reliability:
 
     @property
     def overconfidence(self) -> float:
-        """The signed version: mean confidence minus accuracy; positive where the method claims too much."""
+        """The signed version: mean confidence minus accuracy; positive where the method is over-confident."""
         return float(np.nansum(self.occupancy * (self.confidence - self.accuracy)))
 
 
 def reliability(p: Any, labels: Any, *, num_bins: int = 15, binning: Binning = "width") -> Reliability:
-    """How often the most probable class is right, against how probable it was said to be.
+    """Accuracy of the most probable class as a function of its predicted probability.
 
     Point i has confidence c_i = max_j p_ij and is right when argmax_j p_ij equals its label. Bins either split [0, 1]
     into equal widths, or hold equal shares of the points (borders at quantiles of the confidences, equal confidences
@@ -110,16 +110,16 @@ def expected_calibration_error(p: Any, labels: Any, *, num_bins: int = 15, binni
 
 
 def pit(predictive: ContinuousPredictive, y: Any) -> np.ndarray:
-    """Probability integral transform: where each observation falls in its own predictive law.
+    """Probability integral transform: the predictive distribution function of each observation, at the observation.
 
-    u_i = F_i(y_i). If the predictive laws are right the u_i are uniform on [0, 1]; a hump in the middle says the laws
-    are too wide, heaps at the ends say they are too narrow, a slope says they are biased.
+    u_i = F_i(y_i). If the predictive distributions are calibrated the u_i are uniform on [0, 1]; a peak in the middle
+    means under-confidence, peaks at the ends mean over-confidence, a slope means bias.
 
-    Counts have steps in F, so u_i = F_i(y_i) - p_i(y_i) / 2 there (the mid-PIT): its mean is 1/2 if the laws are
-    right, and it is nearly uniform where no single count is probable.
+    Counts have steps in F, so u_i = F_i(y_i) - p_i(y_i) / 2 there (the mid-PIT): its mean is 1/2 under calibration, and
+    it is nearly uniform where no single count is probable.
 
     Args:
-        predictive: Law of a number or a count.
+        predictive: Predictive distribution of a real number or a count.
         y: Observations (n,) or (n, k).
 
     Returns:
@@ -131,8 +131,8 @@ def pit(predictive: ContinuousPredictive, y: Any) -> np.ndarray:
 
     >>> import torch
     >>> from bayeskit.core.predictive import MixturePredictive
-    >>> law = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 3, 1), torch.ones(1, 3, 1)))
-    >>> pit(law, [-1.0, 0.0, 1.0]).round(3).ravel().tolist()
+    >>> predictive = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 3, 1), torch.ones(1, 3, 1)))
+    >>> pit(predictive, [-1.0, 0.0, 1.0]).round(3).ravel().tolist()
     [0.159, 0.5, 0.841]
     """
     y = arrays.like_predictive(y, predictive)
@@ -145,13 +145,13 @@ def pit(predictive: ContinuousPredictive, y: Any) -> np.ndarray:
 def coverage(predictive: ContinuousPredictive, y: Any, level: float = 0.9) -> float:
     """The fraction of observations inside their central predictive intervals.
 
-    For a continuous law, y lies in the central interval of probability a exactly when |F(y) - 1/2| <= a / 2, so no
-    quantile is needed. A calibrated method has coverage equal to `level`. The interval of a count holds both its ends
-    and hence at least the probability `level`, so a calibrated method may cover more.
+    For a continuous distribution, y lies in the central interval of probability a exactly when |F(y) - 1/2| <= a / 2,
+    so no quantile is needed. A calibrated method has coverage equal to `level`. The interval of a count holds both its
+    ends and hence at least the probability `level`, so a calibrated method may cover more.
 
     Args:
-        predictive: Law of a number or a count.
-        y: Observations (n,) or (n, k); outputs are counted apart.
+        predictive: Predictive distribution of a real number or a count.
+        y: Observations (n,) or (n, k); outputs are counted separately.
         level: Probability of the interval.
 
     References:
@@ -159,8 +159,8 @@ def coverage(predictive: ContinuousPredictive, y: Any, level: float = 0.9) -> fl
 
     >>> import torch
     >>> from bayeskit.core.predictive import MixturePredictive
-    >>> law = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 4, 1), torch.ones(1, 4, 1)))
-    >>> coverage(law, [-3.0, 0.1, 1.5, 1.7], level=0.9)
+    >>> predictive = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 4, 1), torch.ones(1, 4, 1)))
+    >>> coverage(predictive, [-3.0, 0.1, 1.5, 1.7], level=0.9)
     0.5
     """
     checks.fraction(level, name="level")
@@ -172,7 +172,7 @@ def coverage(predictive: ContinuousPredictive, y: Any, level: float = 0.9) -> fl
 
 
 def _cdf_below(predictive: ContinuousPredictive, y: Tensor) -> Tensor:
-    """P(Y < y) of a count: its cdf one count lower, in whatever units it is told."""
+    """P(Y < y) of a count: its cdf one count lower, in the units of `predictive`."""
     if isinstance(predictive, SqueezedPredictive):
         return _cdf_below(predictive.base, y.unsqueeze(-1)).squeeze(-1)
     if isinstance(predictive, AffinePredictive):

@@ -1,4 +1,4 @@
-"""How far two beliefs lie from each other: Gaussians, jointly or input by input, and class probabilities."""
+"""Distances between posteriors: 2-Wasserstein of Gaussians, joint or pointwise, and total variation of classes."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def wasserstein2(mean1: Any, covariance1: Any, mean2: Any, covariance2: Any) -> 
         covariance2: Covariance of the second (N, N).
 
     Returns:
-        The distance, in the units of the means. It grows with sqrt(N) when the N differences are alike.
+        The distance, in the units of the means. It grows with sqrt(N) for N equal differences.
 
     Raises:
         ValueError: Shapes do not fit, or a covariance is not positive semi-definite beyond rounding.
@@ -45,8 +45,8 @@ def wasserstein2(mean1: Any, covariance1: Any, mean2: Any, covariance2: Any) -> 
 def pointwise_wasserstein2(mean1: Any, variance1: Any, mean2: Any, variance2: Any) -> np.ndarray:
     """The 2-Wasserstein distances between pairs of Gaussians on the line, one at each input.
 
-    W = sqrt((m1 - m2)^2 + (s1 - s2)^2) with standard deviations s: how far one marginal law has to be moved to become
-    the other. What two laws believe about the inputs together is not looked at; see `wasserstein2`.
+    W = sqrt((m1 - m2)^2 + (s1 - s2)^2) with standard deviations s, between marginal distributions. Correlations between
+    inputs do not enter; see `wasserstein2`.
 
     Args:
         mean1: Means of the first (n,), or any other shape.
@@ -77,7 +77,7 @@ def pointwise_wasserstein2(mean1: Any, variance1: Any, mean2: Any, variance2: An
 
 
 def total_variation(p: Any, q: Any) -> np.ndarray:
-    """Total variation between two laws over classes, row by row: half the sum of absolute differences.
+    """Total variation distances between class probabilities, row by row: half the sum of absolute differences.
 
     TV(p, q) = (1 / 2) sum_j |p_j - q_j| is the largest difference in the probability of any event, between 0 and 1.
 

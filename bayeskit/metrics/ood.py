@@ -1,7 +1,7 @@
-"""Can uncertainty tell strange inputs from familiar ones? Ranking of out-of-distribution (OOD) scores.
+"""Out-of-distribution (OOD) detection: AUROC, AUPR and FPR95 of a score.
 
 One convention everywhere: **a larger score means more out of distribution**. The positive class is the OOD set unless
-`positive="in"` asks for the other direction, where the same scores are read backwards.
+`positive="in"` asks for the other direction, where the same scores are negated.
 """
 
 from typing import Any, Literal
@@ -15,12 +15,12 @@ Side = Literal["out", "in"]
 
 
 def ood_auroc(in_scores: Any, out_scores: Any) -> float:
-    """The probability that an OOD point scores above a familiar one: P(S_out > S_in) + P(S_out = S_in) / 2.
+    """The probability that an OOD point scores above an in-distribution one: P(S_out > S_in) + P(S_out = S_in) / 2.
 
-    The same number whichever side is called positive; 0.5 is chance, below 0.5 the score points the wrong way.
+    The same number whichever side is called positive; 0.5 is chance, below 0.5 the score ranks in the wrong direction.
 
     Args:
-        in_scores: Scores of familiar inputs (n,).
+        in_scores: Scores of in-distribution inputs (n,).
         out_scores: Scores of OOD inputs (m,).
 
     References:
@@ -35,15 +35,15 @@ def ood_auroc(in_scores: Any, out_scores: Any) -> float:
 
 
 def ood_aupr(in_scores: Any, out_scores: Any, *, positive: Side = "out") -> float:
-    """Average precision of finding the positive side by its score.
+    """Average precision of detecting the positive class by the score.
 
-    AP = sum_k (R_k - R_{k-1}) P_k over thresholds. Chance is the share of positives, so it moves with the sizes of the
-    two sets; quote both directions.
+    AP = sum_k (R_k - R_{k-1}) P_k over thresholds. Chance level is the fraction of positives, so it depends on the
+    sizes of the two sets; report both directions.
 
     Args:
-        in_scores: Scores of familiar inputs (n,), larger for stranger.
+        in_scores: Scores of in-distribution inputs (n,).
         out_scores: Scores of OOD inputs (m,).
-        positive: "out": find OOD points by high scores; "in": find familiar points by low scores.
+        positive: "out": find OOD points by high scores; "in": find in-distribution points by low scores.
 
     References:
         Hendrycks and Gimpel (2017), A baseline for detecting misclassified and out-of-distribution examples, section 2.
@@ -57,15 +57,15 @@ def ood_aupr(in_scores: Any, out_scores: Any, *, positive: Side = "out") -> floa
 
 
 def ood_fpr95(in_scores: Any, out_scores: Any, *, positive: Side = "out") -> float:
-    """The share of the other side raised as a false alarm when 95 % of the positive side is caught.
+    """The false positive rate at a true positive rate of 95 %.
 
     The smallest false positive rate among thresholds whose true positive rate is at least 0.95; 0 is perfect.
 
     Args:
-        in_scores: Scores of familiar inputs (n,), larger for stranger.
+        in_scores: Scores of in-distribution inputs (n,).
         out_scores: Scores of OOD inputs (m,).
-        positive: "out": 95 % of the OOD points are caught and familiar ones are the false alarms; "in": 95 % of the
-            familiar points are accepted and OOD points pass for familiar, as in Liang et al.
+        positive: "out": 95 % of the OOD points are detected, and false positives are in-distribution points; "in": 95 %
+            of the in-distribution points are accepted, and false positives are OOD points, as in Liang et al.
 
     References:
         Liang, Li and Srikant (2018), Enhancing the reliability of out-of-distribution image detection, section 4.2.
@@ -75,8 +75,8 @@ def ood_fpr95(in_scores: Any, out_scores: Any, *, positive: Side = "out") -> flo
     """
     from sklearn.metrics import roc_curve
 
-    false_alarms, caught, _ = roc_curve(*_labeled(in_scores, out_scores, positive), drop_intermediate=False)
-    return float(false_alarms[np.argmax(caught >= 0.95)])
+    false_positives, true_positives, _ = roc_curve(*_labeled(in_scores, out_scores, positive), drop_intermediate=False)
+    return float(false_positives[np.argmax(true_positives >= 0.95)])
 
 
 def _labeled(in_scores: Any, out_scores: Any, positive: Side) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""Scores of predictions against what came: proper scoring rules, and two plain ones.
+"""Scores of predictions against observations: proper scoring rules, accuracy and root mean squared error.
 
-A rule is proper when no one can expect to do better by stating a law other than the one they believe.
+A rule is proper if the expected score is best for the distribution that the observations are drawn from.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import distributions as td
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import ContinuousPredictive, GaussianPredictive, MixturePredictive, Predictive
-from bayeskit.core.predictive.transformed import AffinePredictive, SqueezedPredictive
+from bayeskit.core.predictive.predictive import AffinePredictive, SqueezedPredictive
 from bayeskit.metrics import arrays
 
 # Quantiles at which the panels of the quadrature meet: dense in the middle, reaching 1e-6 into both tails.
@@ -25,8 +25,8 @@ _MAX_COMPONENTS = 512  # of a normal mixture, whose closed form costs the square
 def negative_log_likelihood(predictive: Any, y: Any) -> float:
     """The mean over points of -log p(y_i | x_i), in nats: the marginal, never the joint.
 
-    For a `Predictive` the law is its own (a mixture stays a mixture) and y is in its units. An array is read as class
-    probabilities; a class given probability zero that then comes true costs infinity.
+    A `Predictive` is scored by its own density (a mixture as a mixture), with y in its units. An array is read as class
+    probabilities; an observed class of probability zero costs infinity.
 
     Args:
         predictive: A `Predictive`, or class probabilities (n, c) or (n,).
@@ -106,11 +106,11 @@ def crps(predictive: ContinuousPredictive, y: Any) -> float:
 
     CRPS(F, y) = integral of (F(x) - [x >= y])^2 dx. For N(m, s^2) and z = (y - m) / s it is
     s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), and mixtures of normals are a double sum of such terms. Any other
-    law is integrated numerically: Gauss-Legendre panels whose borders are quantiles of the law and y itself, so that
-    narrow components of a mixture are seen; the probability left outside the outermost quantiles is 2e-6.
+    distribution is integrated numerically: Gauss-Legendre panels whose borders are its quantiles and y itself, so that
+    narrow components of a mixture are resolved; the probability left outside the outermost quantiles is 2e-6.
 
     Args:
-        predictive: Continuous law of y.
+        predictive: Continuous predictive distribution of y.
         y: Observations (n,) or (n, k).
 
     References:
@@ -120,8 +120,8 @@ def crps(predictive: ContinuousPredictive, y: Any) -> float:
 
     >>> import torch
     >>> from bayeskit.core.predictive import MixturePredictive
-    >>> law = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)))
-    >>> round(crps(law, [0.0]), 4)
+    >>> predictive = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)))
+    >>> round(crps(predictive, [0.0]), 4)
     0.2337
     """
     score = _crps(predictive, arrays.like_predictive(y, predictive))
@@ -129,7 +129,7 @@ def crps(predictive: ContinuousPredictive, y: Any) -> float:
 
 
 def interval_score(low: Any, high: Any, y: Any, *, level: float = 0.9) -> float:
-    """Width of the interval plus a penalty for each miss, averaged over points; lower is better.
+    """Width of the interval plus a penalty for observations outside, averaged over points; lower is better.
 
     S = (high - low) + (2 / a) max(low - y, 0) + (2 / a) max(y - high, 0) with a = 1 - level.
 
@@ -137,7 +137,7 @@ def interval_score(low: Any, high: Any, y: Any, *, level: float = 0.9) -> float:
         low: Lower ends (n,) or (n, k).
         high: Upper ends, the same shape.
         y: Observations, the same shape.
-        level: Probability the interval was meant to hold.
+        level: Nominal coverage of the interval.
 
     References:
         Gneiting and Raftery (2007), Strictly proper scoring rules, prediction and estimation, equation 43.
@@ -155,7 +155,7 @@ def interval_score(low: Any, high: Any, y: Any, *, level: float = 0.9) -> float:
 
 
 def _crps(predictive: ContinuousPredictive, y: Tensor) -> Tensor:
-    """The score of each observation, by the closed form of the law if it has one."""
+    """The score of each observation, in closed form where there is one."""
     if isinstance(predictive, SqueezedPredictive):
         return _crps(predictive.base, y.unsqueeze(-1)).squeeze(-1)
     if isinstance(predictive, AffinePredictive):  # the score scales like y
@@ -172,7 +172,7 @@ def _crps(predictive: ContinuousPredictive, y: Tensor) -> Tensor:
 
 
 def _expected_distance(offset: Tensor, std: Tensor) -> Tensor:
-    """E|Z + offset| for Z of law N(0, std^2); a point mass gives the absolute offset."""
+    """E|Z + offset| for Z ~ N(0, std^2); a point mass gives the absolute offset."""
     z = offset / std.clamp(min=torch.finfo(std.dtype).tiny)
     density = torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     return 2 * std * density + offset * torch.erf(z / math.sqrt(2))
@@ -180,8 +180,9 @@ def _expected_distance(offset: Tensor, std: Tensor) -> Tensor:
 
 def _normal_components(mixture: MixturePredictive) -> tuple[Tensor, Tensor, Tensor] | None:
     """Means and standard deviations (s, n, k) and weights of equal rank, if every component is normal."""
-    law = mixture.components
-    base = law.base_dist if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1 else law
+    base = mixture.components
+    if isinstance(base, td.Independent) and base.reinterpreted_batch_ndims == 1:
+        base = base.base_dist
     if not isinstance(base, td.Normal) or len(base.loc) > _MAX_COMPONENTS:
         return None
     equal = torch.full_like(base.loc.flatten(1)[:, 0], 1 / len(base.loc))

@@ -1,4 +1,4 @@
-"""Does the method know when it is wrong? Error left when only the most certain points are answered."""
+"""Selective prediction: the risk-coverage curve and the area under it."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from bayeskit.metrics import arrays
 
 
 def risk_coverage(losses: Any, uncertainty: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean loss over the most certain share of the points, for every share.
+    """Mean loss over the fraction of points with the lowest uncertainty (coverage), for every fraction.
 
     With the points in order of increasing uncertainty, risk_k = (1 / k) sum_{i <= k} loss_i at coverage k / n. Points
     of equal uncertainty are in random order; the expected curve over those orders is returned, so the answer does not
-    depend on how the rows are sorted.
+    depend on the order of the points.
 
     Args:
         losses: Loss of each point (n,): 0 or 1 for wrong classes, a squared error for numbers.

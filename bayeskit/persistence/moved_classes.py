@@ -119,7 +119,7 @@ MODULES = {
     "core.likelihood.drawn": "core.likelihood.parameter_mixture",
     "core.likelihood.marginals": "core.likelihood.noise_marginals",
     "core.likelihood.missing": "core.likelihood.missing_targets",
-    "core.predictive.views": "core.predictive.transformed",
+    "core.predictive.views": "core.predictive.predictive",
     "core.predictive.categorical": "core.predictive.categorical_predictive",
     "core.predictive.gaussian": "core.predictive.gaussian_predictive",
     "core.predictive.student_t": "core.predictive.student_t_predictive",

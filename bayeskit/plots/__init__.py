@@ -1,8 +1,8 @@
 """Figures: functions of data that draw on a Matplotlib `Axes` and return it.
 
-Every function takes an optional `ax` (a new figure is made without one) and draws with colors that people with color
-blindness can tell apart (Okabe and Ito, 2008); where several methods share one picture, the line style changes too.
-Matplotlib is imported at the first call.
+Every function takes an optional `ax` (a new figure is made without one) and draws in a palette for color blindness
+(Okabe and Ito, 2008); where several methods share one figure, the line style varies too. Matplotlib is imported at the
+first call.
 """
 
 from bayeskit.plots.calibration_plots import coverage_curve as coverage_curve

@@ -1,4 +1,4 @@
-"""Do stated probabilities come true: reliability, PIT and coverage pictures."""
+"""Calibration plots: reliability diagram, PIT histogram and coverage curve."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def reliability_diagram(
     p: Any, labels: Any, *, num_bins: int = 10, binning: Binning = "width", color: str = BLUE, ax: "Axes | None" = None
 ) -> "Axes":
-    """Accuracy against confidence, with the share of the points that each bin holds as gray bars.
+    """Accuracy against confidence, with the fraction of the points in each bin as gray bars.
 
     Args:
         p: Class probabilities (n, c), or (n,) for the probability of class 1 of two.
@@ -35,13 +35,19 @@ def reliability_diagram(
     ax = new_axes(ax)
     r = metrics.reliability(p, labels, num_bins=num_bins, binning=binning)
     ax.bar(
-        r.edges[:-1], r.occupancy, width=np.diff(r.edges), align="edge", color=GRAY, alpha=0.35, label="share of points"
+        r.edges[:-1],
+        r.occupancy,
+        width=np.diff(r.edges),
+        align="edge",
+        color=GRAY,
+        alpha=0.35,
+        label="fraction of points",
     )
     ax.plot([0, 1], [0, 1], color=GRAY, linewidth=1, label="calibrated")
     full = r.counts > 0
     ax.plot(r.confidence[full], r.accuracy[full], color=color, marker="o", markersize=4, label="accuracy")
     ax.text(1, 1.03, f"ECE {r.error:.3f}", transform=ax.transAxes, ha="right", va="bottom", fontsize="small")
-    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy, share of points")
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy, fraction of points")
     return ax
 
 
@@ -50,8 +56,8 @@ def pit_histogram(
 ) -> "Axes":
     """Histogram of PIT values with the band in which the bars of uniform values lie.
 
-    Each bar holds a Binomial(n, 1 / num_bins) number of points if the predictive laws are right; the band is the
-    central interval of that law, bar by bar, so about one bar in twenty leaves a 95 % band by chance.
+    Each bar holds a Binomial(n, 1 / num_bins) number of points if the predictive distributions are calibrated; the band
+    is the central interval of that distribution, bar by bar, so about one bar in twenty leaves a 95 % band by chance.
 
     Args:
         u: PIT values, any shape.
@@ -92,9 +98,9 @@ def pit_histogram(
 
 
 def coverage_curve(u: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes":
-    """Share of observations inside their central intervals against the interval's probability, method by method.
+    """Empirical coverage of central intervals against their nominal coverage, method by method.
 
-    Above the diagonal intervals are too wide, below it too narrow.
+    Above the diagonal a method is under-confident, below it over-confident.
 
     Args:
         u: Name of a method to its PIT values (n,).
@@ -108,6 +114,6 @@ def coverage_curve(u: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes":
     for index, (name, values) in enumerate(u.items()):
         depth = 2 * np.abs(np.asarray(values, dtype=float).ravel() - 0.5)  # the interval that just reaches the point
         ax.plot(levels, (depth[None] <= levels[:, None]).mean(1), label=name, **style(index))
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the interval", ylabel="share of observations inside")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="nominal coverage", ylabel="empirical coverage")
     ax.legend(frameon=False, fontsize="small")
     return ax

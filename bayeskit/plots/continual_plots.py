@@ -1,4 +1,4 @@
-"""Learning one task after another, as a picture."""
+"""Continual-learning plots: the matrix of scores and the score of each task over time."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ def score_matrix(
 ) -> "Axes":
     """Heat map of a score on every task (columns) after every stage (rows), each number written in its cell.
 
-    What stands right of the steps is of tasks that had not come yet.
+    Entries right of the steps are of tasks not yet learnt.
 
     Args:
         R: Scores (stages, tasks); see `continual.scores`.
@@ -31,7 +31,7 @@ def score_matrix(
     """
     ax, matrix, names = new_axes(ax), *_named(R, names)
     write_cells(ax, matrix)
-    for i in range(min(matrix.shape) - 1):  # the steps between tasks met and tasks to come
+    for i in range(min(matrix.shape) - 1):  # the steps between learnt and later tasks
         ax.plot([i + 0.5, i + 0.5, i + 1.5], [i - 0.5, i + 0.5, i + 0.5], color="white", linewidth=2.5)
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(matrix)), names[: len(matrix)])

@@ -1,4 +1,4 @@
-"""How far the methods lie from each other."""
+"""Heat map of distances between methods."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

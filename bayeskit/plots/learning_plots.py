@@ -1,4 +1,4 @@
-"""What labels buy: a score against the number of labels, and how much of it is luck."""
+"""Learning curves of active learning: a score against the number of labels, with its spread over seeds."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ def learning_curve(
     band: Literal["std", "error", "range"] = "error",
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Mean score over seeds against the number of labels, way of asking by way of asking, with a band.
+    """Mean score over seeds against the number of labels, strategy by strategy, with a band.
 
     Args:
         curves: Name to (numbers of labels (r,), scores (seeds, r)).

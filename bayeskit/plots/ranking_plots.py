@@ -1,4 +1,4 @@
-"""Does uncertainty rank the points: errors last, strangers first."""
+"""Plots of how uncertainty ranks points: risk-coverage curves and OOD scores."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def risk_coverage_curve(
     curves: Mapping[str, tuple[Any, Any]], *, risk: str = "risk", ax: "Axes | None" = None
 ) -> "Axes":
-    """Mean loss over the most certain share of the points, method by method.
+    """Mean loss over the fraction of points with the lowest uncertainty, method by method.
 
     Args:
         curves: Name of a method to (losses, uncertainty), each (n,), as `metrics.risk_coverage` takes them.
@@ -28,17 +28,17 @@ def risk_coverage_curve(
     ax = new_axes(ax)
     for index, (name, (losses, uncertainty)) in enumerate(curves.items()):
         ax.plot(*metrics.risk_coverage(losses, uncertainty), label=name, **style(index))
-    ax.set(xlim=(0, 1), xlabel="share of points answered, most certain first", ylabel=risk)
+    ax.set(xlim=(0, 1), xlabel="coverage (fraction of points, most certain first)", ylabel=risk)
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize="small")
     return ax
 
 
 def ood_histogram(in_scores: Any, out_scores: Any, *, num_bins: int = 25, ax: "Axes | None" = None) -> "Axes":
-    """Histograms of a score over familiar and out-of-distribution inputs; larger scores mean stranger.
+    """Histograms of a score over in-distribution and out-of-distribution inputs.
 
     Args:
-        in_scores: Scores of familiar inputs (n,).
+        in_scores: Scores of in-distribution inputs (n,).
         out_scores: Scores of OOD inputs (m,).
         num_bins: Number of bars.
         ax: Where to draw.
@@ -51,7 +51,7 @@ def ood_histogram(in_scores: Any, out_scores: Any, *, num_bins: int = 25, ax: "A
     low, high = np.concatenate(both).min(), np.concatenate(both).max()
     bins = np.linspace(low, high if high > low else low + 1, num_bins + 1)
     for scores, name, color, filled in zip(
-        both, ("familiar", "OOD"), (BLUE, ORANGE), ("stepfilled", "step"), strict=True
+        both, ("in-distribution", "OOD"), (BLUE, ORANGE), ("stepfilled", "step"), strict=True
     ):
         share = np.full(len(scores), 1 / len(scores))
         ax.hist(
@@ -65,5 +65,5 @@ def ood_histogram(in_scores: Any, out_scores: Any, *, num_bins: int = 25, ax: "A
         )  # type: ignore[arg-type]
     auroc = f"AUROC {metrics.ood_auroc(*both):.3f}"
     ax.text(1, 1.03, auroc, transform=ax.transAxes, ha="right", va="bottom", fontsize="small")
-    ax.set(xlabel="score, larger = stranger", ylabel="share of points")
+    ax.set(xlabel="OOD score", ylabel="fraction of points")
     return ax

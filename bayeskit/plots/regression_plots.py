@@ -1,4 +1,4 @@
-"""What methods believe along one input."""
+"""Posterior predictive means and intervals along one input."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,13 @@ def regression_band(
     title: str = "",
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Mean and central intervals of a predictive law along one input, over the training data.
+    """Mean and central intervals of the posterior predictive along one input, over the training data.
 
-    The bands are of y, observation noise included, from the law's own quantiles.
+    The bands are of y, observation noise included, from its quantiles.
 
     Args:
         x: Inputs (n,) or (n, 1), where `predictive` was evaluated.
-        predictive: Law of y at those inputs, of one output.
+        predictive: Posterior predictive of y at those inputs, of one output.
         data: Training inputs and targets, drawn as points.
         levels: Probabilities of the bands.
         color: Of mean and bands.
@@ -37,8 +37,8 @@ def regression_band(
 
     >>> import torch
     >>> from bayeskit.core.predictive import MixturePredictive
-    >>> law = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 3, 1), torch.ones(1, 3, 1)))
-    >>> ax = regression_band([0.0, 1.0, 2.0], law, title="prior")
+    >>> predictive = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 3, 1), torch.ones(1, 3, 1)))
+    >>> ax = regression_band([0.0, 1.0, 2.0], predictive, title="prior")
     >>> import matplotlib.pyplot as plt; plt.close("all")
     """
     ax, x = new_axes(ax), np.asarray(x, dtype=float).ravel()
@@ -63,11 +63,11 @@ def regression_bands(
     levels: Sequence[float] = (0.5, 0.95),
     columns: int = 3,
 ) -> "list[Axes]":
-    """Several methods on the same data, one panel each with shared axes: the picture of how their beliefs differ.
+    """Several methods on the same data, one panel each with shared axes, to compare their predictive distributions.
 
     Args:
         x: Inputs (n,) or (n, 1).
-        predictives: Name of a method to its law of y at those inputs.
+        predictives: Name of a method to its posterior predictive of y at those inputs.
         data: Training inputs and targets.
         levels: Probabilities of the bands.
         columns: Panels in a row.
@@ -77,8 +77,8 @@ def regression_bands(
 
     >>> import torch
     >>> from bayeskit.core.predictive import MixturePredictive
-    >>> law = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 3, 1), torch.ones(1, 3, 1)))
-    >>> len(regression_bands([0.0, 1.0, 2.0], {"a": law, "b": law}))
+    >>> predictive = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 3, 1), torch.ones(1, 3, 1)))
+    >>> len(regression_bands([0.0, 1.0, 2.0], {"a": predictive, "b": predictive}))
     2
     >>> import matplotlib.pyplot as plt; plt.close("all")
     """
@@ -98,7 +98,7 @@ def regression_bands(
     axes = list(grid.flat)
     for ax in axes[len(predictives) :]:
         ax.remove()
-    for index, (name, law) in enumerate(predictives.items()):
+    for index, (name, predictive) in enumerate(predictives.items()):
         color = PALETTE[index % len(PALETTE)]
-        regression_band(x, law, data=data, levels=levels, color=color, title=name, ax=axes[index])
+        regression_band(x, predictive, data=data, levels=levels, color=color, title=name, ax=axes[index])
     return axes[: len(predictives)]

@@ -2,7 +2,7 @@
 
 A 784-1024-1024-10 MLP in float32, mini-batches of 128, the local reparameterization, Adam. A hundred steps of each are
 timed in turn; one exchange of active weights in them is part of it. The state is what a run keeps: the tensors of the
-law, of its divergence and of its sparse layers, and the optimizer's. Predictions are 32 draws at 2,000 rows.
+posterior, of its divergence and of its sparse layers, and the optimizer's. Predictions are 32 draws at 2,000 rows.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ ROUNDS = 3
 
 
 class Run:
-    """A law in training."""
+    """A variational posterior in training."""
 
     def __init__(self, density):
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ class Run:
     def step_flops(self):
         """Multiplications and additions of a step, by the usual count of two passes back for one forth.
 
-        Two products a layer, of means and of variances; one step in a hundred of a sparse law is a dense one.
+        Two products a layer, of means and of variances; one step in a hundred of the sparse posterior is dense.
         """
         total = 0.0
         for name, shape in self.q.support.shapes.items():
@@ -71,7 +71,7 @@ def _tensors(thing):
 
 
 def rows(rounds):
-    """State, step and prediction of 32 draws at 2,000 rows, beside the dense law."""
+    """State, step and prediction of 32 draws at 2,000 rows, of the sparse and the dense posterior."""
     rounds = min(rounds, ROUNDS)
     for density in DENSITIES:
         dense, sparse = Run(1.0), Run(density)
@@ -85,8 +85,9 @@ def rows(rounds):
         )
         times = interleaved({"SSVI": sparse.step, DENSE: dense.step}, rounds, EVERY)
         yield times.row(f"{at}, step", "SSVI", DENSE, ASKED.get((density, "step")), _count(sparse.step_flops(), dense))
-        laws, x = [run.q.eval().posterior(run.data.x[:]) for run in (sparse, dense)], torch.randn(PREDICTED, 784)
-        calls = {name: partial(_mean, law, x) for name, law in zip(("SSVI", DENSE), laws, strict=True)}
+        x = torch.randn(PREDICTED, 784)
+        runs = {"SSVI": sparse, DENSE: dense}
+        calls = {name: partial(_mean, run.q.eval().posterior(run.data.x[:]), x) for name, run in runs.items()}
         times = interleaved(calls, rounds)
         yield times.row(f"{at}, prediction", "SSVI", DENSE, ASKED.get((density, "prediction")))
 
@@ -97,5 +98,5 @@ def _count(ours, dense):
 
 
 @torch.no_grad()
-def _mean(law, x):
-    return law(x).mean
+def _mean(posterior, x):
+    return posterior(x).mean

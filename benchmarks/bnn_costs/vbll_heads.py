@@ -40,7 +40,7 @@ def own_layer(kind, d, k, covariance, num_data, rank, **options):
 
 
 def copy_rows(peer, rows, covariance):
-    """Give our rows the law of the peer's."""
+    """Copy the peer's Gaussian to our head."""
     with torch.no_grad():
         rows.mean.copy_(peer.W_mean)
         scale = peer.W_logdiag / 2 if covariance == "low_rank" else peer.W_logdiag
@@ -77,12 +77,12 @@ def parity(n=40, d=6):
             losses.append(float(value.detach()))
             slopes.append(torch.autograd.grad(value, features)[0])
         else:
-            law, own = peer(x).predictive, ours.predictive(x)
+            predictive, own = peer(x).predictive, ours.predictive(x)
             gaps = [
                 abs(losses[0] - losses[1]),
                 float((slopes[0] - slopes[1]).abs().max()),
-                float((law.mean - own.mean).abs().max().detach()),
-                float((law.variance - own.variance).abs().max().detach()),
+                float((predictive.mean - own.mean).abs().max().detach()),
+                float((predictive.variance - own.variance).abs().max().detach()),
             ]
             assert max(gaps) < 1e-9, gaps
             note = f"float64, one output: loss, gradient and prediction agree to {max(gaps):.0e}"

@@ -1,1 +1,1 @@
-"""One posterior over functions on two tables, what is known of it, and how near each method comes."""
+"""Posterior fidelity: distances of every method from one reference posterior on two tables."""

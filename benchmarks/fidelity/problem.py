@@ -26,11 +26,11 @@ HIDDEN = 16
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A posterior and where it is asked about.
+    """A posterior and the test inputs.
 
     Args:
         name: Of the table.
-        prior: With a Gaussian law of known scale over the p weights.
+        prior: With a Gaussian distribution of known scale over the p weights.
         likelihood: Gaussian noise that is not learnt.
         data: The training rows.
         x: Test inputs (t, d).

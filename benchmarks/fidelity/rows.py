@@ -1,7 +1,7 @@
-"""The rows of the table: methods with settings under which they do what they say, as far as a budget goes.
+"""The rows of the table: methods with settings that approximate this posterior as well as a budget permits.
 
 What is trained sees all the rows and stops when its rate has fallen to zero: with rows held out it would be another
-posterior. Where predictions are draws, there are many: the table is about the law, not the noise of reading it off.
+posterior. Where predictions are draws, there are many: the table is about the posterior, not about Monte Carlo error.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Row:
     Args:
         method: The registered name.
         settings: What differs from its defaults.
-        note: What keeps it from the posterior even with all the time in the world.
+        note: Why it differs from the posterior even at convergence.
     """
 
     method: str

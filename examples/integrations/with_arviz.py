@@ -19,9 +19,9 @@ with warnings.catch_warnings():
 
 dose = torch.linspace(-1.5, 1.5, 6).repeat_interleave(10)
 age = torch.linspace(-1.5, 1.5, 10).repeat(6)
-truth = torch.stack([torch.ones(60), dose, age], 1) @ torch.tensor([0.5, 1.5, -1.0])
+logits = torch.stack([torch.ones(60), dose, age], 1) @ torch.tensor([0.5, 1.5, -1.0])
 generator = torch.Generator().manual_seed(0)
-recovered = torch.bernoulli(truth.sigmoid(), generator=generator)
+recovered = torch.bernoulli(logits.sigmoid(), generator=generator)
 
 
 def log_density(q):

@@ -1,8 +1,8 @@
 # %% [markdown]
-# # Avalanche trains, yesterday's posterior is the prior
+# # Avalanche trains, the previous posterior is the prior
 #
-# Is a digit odd? Digits 0 to 4 are learnt first, and 5 to 9 when the others are gone. Trained plainly, a network
-# forgets. With the plugin its loss has the posterior of the first experience as a prior: online Laplace.
+# Is a digit odd? Digits 0 to 4 are learnt first, and then 5 to 9 without them. A network trained without
+# a prior forgets. With the plugin its loss has the posterior of the first experience as a prior: online Laplace.
 
 # %%
 import warnings

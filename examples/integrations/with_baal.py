@@ -30,8 +30,8 @@ def bald(draws):
 
 
 # %% [markdown]
-# All labels so far lie left of 1. There, where the classes overlap, the probabilities are near a half and no label will
-# change that; to the right nobody knows yet. Entropy mixes the two, disagreement does not.
+# All labels so far lie left of 1. Where the classes overlap, the probabilities are near a half whatever the number of
+# labels (aleatoric uncertainty); to the right the uncertainty is epistemic. Entropy mixes the two, BALD does not.
 
 # %%
 model = GPClassifier(random_state=0).fit(X[labeled], y[labeled])

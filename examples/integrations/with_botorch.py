@@ -1,8 +1,8 @@
 # %% [markdown]
-# # BoTorch asks, a posterior of this library answers
+# # BoTorch with a posterior of this library
 #
 # Eight evaluations of Branin's function, then sixteen more in batches of two that BoTorch's expected improvement
-# chooses. The model is any fitted regressor, here an exact process; of networks and few rows the guide has more to say.
+# chooses. The model is any fitted regressor, here an exact process; the guide covers networks and few data points.
 
 # %%
 import warnings
@@ -28,7 +28,7 @@ def observe(x):
 
 
 # %% [markdown]
-# The loop is fit, wrap, ask, evaluate. Inputs and outputs stay in the units of the problem.
+# The loop is fit, wrap, optimize the acquisition function, evaluate. Inputs and outputs keep their units.
 
 # %%
 y = observe(X)

@@ -2,8 +2,8 @@
 # # GPyTorch models in and out
 #
 # A model that GPyTorch trained, in your own loop, comes in as it is. It then has what every posterior of this library
-# has: functions that can be evaluated anywhere, further data without another training. The law at some
-# inputs goes back out as GPyTorch's own distribution.
+# has: functions that can be evaluated anywhere, further data without another training. The joint
+# distribution at some inputs goes back out as GPyTorch's own distribution.
 
 # %%
 import gpytorch
@@ -47,10 +47,10 @@ lows = within[functions(within)[..., 0].argmin(-1), 0]
 print(f"the lowest point within the data lies at {lows.mean():.2f}, give or take {lows.std():.2f}")
 later = Data(torch.tensor([[12.0]], dtype=torch.float64), torch.tensor([[-0.5]], dtype=torch.float64))
 more = gp.Exact(learn=False).infer(posterior, noise, later, generator=generator).posterior
-before, after = (law(later.x + 0.5).variance.sqrt().item() for law in (posterior, more))
+before, after = (process(later.x + 0.5).variance.sqrt().item() for process in (posterior, more))
 print(f"std of the function at 12.5: {before:.2f}, and after one more row at 12 {after:.2f}")
-law = more(grid).to_gpytorch()  # and out: a gpytorch MultivariateNormal
-print(f"{type(law).__name__} over {len(grid)} inputs, log density of its mean {law.log_prob(law.mean):.0f}")
+normal = more(grid).to_gpytorch()  # and out: a gpytorch MultivariateNormal
+print(f"{type(normal).__name__} over {len(grid)} inputs, log density of its mean {normal.log_prob(normal.mean):.0f}")
 plt.plot(grid, functions(grid)[:20, :, 0].mT, color="tab:blue", alpha=0.3)
 plt.plot(x, y, "k.")
 plt.savefig("with_gpytorch.png", dpi=120)

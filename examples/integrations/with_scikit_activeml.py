@@ -1,5 +1,5 @@
 # %% [markdown]
-# # scikit-activeml asks, a posterior answers
+# # scikit-activeml with a posterior of this library
 #
 # Which tumors should an expert look at? A query strategy of scikit-activeml chooses from a pool, by the disagreement of
 # functions drawn from the posterior. Labels are words, and unknown labels are `None`.
@@ -42,7 +42,7 @@ for name, (strategy, arguments) in strategies.items():
         known[asked] = y[asked]
 
 # %% [markdown]
-# Those that were asked for last, and how sure the model had been of each.
+# The last queries, and the predicted probability of each.
 
 # %%
 for row, p in zip(asked, model.predict_proba(X[asked]), strict=True):

@@ -2,7 +2,7 @@
 # # skorch trains, a posterior predicts
 #
 # How far will a patient's diabetes have come in a year? skorch trains a network, with its schedules and its early
-# stopping, and its prediction is a number. A Laplace approximation around the trained weights makes it a law.
+# stopping, and its prediction is a number. A Laplace approximation at the trained weights gives a distribution.
 
 # %%
 import numpy as np

@@ -43,7 +43,7 @@ class Ridge(RegressorMixin, BaseEstimator):
 
 
 class Logistic(ClassifierMixin, BaseEstimator):
-    """Logistic regression; a small C gives timid probabilities."""
+    """Logistic regression; a small C gives under-confident probabilities."""
 
     def __init__(self, C=1.0, random_state=None):
         self.C, self.random_state = C, random_state

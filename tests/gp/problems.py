@@ -1,5 +1,7 @@
 """Small regression problems and processes shared by the tests of `bayeskit.gp`."""
 
+from typing import ClassVar
+
 import torch
 from gpytorch.kernels import Kernel, MaternKernel, RBFKernel, ScaleKernel
 from gpytorch.means import ConstantMean, ZeroMean
@@ -30,6 +32,18 @@ def scaled(base: Kernel, lengthscale, outputscale=1.7) -> Kernel:
     kernel.outputscale = torch.tensor(outputscale, dtype=torch.float64)
     kernel.base_kernel.lengthscale = torch.as_tensor(lengthscale, dtype=torch.float64)
     return kernel
+
+
+class Counted(Kernel):
+    """exp(-|x - x'|^2), noting the number of columns of each covariance matrix that is asked of it."""
+
+    columns: ClassVar[list[int]] = []
+
+    def forward(self, x1, x2, diag=False, **_):
+        if diag:
+            return torch.exp(-(x1 - x2).square().sum(-1))
+        self.columns.append(x2.shape[-2])
+        return torch.exp(-torch.cdist(x1, x2).square())
 
 
 def matern(lengthscale=(0.9, 1.4), nu=2.5):

@@ -60,7 +60,7 @@ def test_one_bin_and_equal_confidences():
     assert r.error == pytest.approx(0, abs=1e-12)
 
 
-def test_pit_is_the_cdf_and_uniform_when_right():
+def test_pit_is_the_cdf_and_uniform_under_calibration():
     y = np.random.default_rng(3).normal(size=500)
     u = metrics.pit(standard_normal(500), y)
     np.testing.assert_allclose(u, stats.norm.cdf(y), atol=1e-12)
@@ -69,11 +69,11 @@ def test_pit_is_the_cdf_and_uniform_when_right():
 
 def test_coverage_counts_the_central_interval():
     y = np.random.default_rng(4).normal(size=1000)
-    law = standard_normal(1000)
+    predictive = standard_normal(1000)
     for level in (0.5, 0.9):
-        low, high = law.interval(level)
+        low, high = predictive.interval(level)
         inside = ((torch.as_tensor(y) >= low) & (torch.as_tensor(y) <= high)).double().mean()
-        assert metrics.coverage(law, y, level) == pytest.approx(float(inside), abs=1e-12)
+        assert metrics.coverage(predictive, y, level) == pytest.approx(float(inside), abs=1e-12)
 
 
 def test_shapes_are_checked():
@@ -87,14 +87,14 @@ def test_shapes_are_checked():
 def test_counts_use_the_middle_of_the_step_and_the_interval_itself(view):
     n, rate = 20_000, 2.5
     y = np.random.default_rng(5).poisson(rate, n)
-    law = MixturePredictive(
+    predictive = MixturePredictive(
         torch.distributions.Poisson(torch.full((1, n, 1), rate, dtype=torch.float64)), discrete=True
     )
     if view == "squeezed":
-        law = law.squeeze()
+        predictive = predictive.squeeze()
     if view == "affine":
-        law, y = law.affine(1.0, 3.0), 1 + 3 * y
-    u = metrics.pit(law, y).ravel()
+        predictive, y = predictive.affine(1.0, 3.0), 1 + 3 * y
+    u = metrics.pit(predictive, y).ravel()
     counts = (y - 1) // 3 if view == "affine" else y
     by_hand = stats.poisson.cdf(counts, rate) - stats.poisson.pmf(counts, rate) / 2
     np.testing.assert_allclose(u, by_hand, atol=1e-12)
@@ -103,4 +103,4 @@ def test_counts_use_the_middle_of_the_step_and_the_interval_itself(view):
     inside = stats.poisson.cdf(high, rate) - stats.poisson.cdf(low - 1, rate)
     error = (inside * (1 - inside) / n) ** 0.5
     assert inside >= 0.9
-    assert abs(metrics.coverage(law, y, 0.9) - inside) < 4 * error
+    assert abs(metrics.coverage(predictive, y, 0.9) - inside) < 4 * error

@@ -34,21 +34,21 @@ def test_equal_gaussians_are_at_zero_to_rounding_even_when_singular():
     assert metrics.wasserstein2(m, c, m, c) < 1e-12 * np.trace(c)
 
 
-def test_a_point_is_as_far_as_the_other_is_wide():
+def test_distance_from_a_point_is_the_root_of_the_trace():
     c = covariance(5)
     assert metrics.wasserstein2(np.zeros(5), np.zeros((5, 5)), np.zeros(5), c) == pytest.approx(
         np.sqrt(np.trace(c)), abs=1e-10
     )
 
 
-def test_it_is_a_distance():
-    laws = [(RNG.normal(size=4), covariance(4, rank)) for rank in (1, 3, 4)]
-    d = np.array([[metrics.wasserstein2(*a, *b) for b in laws] for a in laws])
+def test_it_is_a_metric():
+    gaussians = [(RNG.normal(size=4), covariance(4, rank)) for rank in (1, 3, 4)]
+    d = np.array([[metrics.wasserstein2(*a, *b) for b in gaussians] for a in gaussians])
     np.testing.assert_allclose(d, d.T, atol=1e-9)
     assert all(d[i, j] <= d[i, k] + d[k, j] + 1e-9 for i in range(3) for j in range(3) for k in range(3))
 
 
-def test_what_is_not_a_covariance_is_refused():
+def test_matrices_that_are_no_covariance_are_refused():
     with pytest.raises(ValueError, match="positive semi-definite"):
         metrics.wasserstein2(np.zeros(2), np.diag([1.0, -1.0]), np.zeros(2), np.eye(2))
     with pytest.raises(ValueError, match="symmetric"):
@@ -64,19 +64,19 @@ def test_total_variation_is_the_largest_difference_over_events():
     np.testing.assert_allclose(metrics.total_variation(p, q), largest, atol=1e-12)
 
 
-def test_pointwise_distances_are_those_of_laws_on_the_line():
+def test_pointwise_distances_are_those_of_gaussians_on_the_line():
     m1, m2, v1, v2 = RNG.normal(size=4), RNG.normal(size=4), RNG.uniform(size=4), RNG.uniform(size=4)
     one_by_one = [metrics.wasserstein2([a], [[b]], [c], [[d]]) for a, b, c, d in zip(m1, v1, m2, v2, strict=True)]
     assert metrics.pointwise_wasserstein2(m1, v1, m2, v2) == pytest.approx(one_by_one, abs=1e-12)
 
 
-def test_pointwise_squares_add_up_to_the_joint_distance_of_independent_laws():
+def test_pointwise_squares_add_up_to_the_joint_distance_of_independent_gaussians():
     m1, m2, v1, v2 = RNG.normal(size=4), RNG.normal(size=4), RNG.uniform(size=4), RNG.uniform(size=4)
     joint = metrics.wasserstein2(m1, np.diag(v1), m2, np.diag(v2))
     assert np.linalg.norm(metrics.pointwise_wasserstein2(m1, v1, m2, v2)) == pytest.approx(joint, abs=1e-12)
 
 
-def test_pointwise_distances_refuse_what_is_no_variance():
+def test_pointwise_distances_refuse_negative_variances():
     with pytest.raises(ValueError, match="`variance2` must not be negative; its smallest value is -1"):
         metrics.pointwise_wasserstein2([0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, -1.0])
     with pytest.raises(ValueError, match="variance1"):

@@ -15,7 +15,7 @@ def test_auroc_is_the_mann_whitney_statistic():
     assert metrics.ood_auroc(INSIDE, OUTSIDE) == pytest.approx(u / (300 * 200), abs=1e-12)
 
 
-def test_larger_scores_mean_stranger():
+def test_larger_scores_mean_out_of_distribution():
     assert metrics.ood_auroc([0.0, 0.1], [0.9, 1.0]) == 1.0
     assert metrics.ood_auroc([0.9, 1.0], [0.0, 0.1]) == 0.0
     assert metrics.ood_auroc([0.5, 0.5], [0.5]) == 0.5
@@ -24,7 +24,7 @@ def test_larger_scores_mean_stranger():
 def test_false_positive_rate_by_counting():
     threshold = np.sort(OUTSIDE)[200 - 190]  # the largest threshold that catches 190 of 200
     assert metrics.ood_fpr95(INSIDE, OUTSIDE) == pytest.approx((INSIDE >= threshold).mean(), abs=1e-12)
-    threshold = np.sort(INSIDE)[285 - 1]  # accepts 285 of 300 familiar inputs
+    threshold = np.sort(INSIDE)[285 - 1]  # accepts 285 of 300 in-distribution inputs
     accepted = (OUTSIDE <= threshold).mean()
     assert metrics.ood_fpr95(INSIDE, OUTSIDE, positive="in") == pytest.approx(accepted, abs=1e-12)
 

@@ -44,9 +44,9 @@ def test_negative_log_likelihood_of_a_predictive_is_its_marginal_density():
 
 
 def test_a_mixture_is_scored_as_a_mixture():
-    law = normal_mixture([-3.0, 3.0], [0.1, 0.1])
+    predictive = normal_mixture([-3.0, 3.0], [0.1, 0.1])
     density = 0.5 * stats.norm.pdf(3.0, 3.0, 0.1) + 0.5 * stats.norm.pdf(3.0, -3.0, 0.1)
-    assert metrics.negative_log_likelihood(law, [3.0]) == pytest.approx(-math.log(density), abs=1e-12)
+    assert metrics.negative_log_likelihood(predictive, [3.0]) == pytest.approx(-math.log(density), abs=1e-12)
 
 
 def test_certain_and_wrong_costs_infinity():
@@ -79,22 +79,24 @@ def test_crps_of_a_normal_mixture_is_its_integral():
 
 
 def test_crps_by_quadrature_agrees_with_the_closed_form(monkeypatch):
-    law, y = normal_mixture([-1.0, 1.0, 1.2], [0.5, 0.02, 2.0]), [0.99]
-    exact = metrics.crps(law, y)
+    predictive, y = normal_mixture([-1.0, 1.0, 1.2], [0.5, 0.02, 2.0]), [0.99]
+    exact = metrics.crps(predictive, y)
     monkeypatch.setattr("bayeskit.metrics.scoring_rules._MAX_COMPONENTS", 0)
-    assert metrics.crps(law, y) == pytest.approx(exact, abs=1e-5)  # 2e-6 of the probability lies outside the panels
+    assert metrics.crps(predictive, y) == pytest.approx(exact, abs=1e-5)  # the tails outside hold 2e-6
 
 
 def test_crps_of_student_t_by_quadrature():
     loc, scale, df = (torch.tensor([[v]], dtype=torch.float64) for v in (0.5, 2.0, 5.0))
-    law = StudentTPredictive(loc, scale, df)
+    predictive = StudentTPredictive(loc, scale, df)
     expected = crps_integral(lambda x: stats.t.cdf(x, 5.0, 0.5, 2.0), 1.7, -5000, 5000)
-    assert metrics.crps(law, [1.7]) == pytest.approx(expected, abs=1e-4)
+    assert metrics.crps(predictive, [1.7]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_crps_scales_with_the_units():
-    law, y = normal_mixture([-1.0, 1.0], [0.5, 0.2]), torch.tensor([0.3], dtype=torch.float64)
-    assert metrics.crps(law.affine(5.0, 10.0), 5 + 10 * y) == pytest.approx(10 * metrics.crps(law, y), abs=1e-12)
+    predictive, y = normal_mixture([-1.0, 1.0], [0.5, 0.2]), torch.tensor([0.3], dtype=torch.float64)
+    assert metrics.crps(predictive.affine(5.0, 10.0), 5 + 10 * y) == pytest.approx(
+        10 * metrics.crps(predictive, y), abs=1e-12
+    )
 
 
 def test_interval_score_is_minimized_at_the_true_quantiles():

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what was asked, on the axes given."""
+"""Figures show the numbers given, on the axes given."""
 
 import matplotlib as mpl
 import numpy as np
@@ -97,10 +97,10 @@ def test_neighbors_are_side_by_side():
     assert points[order].tolist() in (sorted(points), sorted(points, reverse=True))
 
 
-def test_methods_have_different_looks_and_colors_are_told_apart():
+def test_methods_have_different_styles_and_colors_are_distinguishable():
     looks = {tuple(plots.style(i).items()) for i in range(24)}
     assert len(looks) == 24
-    # In the space of a viewer without red cones (Vienot, Brettel and Mollon, 1999) no two colors may fall together.
+    # In the color space of a viewer without red cones (Vienot, Brettel and Mollon, 1999) no two colors may coincide.
     linear = np.array([mpl.colors.to_rgb(c) for c in plots.PALETTE]) ** 2.2
     blind = linear @ np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]).T
     apart = np.linalg.norm(blind[:, None] ** (1 / 2.2) - blind[None] ** (1 / 2.2), axis=-1) + np.eye(len(linear))
@@ -108,8 +108,10 @@ def test_methods_have_different_looks_and_colors_are_told_apart():
 
 
 def test_panels_share_their_axes():
-    law = normal(5)
-    axes = plots.regression_bands(np.arange(5.0), {"a": law, "b": law, "c": law, "d": law}, data=([1.0], [0.2]))
+    predictive = normal(5)
+    axes = plots.regression_bands(
+        np.arange(5.0), {"a": predictive, "b": predictive, "c": predictive, "d": predictive}, data=([1.0], [0.2])
+    )
     assert [ax.get_title() for ax in axes] == ["a", "b", "c", "d"]
     assert len({ax.get_ylim() for ax in axes}) == 1
 

@@ -1,4 +1,4 @@
-"""Where data come from: scikit-learn's shipped sets, a folder of `.npz` files, OpenML, and files."""
+"""Sources of data sets: scikit-learn's shipped sets, a folder of `.npz` files, OpenML, and files."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _HELD_OUT = "some classes of one such as digits-0-4, with digits-5-9 held out"
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """Data as they came: inputs, perhaps a target, splits that came along, what there is to say, columns' names."""
+    """Data as read: inputs, a target if there is one, provided splits, notes and column names."""
 
     X: "np.ndarray | pd.DataFrame"
     y: Any = None
@@ -71,7 +71,7 @@ def folder() -> dict[str, Path]:
 
 
 def inputs(name: str) -> "np.ndarray | pd.DataFrame":
-    """Inputs to go with a table: a table too, its target perhaps included, or numbers without names."""
+    """Inputs for a data set that is a table: a table too, perhaps with its target, or numbers without names."""
     if name.startswith("openml:"):
         return _openml(name)
     path = Path(name).expanduser()
@@ -188,4 +188,4 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 def _image_note(x: np.ndarray) -> tuple[str, ...]:
     shape = " x ".join(map(str, x.shape[1:]))
-    return (f"Images of {shape} pixels were laid out as rows of numbers.",) if x.ndim > 2 else ()
+    return (f"Images of {shape} pixels were flattened.",) if x.ndim > 2 else ()

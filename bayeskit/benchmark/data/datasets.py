@@ -1,7 +1,7 @@
-"""Data by name or by file: inputs, a target, a task and a way to split them, with what was decided said in sentences.
+"""Data sets by name or by file: inputs, target, task and splits, with notes on the decisions made while reading.
 
-A name is one of scikit-learn's shipped sets, some of its classes (`digits-0-4`; `digits-5-9` is then a fair
-out-of-distribution partner), the stem of an `.npz` file in the folder named by the environment variable BAYESKIT_DATA,
+A name is one of scikit-learn's shipped sets, some of its classes (`digits-0-4`; `digits-5-9` then serves as
+out-of-distribution data), the stem of an `.npz` file in the folder named by the environment variable BAYESKIT_DATA,
 or `openml:NAME`. A file is CSV, Parquet or `.npz`.
 """
 
@@ -27,16 +27,16 @@ RARE = 5  # a class with fewer rows than this cannot be split, trained and teste
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Inputs and a target, ready to be split; columns are still as they came.
+    """Inputs and a target, not yet split or encoded.
 
     Args:
-        name: What to call it.
+        name: Name in tables and figures.
         X: (n, d) numbers, or a DataFrame of n rows.
         y: Targets (n,) or (n, k) for regression; integer codes (n,) for classification.
         task: "regression" or "classification".
         classes: The classes' own names in the order of the codes; empty for regression.
-        splits: The splits that came with the data, as (train rows, test rows); empty if there are none.
-        notes: Sentences on what was decided while reading.
+        splits: The splits provided with the data, as (train rows, test rows); empty if there are none.
+        notes: Sentences on decisions made while reading.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
 
     def split(self, seed: int) -> Split:
-        """Row numbers for training and for testing; classes keep their shares, and the seed decides.
+        """Row numbers of the training and the test set, stratified by class, by seed.
 
         Args:
-            seed: A number from 0; splits that came with the data are taken in turn.
+            seed: A number from 0; provided splits are used in turn.
         """
         if self.splits:
             return self.splits[seed % len(self.splits)]
@@ -77,7 +77,7 @@ class Dataset:
 
 
 def names() -> list[str]:
-    """The names that `load` knows here: scikit-learn's shipped sets, then the stems in the BAYESKIT_DATA folder.
+    """The names that `load` accepts: scikit-learn's shipped sets, then the stems in the BAYESKIT_DATA folder.
 
     >>> "diabetes" in names()
     True
@@ -92,10 +92,10 @@ def load(name: str, *, target: str | None = None, task: Task | None = None) -> D
         name: A name (see `names`), `NAME-A-B` for the classes A to B of a shipped classification set, `openml:NAME`,
             or the path of a CSV, Parquet or `.npz` file.
         target: The target's column (or array, in an `.npz` file); the last column (or the array `y`) if None.
-        task: "regression" or "classification"; guessed from the target if None, and said.
+        task: "regression" or "classification"; inferred from the target if None, with a note.
 
     Raises:
-        ValueError: The name, the column or the layout of the file is not known; the message says what would be.
+        ValueError: The name, the column or the layout of the file is not known; the message lists the valid ones.
         FileNotFoundError: There is no such file.
 
     >>> data = load("digits-0-4")
@@ -108,11 +108,11 @@ def load(name: str, *, target: str | None = None, task: Task | None = None) -> D
 
 
 def load_inputs(name: str, like: Dataset) -> "np.ndarray | pd.DataFrame":
-    """Inputs alone, with the columns of another data set: an out-of-distribution partner.
+    """Inputs alone, with the columns of another data set: out-of-distribution data for it.
 
     Args:
         name: As for `load`.
-        like: The data set it is a partner of.
+        like: The data set in distribution.
 
     Raises:
         ValueError: The columns do not fit.
@@ -134,7 +134,7 @@ def load_inputs(name: str, like: Dataset) -> "np.ndarray | pd.DataFrame":
 
 
 def guess_task(y: np.ndarray) -> tuple[Task, str]:
-    """The task that a target suggests, and the reason in words.
+    """The task inferred from a target, and the reason in words.
 
     >>> guess_task(np.array(["a", "b", "a"]))
     ('classification', 'the target holds names')
@@ -221,7 +221,7 @@ def _real(name: str, y: np.ndarray) -> np.ndarray:
 
 
 def _encode(y: np.ndarray, keep: np.ndarray, notes: list[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Integer codes, the classes' names, and the rows to keep once classes too rare to split are gone."""
+    """Integer codes, the classes' names, and the rows to keep once classes too rare to split are removed."""
     values = y.astype(str) if y.dtype.kind == "O" else y
     found, counts = np.unique(values[keep], return_counts=True)
     rare = found[counts < RARE]

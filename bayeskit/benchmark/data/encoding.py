@@ -1,7 +1,7 @@
-"""Columns as they come to columns of numbers: everything learnt on the training rows alone, and said in sentences.
+"""Encoding of tables as numbers, learnt on the training rows alone, with a sentence for each decision.
 
-Numbers keep their scale (the estimators standardize) and missing ones become the training median beside an indicator
-column; categories become one column each; columns without information are dropped.
+Numbers keep their scale (the estimators standardize); missing ones become the training median, with an indicator
+column; categories are one-hot encoded; constant columns are dropped.
 """
 
 import warnings
@@ -19,12 +19,12 @@ MAX_CATEGORIES = 20
 
 @dataclass(eq=False)
 class Encoder:
-    """What was learnt from the training rows; made by `learn`.
+    """A fitted encoding; made by `learn`.
 
     Args:
         transformer: scikit-learn's transformers over the columns that are kept.
         columns: The columns that are kept.
-        sentences: What was done, for the report.
+        sentences: The decisions, for the report.
     """
 
     transformer: Any
@@ -34,18 +34,20 @@ class Encoder:
     def __call__(self, X: "np.ndarray | pd.DataFrame") -> np.ndarray:
         """Other rows of the same table as numbers, (n, d)."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found unknown categories")  # they are all zeros, and said
+            warnings.filterwarnings(
+                "ignore", message="Found unknown categories"
+            )  # encoded as zeros, as a sentence says
             return np.ascontiguousarray(self.transformer.transform(_select(X, self.columns)))
 
 
 def learn(X: "np.ndarray | pd.DataFrame") -> Encoder:
-    """Learn from training rows how to turn the columns of a table into numbers.
+    """Learn from training rows how to encode the columns of a table as numbers.
 
     Args:
         X: (n, d) numbers, or a DataFrame of numbers, truth values, dates and categories.
 
     Returns:
-        A callable `Encoder` for these and other rows, with the sentences on what it does.
+        A callable `Encoder` for these and other rows.
 
     Raises:
         ValueError: Nothing is left once columns without information are dropped.
@@ -133,7 +135,7 @@ def _informative(X: "np.ndarray | pd.DataFrame") -> tuple[list[Any], list[str]]:
 
 
 def _identifies(X: "np.ndarray | pd.DataFrame", column: Any) -> bool:
-    """Whether a column of text names its row: no category can be learnt from it."""
+    """Whether a column of text has a different value in every row, as an identifier has."""
     if isinstance(X, np.ndarray):
         return False
     import pandas as pd

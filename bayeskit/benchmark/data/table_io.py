@@ -1,4 +1,4 @@
-"""Tables and archives from files, with what was decided while reading said in sentences."""
+"""Tables and archives from files, with notes on the decisions made while reading."""
 
 import zipfile
 from pathlib import Path
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
-"""Ends of the names of files that hold a table."""
+"""Suffixes of files that hold a table."""
 
 _PARQUET = (".parquet", ".pq")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def table(path: Path) -> "tuple[pd.DataFrame, tuple[str, ...]]":
-    """A whole table from a CSV or Parquet file, columns of dates read as dates, and what there is to say.
+    """A whole table from a CSV or Parquet file, columns of dates read as dates, with notes.
 
     Raises:
         ValueError: The file cannot be read as a table, or has no rows.
@@ -57,7 +57,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _text(path: Path) -> "tuple[pd.DataFrame, tuple[str, ...]]":
-    """A text file of columns; a head without a comma shows by what else they are separated."""
+    """A text file of columns; the separator is inferred from a header without a comma."""
     import pandas as pd
 
     if path.suffix.lower() == ".tsv":

@@ -1,1 +1,1 @@
-"""What is asked of a fitted network: influence of samples, agreement of chains."""
+"""Analysis of a fitted network: influence of observations, convergence of chains."""

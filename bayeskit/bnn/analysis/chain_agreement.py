@@ -1,4 +1,4 @@
-"""Have the chains of a network agreed? About its functions, for weights can change places."""
+"""Convergence of the chains of a network, measured for its functions."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from bayeskit.mcmc import ess, mcse, rhat, tail_ess
 
 
 def mixing(posterior: BayesNet, x: Any, *, num_chains: int) -> dict[str, Tensor]:
-    """R-hat, effective sample sizes and the error of the mean, of the function at each input.
+    """R-hat, effective sample sizes and the Monte Carlo standard error of the function at each input.
 
-    Hidden units can be exchanged without changing the function, so chains that disagree about weights may well agree
-    about what the network computes; only the latter matters for a prediction.
+    Hidden units can be permuted without changing the function, so chains of different weights may agree about the
+    function, and only that matters for a prediction.
 
     Args:
-        posterior: What `bnn.MCMC` fitted: draws chain after chain.
+        posterior: The posterior of `bnn.MCMC`: draws chain after chain.
         x: Inputs (n, d), in the posterior's units.
-        num_chains: Chains c that the draws come from.
+        num_chains: Number c of chains.
 
     Returns:
         "R-hat", "bulk ESS", "tail ESS" and "MCSE" (of the mean, in units of the function), (n, k) each.
@@ -46,7 +46,7 @@ def mixing(posterior: BayesNet, x: Any, *, num_chains: int) -> dict[str, Tensor]
     values = posterior(x)
     if not isinstance(values, SampledValues):
         raise ValueError(
-            "`posterior` must hold draws of a Markov chain, such as `bnn.MCMC` leaves; it holds a Gaussian."
+            "`posterior` must hold draws of a Markov chain, such as those of `bnn.MCMC`; it holds a Gaussian."
         )
     draws = values.draws.detach()
     if len(draws) % num_chains or len(draws) < 4 * num_chains:

@@ -1,4 +1,4 @@
-"""How much each row of the data holds a network where it is, read off a law of its weights without training again."""
+"""Influence of each observation on a fitted network, from the posterior of its weights without refitting."""
 
 from dataclasses import replace
 
@@ -15,19 +15,19 @@ from bayeskit.core.types import Data
 
 
 def sensitivity(fit: Fit, data: Data) -> Tensor:
-    """How far the function at each row would move if that row were taken away, to first order.
+    """The change of the function at each training input if that observation is left out, to first order.
 
-    With weights N(m, S), taking away row i of weight c_i moves the mean by `-c_i S J_i' a_i`, where
-    `a_i = d log p(y_i | f) / d f` at the mean and J_i is the derivative of the outputs. The function there moves by
+    With weights N(m, S), leaving out observation i of weight c_i changes the mean by `-c_i S J_i' a_i`, where
+    `a_i = d log p(y_i | f) / d f` at the mean and J_i is the derivative of the outputs. The function there changes by
 
         f_-i(x_i) - f(x_i) = -c_i J_i S J_i' a_i.
 
     Exact as a derivative in c_i for a linear network with Gaussian noise and the full covariance; with a diagonal one,
-    such as that of IVON, a row's influence through correlations between weights is left out.
+    such as that of IVON, the influence through correlations between weights is neglected.
 
     Args:
-        fit: Of a method whose posterior is Gaussian over the weights: `IVON`, `Laplace`.
-        data: Rows it was fitted to.
+        fit: Of a method with a Gaussian posterior over the weights: `IVON`, `Laplace`.
+        data: The training data.
 
     Returns:
         (n, k).
@@ -49,21 +49,22 @@ def sensitivity(fit: Fit, data: Data) -> Tensor:
     >>> int(sensitivity(fit, data).abs().argmax())  # the outlier
     7
     """
-    return _moved(fit, data).mean - _values(fit, data).mean
+    return _left_out(fit, data).mean - _values(fit, data).mean
 
 
 def leave_one_out(fit: Fit, data: Data) -> Predictive:
-    """The law of y at each training row as if the row had not been seen: an estimate from one fit.
+    """The leave-one-out predictive distribution of each observation, estimated from one fit.
 
-    The mean of the function is moved by `sensitivity`; its variance is that with the row, a little too small. No
-    setting is learnt anew, so every row has had its say in those.
+    The mean of the function is changed by `sensitivity`; its variance is that with the observation, slightly too small.
+    Hyperparameters are not refitted, so they depend on every observation.
 
     Args:
         fit: As for `sensitivity`.
-        data: Rows it was fitted to.
+        data: The training data.
 
     Returns:
-        One law a row; the sum of its `log_prob(data.y)` estimates how well the method generalizes.
+        One distribution for each observation; the sum of its `log_prob(data.y)` estimates the expected log predictive
+        density.
 
     >>> from bayeskit.bnn import Laplace, gaussian_prior
     >>> from bayeskit.core.likelihood import Gaussian
@@ -73,11 +74,11 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
     >>> leave_one_out(fit, data).log_prob(data.y).shape
     torch.Size([40])
     """
-    return fit.likelihood.predictive(_moved(fit, data))
+    return fit.likelihood.predictive(_left_out(fit, data))
 
 
 def _values(fit: Fit, data: Data) -> GaussianValues:
-    """The Gaussian law of the linearized network at the rows."""
+    """The Gaussian values of the linearized network at the training inputs."""
     checks.same_length(data.x, data.y, names=("data.x", "data.y"))
     posterior = fit.posterior
     if not isinstance(posterior, BayesNet) or not isinstance(posterior.weights, GaussianWeights):
@@ -88,8 +89,8 @@ def _values(fit: Fit, data: Data) -> GaussianValues:
     return linearize(posterior.network, posterior.weights, data.x)
 
 
-def _moved(fit: Fit, data: Data) -> GaussianValues:
-    """That law with each mean where it would be without the row."""
+def _left_out(fit: Fit, data: Data) -> GaussianValues:
+    """The values with the mean of each observation as if it was left out."""
     with torch.no_grad():
         values = _values(fit, data)
         blocks = values.output_covariance().to(values.mean)  # (n, k, k)

@@ -25,7 +25,7 @@ from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.optimize.training_settings import SCHEDULES
-from bayeskit.core.posterior import Posterior
+from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data
 
 DEFAULT_TRAINING = Training(lr=2e-2, batch_size=128, schedule="cosine", validation_fraction=0.15)
@@ -225,18 +225,18 @@ class _Trainer:
 
     def score(self, held_out: Data) -> Tensor:
         """Log predictive densities of the held-out data, (m,)."""
-        terms = self.likelihood.log_prob(self._draws(held_out), held_out.y).detach()
+        terms = self.likelihood.log_prob(self._values(held_out).draws, held_out.y).detach()
         return terms.logsumexp(0) - math.log(len(terms))
 
     def calibrate(self) -> None:
         """Set the likelihood's own parameters by the held-out data."""
         held_out = self.search.held_out
         if held_out is not None and self.own:
-            calibrate(self.likelihood, self._draws(held_out), held_out)
+            calibrate(self.likelihood, self._values(held_out), held_out)
 
-    def _draws(self, data: Data) -> Tensor:
+    def _values(self, data: Data) -> SampledValues:
         """The network at as many draws as predictions use, (s, n, k)."""
-        return MonteCarlo(self.settings.num_samples).values(self.network, self.weights(), data.x).draws
+        return MonteCarlo(self.settings.num_samples).values(self.network, self.weights(), data.x)
 
     def weights(self) -> GaussianWeights:
         """The Gaussian over the weights."""

@@ -29,7 +29,7 @@ from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.inputs import Batch
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize
-from bayeskit.core.posterior import Posterior
+from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data, Params
 
 DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.2)
@@ -125,7 +125,7 @@ class DeepEnsemble(Inference):
             history, factor = search.run(run, score, [*state, *own])
             if search.held_out is not None and own:
                 outputs = members.held_out_outputs(search.held_out, folds.sizes)
-                calibrate(likelihood, outputs.unsqueeze(0), search.held_out)
+                calibrate(likelihood, SampledValues(outputs.unsqueeze(0)), search.held_out)
         draws = SampledWeights(unflatten(members.flat.detach(), members.like), members.buffers)
         posterior = BayesNet(frozen(members.network), draws, MonteCarlo())
         diagnostics = {"trained together": together, "prior precision": factor, **notes}

@@ -1,7 +1,7 @@
-"""Dropout as a law of functions: where units are dropped, and masks that stay.
+"""Dropout with fixed masks: a distribution over functions.
 
-sites   the dropout layers of a network, or the inputs of its linear layers
-masks   one factor 0 or 1 / (1 - rate) a unit and draw, fixed once, so that a draw is a function of the inputs
+Units are dropped in the dropout layers of a network, or at the inputs of its linear layers. A mask is one factor 0 or
+1 / (1 - rate) for each unit and draw, fixed once, so that a draw is a function of the inputs.
 """
 
 import copy
@@ -24,12 +24,12 @@ WHOLE_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def dropout_layers(network: nn.Module) -> dict[str, _DropoutNd]:
-    """The dropout layers that drop something, by name."""
+    """The dropout layers of nonzero rate, by name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, _DropoutNd) and m.p > 0}
 
 
 def linear_layers(network: nn.Module) -> list[str]:
-    """The linear layers whose inputs are hidden units: all but one that comes first; that one if there is no other."""
+    """The linear layers whose inputs are hidden units: all but the first layer, or that one if there is no other."""
     weighted = [(name, m) for name, m in network.named_modules() if "weight" in m._parameters]
     linear = [name for name, module in weighted if isinstance(module, nn.Linear)]
     inner = [name for name in linear if name != weighted[0][0]]
@@ -38,17 +38,17 @@ def linear_layers(network: nn.Module) -> list[str]:
 
 @dataclass(frozen=True)
 class InputDropout:
-    """A forward pre-hook that drops inputs of a layer while it trains, each with probability `rate`."""
+    """A forward pre-hook that drops inputs of a layer in training mode, each with probability `rate`."""
 
     rate: float
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inputs, some of the first of them dropped."""
+        """The inputs, with dropout of the first one."""
         return (nn.functional.dropout(inputs[0], self.rate, module.training), *inputs[1:])
 
 
 def dropping_inputs(network: nn.Module, names: Iterable[str], rate: float) -> nn.Module:
-    """A copy of the network that drops the inputs of these layers while it trains; its parameters keep their names."""
+    """A copy of the network that drops the inputs of these layers in training mode; its parameters keep their names."""
     network = copy.deepcopy(network)
     for name in names:
         network.get_submodule(name).register_forward_pre_hook(InputDropout(rate))
@@ -67,7 +67,7 @@ def masked_weights(
     """Draws `W diag(z)` of the weights of linear layers whose inputs are dropped, leaves (s, *shape).
 
     A layer whose inputs are multiplied by z, z_j = Bernoulli(1 - rate) / (1 - rate), has the weights `W diag(z)`, so
-    the law of dropout is a law of weights. Other parameters repeat.
+    dropout is a distribution over weights. Other parameters are repeated.
 
     References:
         Gal, Ghahramani. Dropout as a Bayesian approximation. ICML 2016, section 3.
@@ -92,19 +92,19 @@ def layer_masks(network: nn.Module, x: Batch, num_samples: int, *, generator: to
 
     Args:
         network: With dropout layers; untouched.
-        x: Inputs (b, *input_shape) to run it on, which shows the shapes.
+        x: Inputs (b, *input_shape) to run it on, which gives the shapes.
         num_samples: s.
         generator: Source of the masks.
 
     Raises:
-        ValueError: A layer is used more than once, or is of a kind whose masks are no factors.
+        ValueError: A layer is used more than once, or is of a kind that does not multiply by a mask.
     """
     seen: dict[str, list[torch.Size]] = {}
     trial = frozen(copy.deepcopy(network))
     for name, layer in dropout_layers(trial).items():
         if not isinstance(layer, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
             raise ValueError(
-                f"`{name}` is {type(layer).__name__}, which does not multiply by a mask; MCDropout knows Dropout, "
+                f"`{name}` is {type(layer).__name__}, which does not multiply by a mask; MCDropout supports Dropout, "
                 "Dropout1d, Dropout2d and Dropout3d."
             )
         layer.register_forward_pre_hook(_Recorder(seen.setdefault(name, [])))
@@ -126,13 +126,13 @@ def layer_masks(network: nn.Module, x: Batch, num_samples: int, *, generator: to
 def draw_dropout(
     network: nn.Module, x: Batch, *, num_samples: int = 50, generator: torch.Generator | None = None
 ) -> BayesNet:
-    """The law of a network of one's own, trained with dropout, under masks that are drawn here once.
+    """The posterior of your own network, trained with dropout, under masks that are drawn here once.
 
     Args:
         network: With `nn.Dropout` layers; copied, and evaluated with frozen BatchNorm statistics.
         x: Some inputs (n, *input_shape), which show the shapes of what is dropped.
         num_samples: Number of masks, and of functions.
-        generator: Source of the masks; None starts one at seed 0.
+        generator: Source of the masks; None for one with seed 0.
 
     Raises:
         ValueError: There is no dropout layer, or one that is used more than once.
@@ -178,7 +178,7 @@ class DropoutMasks(PushForward):
 
 @dataclass(frozen=True, eq=False)
 class MaskedFunctions:
-    """S functions: the network with fixed masks in place of its dropout layers."""
+    """The network with s fixed masks in place of its dropout layers."""
 
     network: nn.Module
     params: Params
@@ -195,7 +195,7 @@ class MaskedFunctions:
 
 
 class _Mask(nn.Module):
-    """Multiplies by a mask that is given for each draw."""
+    """Multiplies by a mask, a buffer that `evaluate` replaces for each draw."""
 
     mask: Tensor
 
@@ -214,7 +214,7 @@ class _Mask(nn.Module):
 
 @dataclass(frozen=True)
 class _Recorder:
-    """A forward pre-hook that notes the shapes of what comes in."""
+    """A forward pre-hook that records the shapes of the inputs."""
 
     shapes: list[torch.Size]
 

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: the network that dropout has trained, under masks that are drawn once."""
+"""Monte Carlo dropout, with masks that are drawn once, at fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,34 +25,34 @@ from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training
-from bayeskit.core.posterior import Posterior, SampledValues
+from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
 DEFAULT_TRAINING = Training(lr=1e-2, max_epochs=1000, batch_size=128, patience=50, validation_fraction=0.15)
-"""Adam with early stopping that waits long: the noise of dropout makes a short patience stop too early."""
+"""Adam with early stopping and a long patience: with the noise of dropout a short one stops too early."""
 
 DEFAULT_RATE = 0.05
-"""Share of hidden units dropped in a network that the library built."""
+"""Share of hidden units dropped in an `MLP` of the library, small because the layers have 50 units."""
 
 
 @dataclass(eq=False, repr=False)
 class MCDropout(Inference):
-    """The network under dropout masks: trained with dropout, and asked with masks drawn once, at fit.
+    """Dropout as approximate inference: training with dropout, prediction with masks drawn once, at fit.
 
-    Training maximizes `log p(y | f(.; w, z)) + log p(w)` over w with fresh masks z for every row and step, on the
-    scale of the full data. The posterior is the uniform law over `num_samples` functions, each the network with one
+    Training maximizes `log p(y | f(.; w, z)) + log p(w)` over w with new masks z for every input and step, on the scale
+    of the full data. The posterior is the uniform distribution over `num_samples` functions, each the network with one
     mask for every layer, the same for all inputs: predictions are a function of the inputs, and draws are consistent
-    across them. BatchNorm layers stay in evaluation mode, with the statistics of training.
+    across them. BatchNorm layers predict in evaluation mode, with the statistics of training.
 
-    A network with dropout layers (`nn.Dropout`, `nn.Dropout1d`, ...) uses them. In an `MLP` of the library, and
-    wherever `rate` is given for a network that has none, the inputs of all linear layers but a first one are dropped;
-    there the law is one of weights, `W diag(z)`.
+    A network with dropout layers (`nn.Dropout`, `nn.Dropout1d`, ...) uses them. In an `MLP` of the library, and where
+    `rate` is given for a network without dropout, the inputs of all linear layers but a first one are dropped; this is
+    a distribution over weights, `W diag(z)`.
 
     Args:
         rate: Share of units dropped at the inputs of linear layers, for networks without dropout layers; None for 0.05
             in an `MLP` of the library, and an error for other networks without dropout.
-        num_samples: Number of masks, and of draws.
-        training: Settings of the training loop; None for Adam with early stopping on 15 % of the rows.
+        num_samples: Number of masks, and so of draws.
+        training: Settings of the training loop; None for Adam with early stopping on 15 % of the data.
         prior_precision: A factor on the prior's precision, or "validation", as in `MAP`.
 
     References:
@@ -78,7 +78,7 @@ class MCDropout(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"rate": 0.1, "num_samples": 8, "training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train with dropout, draw the masks, and set the likelihood's own parameters by the rows held out."""
+        """Train with dropout, draw the masks, and set the likelihood's own parameters by the held-out data."""
         self.check(prior, likelihood, data)
         checks.positive(self.num_samples, name="num_samples", integer=True)
         check_precision(self.prior_precision, "validation")
@@ -86,7 +86,7 @@ class MCDropout(Inference):
         _, network, given = prepare(prior, likelihood, data)
         check_frozen(network)
         training = DEFAULT_TRAINING if self.training is None else self.training
-        inserted = [] if dropout_layers(network) else self._sites(network)
+        inserted = [] if dropout_layers(network) else self._layers(network)
         rate = DEFAULT_RATE if self.rate is None else self.rate
         trainee = replace(prior, network=dropping_inputs(prior.network, inserted, rate))
         with operators.recording() as notes:
@@ -100,9 +100,7 @@ class MCDropout(Inference):
                 masks = layer_masks(network, given.x[:1], self.num_samples, generator=generator)
                 posterior = BayesNet(network, PointWeights(trained.params), DropoutMasks(masks))
             if trained.held_out is not None:
-                values = posterior(trained.held_out.x)
-                assert isinstance(values, SampledValues)
-                calibrate(trained.likelihood, values.draws, trained.held_out)
+                calibrate(trained.likelihood, posterior(trained.held_out.x), trained.held_out)
         diagnostics = {
             "dropped": inserted or list(dropout_layers(network)),
             "prior precision": trained.precision,
@@ -111,8 +109,8 @@ class MCDropout(Inference):
         }
         return Fit(posterior, trained.likelihood, history=trained.history, diagnostics=diagnostics)
 
-    def _sites(self, network: nn.Module) -> list[str]:
-        """The linear layers whose inputs are to be dropped."""
+    def _layers(self, network: nn.Module) -> list[str]:
+        """The linear layers whose inputs are dropped."""
         if self.rate is not None:
             checks.fraction(self.rate, name="rate")
         names = linear_layers(network)

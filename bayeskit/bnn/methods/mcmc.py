@@ -1,4 +1,4 @@
-"""The bridge from Markov kernels to networks: any kernel of `bayeskit.mcmc` becomes an inference."""
+"""MCMC over the weights of a network, with any transition kernel of `bayeskit.mcmc`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,24 +22,24 @@ from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.mcmc import NUTS, Chain, Position, Structured, TransitionKernel, ess, rhat, run
 
-WHOLE = 2_000
-"""Rows up to which a stochastic-gradient kernel takes them all at each step."""
+FULL_BATCH = 2_000
+"""Observations up to which a stochastic-gradient kernel uses all at each step, as their gradient is inexpensive."""
 
-BATCH = 500
-"""Rows in a mini-batch beyond that, if `batch_size` does not say."""
+BATCH_SIZE = 500
+"""Observations in a mini-batch beyond that, if `batch_size` is None: a quarter of the largest full batch."""
 
 PROBES = 100
-"""Training rows at which the agreement of the chains is judged."""
+"""Training inputs at which R-hat of the function is computed."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to run.
+    """The length of a run.
 
     Args:
         num_chains: Chains c.
-        num_samples: Draws to keep of each.
-        burn_in: Steps before the first.
+        num_samples: Draws stored of each.
+        burn_in: Steps before the first draw.
         thin: Steps per draw.
     """
 
@@ -50,39 +50,39 @@ class Budget:
 
 
 EXACT = Budget(num_chains=2, num_samples=60, burn_in=60, thin=1)
-"""For kernels of the full density (NUTS): some 20 seconds for 3,000 weights and 350 rows on one thread."""
+"""For kernels of the full density (NUTS): some 20 seconds for 3,000 weights and 350 observations on one thread."""
 
 STOCHASTIC = Budget(num_chains=4, num_samples=100, burn_in=300, thin=12)
-"""For stochastic-gradient kernels (SGLD): some 5 seconds there."""
+"""For stochastic-gradient kernels (SGLD): some 5 seconds for the same."""
 
 PARTICLES = Budget(num_chains=20, num_samples=1, burn_in=500, thin=1)
-"""For kernels whose chains interact (SVGD): the draws are the particles at the end."""
+"""For kernels whose chains interact (SVGD): the draws are the final particles."""
 
 
 @dataclass(eq=False, repr=False)
 class MCMC(Inference):
-    """Draws of the weights, and of the likelihood's own parameters, by a Markov kernel.
+    """Posterior draws of the weights, and of the likelihood's own parameters, by a Markov chain.
 
     The log density is `sum_i w_i log p(y_i | f(x_i; w)) + log p(w)`, on the scale of the full data. A likelihood's
-    learnable parameters (all of them logs, such as a log noise variance) are drawn too, with independent normal priors
-    about the values given, of standard deviation 2; the fitted likelihood holds their posterior means.
+    learnable parameters (all of them logs, such as a log noise variance) are sampled too, with independent normal
+    priors of standard deviation 2 about the given values; the fitted likelihood holds their posterior means.
 
-    Every chain starts at its own draw from the prior, improved by some steps of L-BFGS, so that the burn-in may be
-    short, and moves in units of the posterior's spread as the curvature there suggests it. How well chains agree is
-    told about *functions* (`diagnostics["R-hat"]`, the largest over training inputs): weights of a network need not
-    agree, for hidden units can be exchanged.
+    Every chain starts at its own draw from the prior, moved towards a mode by L-BFGS, so that a short burn-in
+    suffices, with a diagonal preconditioner from the curvature there. Convergence is measured for *functions*
+    (`diagnostics["R-hat"]`, the largest over training inputs): weights need not agree between chains, because hidden
+    units can be permuted.
 
     Args:
         kernel: Any kernel of `bayeskit.mcmc`; None for `NUTS(max_tree_depth=6)`.
         num_chains: Chains; None for 2 with a kernel of the full density, 4 with a stochastic-gradient one, 20 with one
             of particles.
         num_samples: Draws of each; None for 60, or 100, or 1.
-        burn_in: Steps before the first; None for 60, or 300, or 500.
+        burn_in: Steps before the first draw; None for 60, or 300, or 500.
         thin: Steps per draw; None for 1, or 12.
-        batch_size: Rows in a step of a stochastic-gradient kernel; None for all of them up to 2,000 rows, 500 beyond.
+        batch_size: Observations in a step of a stochastic-gradient kernel; None for all up to 2,000, 500 beyond.
         start_steps: L-BFGS steps towards a mode before the chain starts.
-        variables: Leaves of the chain that are draws of the weights: ("weights",), or with `EntropySGLD` also
-            "weights.anchor", alone or beside it.
+        variables: Leaves of the chain used as draws of the weights: ("weights",), or with `EntropySGLD` also
+            "weights.anchor", alone or in addition.
         checkpoint: File to write the run to and to resume it from, or None.
 
     References:
@@ -116,14 +116,14 @@ class MCMC(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"num_chains": 1, "num_samples": 5, "burn_in": 5, "start_steps": 10}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Run the chains; the posterior is the uniform law over their draws."""
+        """Run the chains; the posterior is the uniform distribution over their draws."""
         self.check(prior, likelihood, data)
         checks.positive(self.start_steps, name="start_steps", integer=True)
         kernel = NUTS(max_tree_depth=6) if self.kernel is None else self.kernel
         budget = self._budget(kernel)
         with operators.recording() as notes:
             weights, network, data = prepare(prior, likelihood, data)
-            network = _fixed(network, data)
+            network = _with_statistics(network, data)
             model = Model(network, weights, likelihood)
             position = model.start(data, budget.num_chains, self.start_steps, generator=generator)
             kernel, density = self._steps(kernel, model, position, data, generator=generator)
@@ -138,7 +138,7 @@ class MCMC(Inference):
                 checkpoint=self.checkpoint,
             )
             weights = self._draws(chain)
-            diagnostics = {**_mixing(chain, model, weights, data), **notes}
+            diagnostics = {**_convergence(chain, model, weights, data), **notes}
             draws = model.params(weights.flatten(0, 2))
         posterior = BayesNet(network, SampledWeights(draws), MonteCarlo())
         history = {"log_density": chain.info["log_density"].mean(0).tolist()}
@@ -152,7 +152,7 @@ class MCMC(Inference):
         return budget
 
     def _draws(self, chain: Chain) -> Tensor:
-        """What the chains say about the weights, (variables, c, s, p)."""
+        """The draws of the weights, (variables, c, s, p)."""
         options = [leaf for leaf in chain.samples if leaf.startswith("weights")]
         if not self.variables:
             raise ValueError(f"`variables` must name at least one of {options}")
@@ -163,24 +163,24 @@ class MCMC(Inference):
     def _steps(
         self, kernel: TransitionKernel, model: Model, position: Position, data: Data, *, generator: torch.Generator
     ) -> tuple[TransitionKernel, LogPosterior | MiniBatches]:
-        """The kernel, and what it steps on: the full density, or estimates and a step size that bears their noise."""
-        if isinstance(kernel, Structured):  # groups are those of the network, whose weights are one leaf here
+        """The kernel with its step size, and its target: the full log density, or mini-batch estimates."""
+        if isinstance(kernel, Structured):  # groups of the network's parameters, which are one leaf here
             kernel = replace(kernel, groups=model.labels(kernel.groups))
-        size = self.batch_size or (len(data) if len(data) <= WHOLE else BATCH)
+        size = self.batch_size or (len(data) if len(data) <= FULL_BATCH else BATCH_SIZE)
         if not kernel.mini_batches or size >= len(data):
             density = first = LogPosterior(model, replace(data, x=data.x[:]))
         else:
             density = MiniBatches(model, data, size, generator)
             first = next(iter(density))
         share = min(1.0, size / len(data))
-        return kernel.prepared(first, _reached(position), share=share, generator=generator), density
+        return kernel.prepared(first, _stiffest(position), share=share, generator=generator), density
 
 
-def _reached(position: Position) -> Position:
-    """Where chains that start at `position` may come, for a step size that is stable there too.
+def _stiffest(position: Position) -> Position:
+    """Positions that the chains may reach from `position`, at which a step size must be stable too.
 
-    Twice the curvature's idea of the standard deviation to either side in the likelihood's own parameters: with few
-    rows the noise may become much smaller than where the chains start, and the weights as much stiffer.
+    Two preconditioner units to either side in the likelihood's own parameters: with few data the noise may become much
+    smaller than at the start, and the curvature in the weights much larger.
     """
     if "likelihood" not in position:
         return position
@@ -190,26 +190,26 @@ def _reached(position: Position) -> Position:
     }
 
 
-def _fixed(network: nn.Module, data: Data) -> nn.Module:
-    """The network as a function of its inputs alone: no dropout, and BatchNorm with statistics that stay.
+def _with_statistics(network: nn.Module, data: Data) -> nn.Module:
+    """The network in evaluation mode: without dropout, and with fixed BatchNorm statistics.
 
-    A BatchNorm layer that has not seen any data gets the statistics of one pass over (at most `WHOLE` rows of) it.
+    A BatchNorm layer without statistics gets those of one pass over the data (at most `FULL_BATCH`).
     """
     check_frozen(network)
     fresh = [layer for layer in batch_norms(network).values() if getattr(layer, "num_batches_tracked", None) == 0]
     if fresh:
-        estimate_statistics(network, fresh, [data.x[:WHOLE]])  # layers that are trained keep what they know
+        estimate_statistics(network, fresh, [data.x[:FULL_BATCH]])  # trained layers keep theirs
     return frozen(network)
 
 
-def _mixing(chain: Chain, model: Model, weights: Tensor, data: Data) -> dict[str, Any]:
-    """Acceptance, divergences, and the agreement of chains about the function at some training inputs.
+def _convergence(chain: Chain, model: Model, weights: Tensor, data: Data) -> dict[str, Any]:
+    """Acceptance, divergences, and R-hat and ESS of the function at some training inputs.
 
     Args:
-        chain: What was run.
-        model: Whose weights.
-        weights: (variables, c, s, p); each variable is judged by itself, and the worst is told.
-        data: The training rows.
+        chain: The result of the run.
+        model: The model sampled.
+        weights: (variables, c, s, p); R-hat is the largest and ESS the smallest over variables.
+        data: The training data.
     """
     found: dict[str, Any] = {}
     if "acceptance" in chain.info:

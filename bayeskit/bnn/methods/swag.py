@@ -1,4 +1,4 @@
-"""SWAG: a Gaussian over the weights that training passes through once it has arrived."""
+"""SWAG: a Gaussian fitted to the SGD iterates at a constant learning rate."""
 
 import copy
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import nn
 
 from bayeskit.bnn.methods.swag_averager import SWAGAverager
 from bayeskit.bnn.networks.batch_norm import statistics_of_draws
-from bayeskit.bnn.networks.functional import evaluate, flatten, frozen, with_parameters
+from bayeskit.bnn.networks.functional import flatten, frozen, with_parameters
 from bayeskit.bnn.networks.layers import batch_norms, check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training.map_training import (
@@ -32,24 +32,24 @@ from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
 FEWEST_STEPS = 4
-"""Steps in an epoch at least: the whole data in one step would leave no noise for the weights to move by."""
+"""Steps in an epoch at least: without mini-batches there is no gradient noise, and so no spread of the weights."""
 
 
 @dataclass(eq=False, repr=False)
 class SWAG(Inference):
-    """`N(m, diag(v) / 2 + D D' / (2 (K - 1)))`: mean, spread and last K deviations of the weights at a constant rate.
+    """`N(m, diag(v) / 2 + D D' / (2 (K - 1)))`: mean, variance and last K deviations of the SGD iterates.
 
-    The network is trained as `MAP` does. Then the same optimizer runs on with a constant learning rate and without
-    early stopping, and the weights are taken after every epoch (see `SWAGAverager`). Functions are those of the
-    network linearized about m, so their law is Gaussian with a covariance across inputs and outputs, and the law of
-    the weights can be the prior of further data. A network with BatchNorm, or one that cannot be linearized, gets
-    stored draws of the weights instead, each with the statistics of a pass over the training rows of its own.
+    The network is trained as by `MAP`. Then the same optimizer continues with a constant learning rate and without
+    early stopping, and the weights are collected after every epoch (see `SWAGAverager`). The network is linearized
+    about m, so functions are Gaussian with a covariance across inputs and outputs, and the posterior can be the prior
+    of further data. A network with BatchNorm, or one that cannot be linearized, gets stored draws of the weights
+    instead, each with BatchNorm statistics of its own from a pass over the training data.
 
     Args:
-        num_collected: Epochs after which the weights are taken.
-        num_deviations: K, the rank of what goes beyond the diagonal; 0 for the diagonal alone.
+        num_collected: Epochs after which the weights are collected.
+        num_deviations: K, the rank of the covariance beyond its diagonal; 0 for the diagonal alone.
         lr: The constant learning rate; None for that of `training`.
-        training: Settings of the training loop; None for Adam with early stopping on 15 % of the rows.
+        training: Settings of the training loop; None for Adam with early stopping on 15 % of the data.
         prior_precision: A factor on the prior's precision, or "validation", as in `MAP`.
         num_samples: Draws to store where they are needed.
 
@@ -77,7 +77,7 @@ class SWAG(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"num_collected": 8, "training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train, collect, and set the likelihood's own parameters by the rows held out."""
+        """Train, collect, and set the likelihood's own parameters by the held-out data."""
         self.check(prior, likelihood, data)
         training = DEFAULT_TRAINING if self.training is None else self.training
         self._validate()
@@ -89,7 +89,7 @@ class SWAG(Inference):
             network, gaussian, curve = self._collect(trained, prior_weights, training, generator=generator)
             posterior = self._posterior(network, gaussian, trained.rows, generator=generator)
             if trained.held_out is not None:
-                _calibrate(posterior, trained.likelihood, trained.held_out)
+                calibrate(trained.likelihood, posterior(trained.held_out.x), trained.held_out)
         diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out, **notes}
         history = {**trained.history, "collecting": curve}
         return Fit(posterior, trained.likelihood, history=history, diagnostics=diagnostics)
@@ -104,7 +104,7 @@ class SWAG(Inference):
     def _collect(
         self, trained: Trained, prior: GaussianWeights, training: Training, *, generator: torch.Generator
     ) -> tuple[nn.Module, GaussianWeights, list[float]]:
-        """The network at the mean, the Gaussian, and the loss while it was collected."""
+        """The network at the mean, the Gaussian, and the loss during the collection."""
         network, rows = copy.deepcopy(trained.network).train(), trained.rows
         likelihood = copy.deepcopy(trained.likelihood).requires_grad_(False)
         flat = flatten(trained.params, trained.params).requires_grad_()
@@ -136,7 +136,7 @@ class SWAG(Inference):
     def _posterior(
         self, network: nn.Module, gaussian: GaussianWeights, rows: Data, *, generator: torch.Generator
     ) -> BayesNet:
-        """The Gaussian law pushed through the linearized network, or stored draws with statistics of their own."""
+        """The Gaussian with the linearized network, or stored draws with BatchNorm statistics of their own."""
         if not batch_norms(network) and _linearizable(network, gaussian, rows):
             return BayesNet(network, gaussian, Linearize())
         draws = gaussian.sample(self.num_samples, generator=generator)
@@ -151,11 +151,3 @@ def _linearizable(network: nn.Module, weights: GaussianWeights, rows: Data) -> b
         return bool(Linearize().values(network, weights, rows.x[:1]).variance.isfinite().all())
     except (RuntimeError, ValueError):
         return False
-
-
-def _calibrate(posterior: BayesNet, likelihood: Likelihood, held_out: Data) -> None:
-    if isinstance(posterior.weights, SampledWeights):
-        stored = {**posterior.weights.draws, **posterior.weights.buffers}
-        calibrate(likelihood, evaluate(posterior.network, stored, held_out.x), held_out)
-    else:
-        calibrate(likelihood, Linearize().values(posterior.network, posterior.weights, held_out.x), held_out)

@@ -1,4 +1,4 @@
-"""A Gaussian from the weights that a training run passes through."""
+"""The Gaussian of SWAG, from the iterates of a training run."""
 
 from collections.abc import Iterable
 
@@ -13,19 +13,19 @@ from bayeskit.core import checks, operators
 
 
 class SWAGAverager(nn.Module):
-    """Running moments of the weights of a network, for a training loop of one's own.
+    """Running moments of the weights of a network, for your own training loop.
 
     After k calls of `collect` with weights w_1 ... w_k, of running mean m_k:
 
         v = 1/k sum_i (w_i - m_k)^2,     D = [w_i - m_i] of the last K calls,
         S = diag(v) / 2 + D D' / (2 (K - 1)),     or diag(v) while K < 2.
 
-    The second moment is summed about the mean as it moves (Welford), so v is never negative. What is remembered are
-    buffers, (K + 2) numbers a weight: `state_dict` and `to` work as for any module.
+    The second moment is accumulated about the running mean (Welford), so v is never negative. The state is in buffers,
+    (K + 2) numbers for each weight: `state_dict` and `to` work as for any module.
 
     Args:
-        network: Whose weights are to come; those that require a gradient.
-        num_deviations: K at most; 0 keeps the diagonal alone.
+        network: The network whose weights are collected; those that require a gradient.
+        num_deviations: Largest K; 0 for the diagonal alone.
         names: Collect these parameters instead.
 
     References:
@@ -58,12 +58,12 @@ class SWAGAverager(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def collect(self, network: nn.Module) -> None:
-        """Take in the weights as they are now; call it once an epoch, say, at a constant learning rate."""
+        """Add the current weights; call it once an epoch, say, at a constant learning rate."""
         self.add(flatten(parameters(network, self.like), self.like))
 
     @torch.no_grad()
     def add(self, flat: Tensor) -> None:
-        """Take in weights laid out as one vector, (p,)."""
+        """Add weights given as one vector, (p,)."""
         step = flat.to(self.mean) - self.mean
         self.count += 1
         self.mean += step / self.count
@@ -77,13 +77,13 @@ class SWAGAverager(nn.Module):
         """S, (p, p)."""
         variances = self.squares / self.count.clamp(min=1)
         rank = min(int(self.count), len(self.deviations))
-        if rank < 2:  # one deviation says nothing of a covariance
+        if rank < 2:  # one deviation does not determine a covariance
             return DiagLinearOperator(variances)
         root = self.deviations[:rank].mT / (2 * (rank - 1)) ** 0.5
         return operators.low_rank_plus_diagonal(root.contiguous(), variances / 2)
 
     def posterior(self) -> GaussianWeights:
-        """The Gaussian law of the weights collected.
+        """The Gaussian over the weights.
 
         Raises:
             RuntimeError: Nothing was collected.

@@ -1,4 +1,4 @@
-"""The log density of a network's weights and a likelihood's parameters given data, many chains at a time."""
+"""Log posterior density of a network's weights and a likelihood's parameters, for many chains at a time."""
 
 import copy
 from collections.abc import Iterator
@@ -18,26 +18,27 @@ from bayeskit.core.types import Data, Params
 from bayeskit.mcmc import Groups, LogDensity, Position, group_labels, hessian_diagonal
 
 NOISE_SPREAD = 2.0
-"""Standard deviation of the prior on a likelihood's own parameters, about the values they are given. They are logs, so
-a factor of 50 either way (two standard deviations) is plausible before the data."""
+"""Standard deviation of the normal prior on a likelihood's own parameters about their given values. They are logs, so
+two standard deviations are a factor of 50 either way."""
 
 START_ROWS = 2_000
-"""Rows at most used to find where a chain starts."""
+"""Observations at most used to initialize a chain: the start needs only the region of a mode."""
 
 PROBES = 32
-"""Gradients at most spent on the units in which chains move."""
+"""Gradients at most for the diagonal preconditioner: the error is then 1 / sqrt(32) of the off-diagonal entries."""
 
 
 class Model:
-    """A network, the prior of its weights, and a likelihood: what there is to sample.
+    """The joint density of a network's weights, a likelihood's parameters, and data.
 
-    A position has leaves "weights" (c, p) and, if the likelihood can learn, "likelihood" (c, q): distances from the
-    prior's means in the units `scale` and `own_scale`, at first the prior's standard deviations.
+    A position has leaves "weights" (c, p) and, if the likelihood has learnable parameters, "likelihood" (c, q):
+    distances from the prior's means divided by the preconditioners `scale` and `own_scale`, at first the prior's
+    standard deviations.
 
     Args:
         network: In evaluation mode, with outputs (n, k).
-        prior: Law of the p weights before the data.
-        likelihood: Law of the observations; copied.
+        prior: Prior of the p weights.
+        likelihood: Distribution of y given f; copied.
     """
 
     def __init__(self, network: nn.Module, prior: GaussianWeights, likelihood: Likelihood):
@@ -55,9 +56,9 @@ class Model:
         return unflatten(self.mean + self.scale * weights, self.like)
 
     def labels(self, groups: Groups) -> dict[str, Tensor]:
-        """The group of every number of a position, from groups of the network's parameters.
+        """The group of every coordinate of a position, from groups of the network's parameters.
 
-        What a likelihood learns is a group by itself.
+        The likelihood's parameters are one further group.
         """
         named = group_labels(groups, {name: value.shape for name, value in self.like.items()})
         labels = {"weights": torch.cat([label.reshape(-1) for label in named.values()])}
@@ -70,7 +71,7 @@ class Model:
         return self.log_prior(position) + self.log_likelihood(position, data)
 
     def log_prior(self, position: Position) -> Tensor:
-        """Log density of c positions before the data, up to a constant, (c,)."""
+        """Log prior density of c positions, up to a constant, (c,)."""
         prior = self.prior.log_density(self.mean + self.scale * position["weights"])
         if self.own_scale is not None:
             prior = prior - 0.5 * (position["likelihood"] * self.own_scale / NOISE_SPREAD).square().sum(-1)
@@ -99,12 +100,12 @@ class Model:
         return unflatten(self.own_mean + self.own_scale * own, self.own)
 
     def start(self, data: Data, num_chains: int, num_steps: int, *, generator: torch.Generator) -> Position:
-        """Where c chains start, and the units that they move in, which are set here.
+        """Initial positions of c chains; also sets the preconditioners.
 
         Each chain starts at a draw from the prior, moved towards a mode: first the weights alone, then with the
-        likelihood's parameters. The units are `1 / sqrt(diagonal of the negative Hessian)` there, at most the prior's
-        standard deviations: one step size then suits directions of which the data say much and those of which they say
-        nothing. That is a linear change of variables, so it changes no law.
+        likelihood's parameters. The preconditioner is `1 / sqrt(diagonal of the negative Hessian)` there, at most the
+        prior's standard deviations: one step size then suits directions that the data determine and those that they
+        do not. This linear change of variables does not change the posterior.
         """
         if len(data) > START_ROWS:
             order = torch.randperm(len(data), generator=generator, device=generator.device).to(data.y.device)
@@ -115,17 +116,19 @@ class Model:
         if self.own_mean is not None:
             position["likelihood"] = draws.new_zeros(num_chains, len(self.own_mean))
         chains = [{name: leaf[i : i + 1] for name, leaf in position.items()} for i in range(num_chains)]
-        moved = [self._improved(chain, data, num_steps) for chain in chains]
+        moved = [self._optimized(chain, data, num_steps) for chain in chains]
         position = {name: torch.cat([chain[name] for chain in moved]) for name in position}
         probes = min(num_steps, PROBES)
-        bends = hessian_diagonal(lambda q: self.log_density(q, data), position, num_probes=probes, generator=generator)
-        units = {name: bend.neg().mean(0).clamp(min=1).rsqrt() for name, bend in bends.items()}
-        self.scale = self.scale * units["weights"]
+        hessian = hessian_diagonal(
+            lambda q: self.log_density(q, data), position, num_probes=probes, generator=generator
+        )
+        scales = {name: h.neg().mean(0).clamp(min=1).rsqrt() for name, h in hessian.items()}
+        self.scale = self.scale * scales["weights"]
         if self.own_scale is not None:
-            self.own_scale = self.own_scale * units["likelihood"].to(self.own_scale)
-        return {name: leaf / units[name] for name, leaf in position.items()}
+            self.own_scale = self.own_scale * scales["likelihood"].to(self.own_scale)
+        return {name: leaf / scales[name] for name, leaf in position.items()}
 
-    def _improved(self, chain: Position, data: Data, num_steps: int) -> Position:
+    def _optimized(self, chain: Position, data: Data, num_steps: int) -> Position:
         leaves = {name: leaf.clone().requires_grad_() for name, leaf in chain.items()}
 
         def loss() -> Tensor:
@@ -138,7 +141,7 @@ class Model:
         return {name: leaf.detach() for name, leaf in leaves.items()}
 
     def fitted(self, samples: Position) -> Likelihood:
-        """The likelihood with the posterior means of its parameters, from samples with leaves (c, s, ...)."""
+        """The likelihood at the posterior means of its parameters, from samples with leaves (c, s, ...)."""
         fitted = copy.deepcopy(self.likelihood)
         if "likelihood" in samples:
             means = self._own_params(samples["likelihood"].flatten(0, 1).mean(0))
@@ -151,7 +154,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class LogPosterior:
-    """The log density of a model given some rows: leaves (c, ...) to (c,)."""
+    """The log posterior density given some data: leaves (c, ...) to (c,)."""
 
     model: Model
     data: Data
@@ -162,25 +165,25 @@ class LogPosterior:
 
     @property
     def order(self) -> Tensor:
-        """Each row's target, the first of several, (n,)."""
+        """The target of each observation, the first of several outputs, (n,)."""
         return self.data.y.reshape(len(self.data), -1)[:, 0]
 
     def log_prior(self, position: Position) -> Tensor:
-        """Log density of c positions before the data, (c,)."""
+        """Log prior density of c positions, (c,)."""
         return self.model.log_prior(position)
 
     def of_rows(self, rows: Tensor) -> LogDensity:
-        """The log likelihood of some rows alone."""
+        """The log likelihood of some observations."""
         part = self.data.rows(rows.to(self.data.y.device))
         return lambda position: self.model.log_likelihood(position, part)
 
 
 @dataclass(frozen=True, eq=False)
 class MiniBatches:
-    """Passes over mini-batch estimates of the log density, shuffled anew each time.
+    """Mini-batch estimates of the log posterior density, shuffled in each pass.
 
-    Batches of a pass differ by a row at most: the noise of a gradient grows as a batch shrinks, so that a small rest at
-    the end of every pass, which an optimizer bears, would heat the chains.
+    Batch sizes of a pass differ by at most one: the gradient noise of a smaller last batch, harmless to an optimizer,
+    would add excess variance to the chains.
     """
 
     model: Model
@@ -189,7 +192,7 @@ class MiniBatches:
     generator: torch.Generator
 
     def __iter__(self) -> Iterator[LogPosterior]:
-        # A generator of its own for each pass: what the kernel draws in between must not matter.
+        # Each pass has its own generator, so that it does not depend on what the kernel draws in between.
         g, n = generators.spawn(self.generator), len(self.data)
         order = torch.randperm(n, generator=g, device=g.device).to(self.data.y.device)
         for index in order.tensor_split(-(-n // self.size)):
@@ -198,7 +201,7 @@ class MiniBatches:
 
 
 class _Joint(nn.Module):
-    """log p(y | f(x)) as one module, so that the parameters of network and likelihood are exchanged at once."""
+    """log p(y | f(x)) as one module, so that the parameters of network and likelihood are replaced together."""
 
     def __init__(self, network: nn.Module, likelihood: Likelihood):
         super().__init__()

@@ -15,7 +15,7 @@ from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.support import check_support
 from bayeskit.core.optimize import History, Training, minimize
-from bayeskit.core.posterior import Posterior
+from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data, Params
 
 DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.15)
@@ -97,7 +97,8 @@ def train(
     params = {name: value.detach() for name, value in unflatten(flat, like).items()}
     network = with_parameters(network, params)
     if search.held_out is not None:
-        calibrate(likelihood, evaluate_at(network, params, search.held_out.x).unsqueeze(0), search.held_out)
+        f = evaluate_at(network, params, search.held_out.x)
+        calibrate(likelihood, SampledValues(f.unsqueeze(0)), search.held_out)
     return Trained(network, parameters(network, params), likelihood, search.held_out, history, factor, search.rows)
 
 

@@ -1,4 +1,4 @@
-"""The prior of an estimator that was given a network, or none."""
+"""The default prior over a network, or over an MLP that is built here."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from bayeskit.bnn.pushforward.bayes_net import BayesNet, gaussian_prior
 from bayeskit.core.inputs import Inputs, as_inputs
 
 SMALL = 50_000
-"""Weights up to which a network built here runs in float64 on a CPU."""
+"""Weights up to which a network built here runs in float64 on a CPU, as scikit-learn's invariance checks need."""
 
 
 def default_prior(
@@ -25,11 +25,11 @@ def default_prior(
 
     Args:
         network: A module (copied), a callable `(in_features, out_features) -> Module`, or None.
-        x: Inputs (n, *input_shape): their number of features and their device are used.
+        x: Inputs (n, *input_shape), of which the number of features and the device are used.
         num_outputs: Outputs k that the likelihood needs.
-        dtype: Floating type of the weights; None keeps that of a user's network, and gives the library's own float64
-            while it is small and on a CPU, float32 otherwise.
-        generator: Seeds the starting values.
+        dtype: Floating type of the weights; None keeps that of a user's network; for an `MLP` it is float64 if
+            small and on a CPU, else float32.
+        generator: Seeds the initial values.
 
     Raises:
         ValueError: The network does not return k outputs.

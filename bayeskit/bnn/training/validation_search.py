@@ -13,7 +13,7 @@ from torch import Tensor
 from bayeskit.core import checks
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize_lbfgs, split
-from bayeskit.core.posterior import GaussianValues
+from bayeskit.core.posterior import FunctionValues, GaussianValues, SampledValues
 from bayeskit.core.types import Data
 
 PRECISIONS = (1.0, 0.1, 0.01)
@@ -152,20 +152,20 @@ def candidates(setting: float | str, tried: Sequence[float] = PRECISIONS, *, sea
     return tuple(tried) if search else tuple(tried[:1])
 
 
-def calibrate(likelihood: Likelihood, values: Tensor | GaussianValues, data: Data) -> None:
+def calibrate(likelihood: Likelihood, values: FunctionValues, data: Data) -> None:
     """Set the likelihood's own parameters to maximize the predictive density of data that the weights have not seen.
 
     Args:
         likelihood: Changed in place.
-        values: Function values at those inputs: draws (s, n, k), scored as a mixture, or a Gaussian, of which the
-            completely observed points are scored.
+        values: Function values at those inputs: draws, scored as a mixture, or a Gaussian, of which the completely
+            observed points are scored.
         data: The held-out data.
     """
     own = [value for value in likelihood.parameters() if value.requires_grad]
     if not own or not len(data):
         return
-    if isinstance(values, Tensor):
-        draws, share = values.detach().double(), math.log(len(values))
+    if isinstance(values, SampledValues):
+        draws, share = values.draws.detach().double(), math.log(len(values.draws))
 
         def density() -> Tensor:
             return likelihood.log_prob(draws, data.y).logsumexp(0) - share

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -51,27 +51,6 @@ def validate(settings: Settings) -> None:
         checks.positive(settings.num_draws, name="num_draws", integer=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Exchange:
-    """Settings of the exchange of active weights during training (see `Subspace`).
-
-    Args:
-        every: Steps between exchanges; None for 100, or a twentieth of the training if that is less.
-        fraction: Share of the active weights in the first exchange.
-        block: Shape of the units.
-    """
-
-    every: int | None = None
-    fraction: float = 0.3
-    block: Sequence[int] = (1, 1)
-
-    def start(self, q: Variational, num_steps: int) -> Subspace:
-        """The exchanges in a training of so many steps; they end after three quarters of it."""
-        every = self.every or max(1, min(100, num_steps // 20))
-        until = max(1, round(0.75 * num_steps))
-        return Subspace(q, every=every, until=until, fraction=self.fraction, block=self.block)
-
-
 class ELBOTraining:
     """Maximizes the bound over means, scales and the likelihood's own parameters, changing q in place.
 
@@ -80,7 +59,7 @@ class ELBOTraining:
         likelihood: Copied.
         data: Inputs and targets, in the network's dtype.
         settings: Of the inference: draws, KL weight, prior precision, training.
-        exchange: Of active weights, if q is sparse.
+        exchange: Starts the exchanges of active weights in a training of so many steps; None if there are none.
         generator: Source of all randomness.
     """
 
@@ -91,7 +70,7 @@ class ELBOTraining:
         data: Data,
         settings: Settings,
         *,
-        exchange: Exchange | None = None,
+        exchange: Callable[[Variational, int], Subspace] | None = None,
         generator: torch.Generator,
     ):
         self.q, self.likelihood, self.data = q, copy.deepcopy(likelihood), data
@@ -111,7 +90,7 @@ class ELBOTraining:
             q.network.eval()
             q.gradients = None
             if held_out is not None:
-                calibrate(self.likelihood, self.draws(held_out), held_out)
+                calibrate(self.likelihood, q.posterior()(held_out.x), held_out)
             evidence = Evidence(self.bound(), "lower bound")
             posterior = q.posterior(self.data.x[:2], num_samples=self.settings.num_draws)
         diagnostics = {
@@ -128,7 +107,7 @@ class ELBOTraining:
         q, rows, settings = self.q, self.search.rows, self.settings
         q.factor = factor
         num_steps = training.max_epochs * math.ceil(len(rows) / (training.batch_size or len(rows)))
-        subspace = None if self.exchange is None else self.exchange.start(q, num_steps)
+        subspace = None if self.exchange is None else self.exchange(q, num_steps)
         samples, weight = settings.num_samples, settings.kl_weight
 
         def loss(batch: Data) -> Tensor:
@@ -151,14 +130,10 @@ class ELBOTraining:
     def score(self, held_out: Data) -> Tensor:
         """The log density of each observation under a mixture of some draws, (m,)."""
         self.q.network.eval()
-        terms = self.likelihood.log_prob(self.draws(held_out, VALIDATION_DRAWS), held_out.y)  # (s, m)
-        return (terms.logsumexp(0) - math.log(len(terms))).detach()
-
-    def draws(self, rows: Data, num_samples: int | None = None) -> Tensor:
-        """Draws of the function, the same at every call, (s, n, k)."""
-        values = self.q.posterior(num_samples=num_samples)(rows.x)
+        values = self.q.posterior(num_samples=VALIDATION_DRAWS)(held_out.x)
         assert isinstance(values, SampledValues)
-        return values.draws.detach()
+        terms = self.likelihood.log_prob(values.draws, held_out.y)  # (s, m)
+        return (terms.logsumexp(0) - math.log(len(terms))).detach()
 
     @torch.no_grad()
     def bound(self) -> float:

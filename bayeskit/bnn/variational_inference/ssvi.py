@@ -10,9 +10,10 @@ from bayeskit.bnn.networks.functional import parameters
 from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet
 from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare, prepare_network
-from bayeskit.bnn.variational_inference.elbo_training import ELBOTraining, Exchange, validate
+from bayeskit.bnn.variational_inference.elbo_training import ELBOTraining, validate
 from bayeskit.bnn.variational_inference.sparse_support import WHOLE, random_support
 from bayeskit.bnn.variational_inference.sparse_weights import SparseWeights
+from bayeskit.bnn.variational_inference.support_updates import Subspace
 from bayeskit.bnn.variational_inference.variational_module import INITIAL_SCALE, Variational
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference, Kind
@@ -84,7 +85,9 @@ class SSVI(Inference):
         """Train means, scales and the selection of weights."""
         self.check(prior, likelihood, data)
         validate(self)
-        exchange = self._exchange()
+        if self.every is not None:
+            checks.positive(self.every, name="every", integer=True)
+        checks.fraction(self.fraction, name="fraction")
         assert isinstance(prior, BayesNet)
         if isinstance(prior.weights, SparseWeights):
             weights = prior.weights.to(data.y.device)
@@ -93,13 +96,14 @@ class SSVI(Inference):
         else:
             weights, network, data = prepare(prior, likelihood, data)
             like = parameters(network, weights.mean)
+            exchange = self._exchange
             support = random_support(like, self.density, block=self.block, whole=self.whole, generator=generator)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale, support=support)
         return ELBOTraining(q, likelihood, data, self, exchange=exchange, generator=generator).fit()
 
-    def _exchange(self) -> Exchange:
-        if self.every is not None:
-            checks.positive(self.every, name="every", integer=True)
-        checks.fraction(self.fraction, name="fraction")
-        return Exchange(self.every, self.fraction, self.block)
+    def _exchange(self, q: Variational, num_steps: int) -> Subspace:
+        """The exchanges in a training of so many steps; they end after three quarters of it."""
+        every = self.every or max(1, min(100, num_steps // 20))
+        until = max(1, round(0.75 * num_steps))
+        return Subspace(q, every=every, until=until, fraction=self.fraction, block=self.block)

@@ -1,4 +1,4 @@
-"""Likelihoods: the law of the observations given the function."""
+"""Likelihoods: distributions of the observations given the function."""
 
 from bayeskit.core.likelihood.bernoulli import Bernoulli as Bernoulli
 from bayeskit.core.likelihood.categorical import Categorical as Categorical

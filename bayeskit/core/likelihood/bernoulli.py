@@ -45,7 +45,7 @@ class Bernoulli(Likelihood):
         return 1
 
     def distribution(self, f: Tensor) -> td.Distribution:
-        """Bernoulli law of each label, batch (*b, n)."""
+        """Bernoulli distribution of each label, batch (*b, n)."""
         f = f.squeeze(-1)
         # the log odds of a probit, log Phi(f) - log Phi(-f), keep both tails
         logits = f if self.link == "logit" else torch.special.log_ndtr(f) - torch.special.log_ndtr(-f)
@@ -53,12 +53,12 @@ class Bernoulli(Likelihood):
 
     def gaussian_predictive(self, values: FunctionValues) -> CategoricalPredictive:
         """Class probabilities exact for the probit link, by quadrature for the logit; entropies by quadrature."""
-        law = noise_marginals.label_quadrature(self._log_probs, values, smooth=True)
+        predictive = noise_marginals.label_quadrature(self._log_probs, values, smooth=True)
         if self.link == "logit":
-            return law
+            return predictive
         z = values.mean / (1 + values.variance).sqrt()  # (*b, n, 1)
         log_probs = torch.special.log_ndtr(torch.cat([-z, z], dim=-1))
-        return CategoricalPredictive(log_probs, law.expected_entropy, rule="exact")
+        return CategoricalPredictive(log_probs, predictive.expected_entropy, rule="exact")
 
     def _log_probs(self, f: Tensor) -> Tensor:
         """Log probabilities of the classes 0 and 1, (*b, n, 2), for f of shape (*b, n, 1)."""

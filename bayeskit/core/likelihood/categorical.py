@@ -42,7 +42,7 @@ class Categorical(Likelihood):
         return self.num_classes
 
     def distribution(self, f: Tensor) -> td.Distribution:
-        """Categorical law of each label, batch (*b, n)."""
+        """Categorical distribution of each label, batch (*b, n)."""
         return td.Categorical(logits=f, validate_args=False)
 
     def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Likelihoods under which a Gaussian stays a Gaussian."""
+"""Likelihoods conjugate to a Gaussian process."""
 
 from abc import abstractmethod
 
@@ -10,10 +10,10 @@ from bayeskit.core.normals import LOG_2PI
 
 
 class Conjugate(Likelihood):
-    """Observations that are Gaussian given f: values v_j with v_j = f_j + N(0, s_j), for every row and latent.
+    """Observations that are Gaussian given f: values v_j with v_j = f_j + N(0, s_j), for every data point and latent.
 
     A Gaussian process has a closed posterior under such a likelihood. A subclass defines `observations` (and, as any
-    likelihood, `distribution`, the law of y that predictions are made of); expectations and derivatives follow:
+    likelihood, `distribution`, for predictions of y); expectations and derivatives follow:
 
         E log N(v; f, s) = log N(v; mean, s) - variance / (2 s),    alpha = (v - mean) / s,    beta = 1 / s.
 
@@ -33,14 +33,14 @@ class Conjugate(Likelihood):
 
     @abstractmethod
     def observations(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What the targets say of the latents.
+        """Gaussian observations of the latents, from the targets.
 
         Args:
             y: (*b, n, t) or (n,) targets.
 
         Returns:
             Values (*b, n, k), NaN where `y` is, and noise variances of that shape, or (k,) or (1,) where they are the
-            same for all rows.
+            same for all data points.
         """
 
     def log_prob_terms(self, f: Tensor, y: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from bayeskit.core.likelihood.conjugate import Conjugate
 
 
 class Dirichlet(Conjugate):
-    r"""c classes on c latents by regression: a closed form for classification, in the place of a bound.
+    r"""c classes on c latents by regression on transformed labels: classification with a closed-form GP posterior.
 
-    A label says of the class probabilities that they are Dirichlet with parameters alpha_j = concentration + 1[y = j],
-    that is, independent gamma variables of these shapes divided by their sum. The logarithm of each is taken as normal
-    with its first two moments matched on the scale of the gamma variable:
+    Given a label, the class probabilities are Dirichlet with parameters alpha_j = concentration + 1[y = j], that is,
+    independent gamma variables of these shapes divided by their sum. The logarithm of each is approximated by a normal
+    variable with its first two moments matched on the scale of the gamma variable:
 
         v_j = log alpha_j - s_j / 2,    s_j = log(1 + 1 / alpha_j),    v_j = f_j + N(0, s_j).
 
@@ -25,8 +25,8 @@ class Dirichlet(Conjugate):
 
     Args:
         num_classes: c, two or more.
-        concentration: What is added for every class to the one observation of a row. Smaller makes the latents of the
-            classes lie farther apart; choose it by the held-out log probability of labels.
+        concentration: Added for every class to the single observation of each data point. Smaller separates the
+            latents of the classes more; choose it by the held-out log probability of labels.
 
     References:
         Milios, Camoriano, Michiardi, Rosasco & Filippone (2018), Dirichlet-based Gaussian processes for large-scale
@@ -53,7 +53,7 @@ class Dirichlet(Conjugate):
         return self.num_classes
 
     def distribution(self, f: Tensor) -> td.Distribution:
-        """Categorical law of each label, batch (*b, n)."""
+        """Categorical distribution of each label, batch (*b, n)."""
         return td.Categorical(logits=f, validate_args=False)
 
     def observations(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,14 +29,17 @@ def points(like: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:
 
 
 def curvature(
-    log_prob: Callable[[Tensor, Tensor], Tensor], law: Callable[[Tensor], td.Distribution], f: Tensor, y: Tensor
+    log_prob: Callable[[Tensor, Tensor], Tensor],
+    distribution: Callable[[Tensor], td.Distribution],
+    f: Tensor,
+    y: Tensor,
 ) -> Tensor:
     """Negative Hessian (n, k, k) of `log_prob(f, y)`, the Fisher information where that is not positive definite."""
     hessian = _negative_hessian(log_prob, f, y)
     eigenvalues = torch.linalg.eigvalsh(hessian)
     bad = eigenvalues[..., 0] <= 1e-10 * eigenvalues[..., -1].clamp(min=0)
     if bool(bad.any()):
-        hessian = torch.where(bad[..., None, None], _fisher(log_prob, law, f), hessian)
+        hessian = torch.where(bad[..., None, None], _fisher(log_prob, distribution, f), hessian)
     return hessian
 
 
@@ -58,10 +61,10 @@ def _slope_of(value: Tensor, f: Tensor) -> Tensor:
 
 
 def _fisher(
-    log_prob: Callable[[Tensor, Tensor], Tensor], law: Callable[[Tensor], td.Distribution], f: Tensor
+    log_prob: Callable[[Tensor, Tensor], Tensor], distribution: Callable[[Tensor], td.Distribution], f: Tensor
 ) -> Tensor:
     with generators.seeded(torch.Generator().manual_seed(0)), torch.no_grad():
-        y = law(f).sample((NUM_LABELS,))
+        y = distribution(f).sample((NUM_LABELS,))
     with torch.enable_grad():
         copies = f.detach().expand(NUM_LABELS, *f.shape).clone().requires_grad_()
         (score,) = torch.autograd.grad(log_prob(copies, y).sum(), copies)

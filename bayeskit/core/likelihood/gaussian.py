@@ -12,7 +12,7 @@ from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import GaussianPredictive
 
 NOISE_FLOOR = 1e-6
-"""Smallest noise variance that is learnt, in the units of y."""
+"""Smallest noise variance that is learned, in the units of y."""
 
 
 class Gaussian(Conjugate):
@@ -20,8 +20,8 @@ class Gaussian(Conjugate):
 
     Args:
         noise: Noise *variance* (not standard deviation): a number shared by the outputs, or one per output (k,).
-        learn: Whether the noise is a parameter to learn. It is learnt as log(noise - 1e-6), so it stays above 1e-6;
-            a noise that is not learnt may be any positive number.
+        learn: Whether the noise is a parameter to learn. It is learned as log(noise - 1e-6), so it stays above 1e-6;
+            a noise that is not learned may be any positive number.
 
     Examples:
         >>> import torch

@@ -1,6 +1,6 @@
-"""What a likelihood is, and everything that follows from its one method.
+"""The base class of likelihoods: everything that follows from the distribution of y given f.
 
-A new likelihood says what the law of y given f is:
+A new likelihood defines that distribution:
 
     class LaplaceNoise(Likelihood):
         def distribution(self, f):
@@ -30,13 +30,13 @@ Target = Literal["continuous", "count", "binary", "classes"]
 
 
 class Likelihood(nn.Module, ABC):
-    """The law of y given the function value f, one input at a time; its parameters may be learnt (on a copy).
+    """The distribution of y given the function value f at each input; its parameters may be learned (on a copy).
 
-    A subclass defines `distribution`, which must be a function of f alone, row by row: predictions evaluate it on
+    A subclass defines `distribution`, which must be a function of f alone, input by input: predictions evaluate it on
     chunks of inputs. The rest is derived from it; where there is a closed form, override the `..._terms` behind it.
 
     A target that is NaN was not observed: it adds nothing to `log_prob`, `expected_log_prob`, `site_gradients` and
-    `curvature`. The `..._terms` are never asked for such an entry.
+    `curvature`. The `..._terms` never see such an entry.
 
     Class attributes:
         target: What y is: "continuous" and "count" targets are (n, t) numbers, "binary" and "classes" targets (n,)
@@ -98,7 +98,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def distribution(self, f: Tensor) -> td.Distribution:
-        """The law of y given f.
+        """The distribution of y given f.
 
         Args:
             f: Latents (*b, n, k).
@@ -135,7 +135,7 @@ class Likelihood(nn.Module, ABC):
             (*b, n).
 
         Raises:
-            ValueError: `y` has missing entries, and the law does not factorize over outputs.
+            ValueError: `y` has missing entries, and the likelihood does not factorize over outputs.
         """
         observed = self._observed(f, y)
         return observed.total(self.log_prob_terms(f, observed.y), f)
@@ -194,13 +194,13 @@ class Likelihood(nn.Module, ABC):
             y: (n, t) or (n,) targets, nothing missing.
 
         Returns:
-            (*b, n, t); (*b, n) where the law is one joint law of all outputs, or of a label.
+            (*b, n, t); (*b, n) where the distribution is a joint one of all outputs, or of a label.
         """
-        law = self.distribution(f)
-        y = fit_targets(law, f, y)
-        if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1:
-            law = law.base_dist
-        return law.log_prob(y)
+        distribution = self.distribution(f)
+        y = fit_targets(distribution, f, y)
+        if isinstance(distribution, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
+            distribution = distribution.base_dist
+        return distribution.log_prob(y)
 
     def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """E[log p] of each output: a place for a closed form.
@@ -258,12 +258,12 @@ class Likelihood(nn.Module, ABC):
         return expectations.curvature(self.log_prob, self.distribution, f, y)
 
     def predictive(self, values: FunctionValues) -> Predictive:
-        """The law of y at each input when f has the law `values`.
+        """The predictive distribution of y at each input, given the distribution `values` of f.
 
-        Stored draws give the mixture over them, a mixture that of its components' predictives. Gaussian values give a
-        closed form where there is one, otherwise quadrature of the density itself (one latent per output), otherwise a
-        mixture over 512 Sobol draws. The result keeps a copy of the likelihood: it neither follows nor differentiates
-        the likelihood's parameters.
+        Stored draws give the mixture over them, a mixture the one of its components' predictive distributions. Gaussian
+        values give a closed form where there is one, otherwise quadrature of the density itself (one latent per
+        output), otherwise a mixture over 512 Sobol draws. The result keeps a copy of the likelihood: it neither follows
+        nor differentiates the likelihood's parameters.
         """
         if isinstance(values, MixtureValues):
             return pool([self.predictive(part) for part in values.components], values.weights)
@@ -288,7 +288,7 @@ class Likelihood(nn.Module, ABC):
         """Joint draws of the observations at all inputs: a draw of the function, then one of y given it.
 
         Args:
-            values: Law of the latents (n, k).
+            values: Joint distribution of the latents (n, k).
             num_samples: s.
             generator: Source of randomness.
 
@@ -299,7 +299,7 @@ class Likelihood(nn.Module, ABC):
             return self.distribution(values.sample(num_samples, generator=generator)).sample()
 
     def _observed(self, f: Tensor, y: Tensor) -> Observed:
-        """Targets with gaps filled, and where they were."""
+        """Targets with missing entries filled, and where they were."""
         return Observed.read(self.distribution, f, y, owner=type(self).__name__)
 
     def _factorizes(self, f: Tensor) -> bool:
@@ -307,10 +307,15 @@ class Likelihood(nn.Module, ABC):
         return distribution_cdfs.per_output(self.distribution(f), f.shape) is not None
 
 
-def fit_targets(law: td.Distribution, f: Tensor, y: Tensor) -> Tensor:
-    """`y` with the type of `f` and an output axis exactly where the law has one."""
+def fit_targets(distribution: td.Distribution, f: Tensor, y: Tensor) -> Tensor:
+    """`y` with the type of `f` and an output axis exactly where the distribution has one."""
     y = y.to(f.dtype)
-    if law.event_shape or law.batch_shape == f.shape:
+    if distribution.event_shape or distribution.batch_shape == f.shape:
         return y.unsqueeze(-1) if y.ndim == 1 else y
-    extra = y.ndim > 1 and y.shape[-1] == 1 and y.shape[-2] == law.batch_shape[-1] and y.shape != law.batch_shape
+    extra = (
+        y.ndim > 1
+        and y.shape[-1] == 1
+        and y.shape[-2] == distribution.batch_shape[-1]
+        and y.shape != distribution.batch_shape
+    )
     return y.squeeze(-1) if extra else y

@@ -2,8 +2,8 @@
 
     log p(y_i | f_i) = sum over the observed outputs t of log p(y_it | f_i)
 
-A gap is filled with a value that the law allows before anything is computed, and its term is dropped after: arithmetic
-on NaN would reach the gradients of everything else, even through a term that is dropped.
+A missing entry is filled with a value in the support before anything is computed, and its term is dropped afterwards:
+arithmetic on NaN would reach the gradients of everything else, even through a term that is dropped.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from bayeskit.core.predictive import distribution_cdfs
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """Targets without gaps, and where there were some.
+    """Targets with missing entries filled, and where they were.
 
     Args:
-        y: Targets of the shape given, every gap filled.
+        y: Targets of the shape given, every missing entry filled.
         mask: Where y was observed, (*b, n, t); None where all of it was.
     """
 
@@ -29,30 +29,30 @@ class Observed:
     mask: Tensor | None
 
     @classmethod
-    def read(cls, law: Callable[[Tensor], td.Distribution], f: Tensor, y: Tensor, *, owner: str) -> "Observed":
-        """Fill the gaps in `y`, if there are any.
+    def read(cls, distribution: Callable[[Tensor], td.Distribution], f: Tensor, y: Tensor, *, owner: str) -> "Observed":
+        """Fill the missing entries of `y`, if there are any.
 
         Args:
-            law: The law of y given latents.
-            f: Latents (*b, n, k) at which the law may be asked.
+            distribution: That of y given latents.
+            f: Latents (*b, n, k) at which it may be evaluated.
             y: (*b, n, t) or (n,) targets; NaN for what was not observed.
             owner: Name of the likelihood, for the error.
 
         Raises:
-            ValueError: There are gaps, and the law has no factor for each output.
+            ValueError: Entries are missing, and the distribution has no factor for each output.
         """
         gaps = y.isnan() if y.is_floating_point() else None
         if gaps is None or not bool(gaps.any()):
             return cls(y, None)
         mask = ~(gaps.unsqueeze(-1) if y.ndim == 1 else gaps)
         with distribution_cdfs.unvalidated():
-            given = law(f.detach().reshape(-1, *f.shape[-2:])[0])  # (n, k): the batch axes share the targets
+            given = distribution(f.detach().reshape(-1, *f.shape[-2:])[0])  # (n, k): the batch axes share the targets
         outputs, latents = mask.shape[-1], f.shape[-1]
         factors = outputs == 1 or distribution_cdfs.per_output(given, torch.Size((f.shape[-2], outputs))) is not None
         if not factors or latents % outputs:
             raise ValueError(
-                f"{owner} has one joint law for all {outputs} outputs of a row, so `y` may not have single missing "
-                "(NaN) entries; drop or impute those rows, or use a likelihood with a law for each output"
+                f"{owner} has one joint distribution for all {outputs} outputs of a row, so `y` may not have single "
+                "missing (NaN) entries; drop or impute those rows, or use a likelihood that factorizes over outputs"
             )
         filling = distribution_cdfs.allowed(given).to(y).reshape(y.shape[-2:] if y.ndim > 1 else y.shape)
         return cls(torch.where(gaps, filling, y), mask)

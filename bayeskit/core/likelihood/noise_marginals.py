@@ -1,4 +1,4 @@
-"""From the law of y given f to the law of y: over stored draws of f, or over Gaussian f."""
+"""From p(y | f) to the predictive distribution of y: over stored draws of f, or over Gaussian f."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,54 +19,52 @@ from bayeskit.core.predictive import (
     quadrature,
 )
 
-Law = Callable[[Tensor], td.Distribution]
-"""The law of y given latents (*b, n, k)."""
+Conditional = Callable[[Tensor], td.Distribution]
+"""The distribution of y given latents (*b, n, k)."""
 
 LogProbs = Callable[[Tensor], Tensor]
 """Log class probabilities (*b, n, c) given latents (*b, n, k)."""
 
 
-def over_draws(law: td.Distribution, f: Tensor, *, rule: str) -> Predictive:
+def over_draws(distribution: td.Distribution, f: Tensor, *, rule: str) -> Predictive:
     """The mixture over draws of the latents.
 
     Args:
-        law: The law of y given `f`.
+        distribution: That of y given `f`.
         f: Draws (s, *b, n, k).
-        rule: How the draws came about.
+        rule: How the draws were made.
     """
-    if is_label(law):
-        return CategoricalPredictive.from_draws(label_log_probs(law), rule=rule)
-    if not law.event_shape:
-        law = td.Independent(
-            law if law.batch_shape == f.shape else distribution_cdfs.Column(law), 1, validate_args=False
-        )
-    return MixturePredictive(law, rule=rule, discrete=distribution_cdfs.is_discrete(law))
+    if is_label(distribution):
+        return CategoricalPredictive.from_draws(label_log_probs(distribution), rule=rule)
+    components = distribution_cdfs.with_output_axis(distribution, f)
+    return MixturePredictive(components, rule=rule, discrete=distribution_cdfs.is_discrete(components))
 
 
-def over_gaussian(law: Law, values: FunctionValues) -> Predictive:
+def over_gaussian(likelihood: Conditional, values: FunctionValues) -> Predictive:
     """Quadrature where there is one latent (per output), fixed Sobol draws of the latents otherwise."""
-    at_mean = law(values.mean)
+    at_mean = likelihood(values.mean)
     if is_label(at_mean):
-        by_quadrature = values.mean.shape[-1] == 1
-        return label_quadrature(_Labels(law), values) if by_quadrature else label_draws(_Labels(law), values)
+        integrate = label_quadrature if values.mean.shape[-1] == 1 else label_draws
+        return integrate(_Labels(likelihood), values)
     if distribution_cdfs.per_output(at_mean, values.mean.shape) is not None:
         rule = "quadrature" if values.mean.shape[-1] == 1 else "quadrature, outputs independent"
-        return IntegralPredictive(values, _PerOutput(law), rule=rule, discrete=distribution_cdfs.is_discrete(at_mean))
+        discrete = distribution_cdfs.is_discrete(at_mean)
+        return IntegralPredictive(values, _PerOutput(likelihood), rule=rule, discrete=discrete)
     f = quadrature.latent_draws(values.mean, values.output_covariance())
-    return over_draws(law(f), f, rule=f"mixture of {len(f)} Sobol draws")
+    return over_draws(likelihood(f), f, rule=f"mixture of {len(f)} Sobol draws")
 
 
-def is_label(law: td.Distribution) -> bool:
+def is_label(distribution: td.Distribution) -> bool:
     """Whether y is one class code an input."""
-    return not law.event_shape and isinstance(law, td.Categorical | td.Bernoulli)
+    return not distribution.event_shape and isinstance(distribution, td.Categorical | td.Bernoulli)
 
 
-def label_log_probs(law: td.Distribution) -> Tensor:
+def label_log_probs(distribution: td.Distribution) -> Tensor:
     """Log probabilities of the classes, (*b, n, c)."""
-    if isinstance(law, td.Bernoulli):
-        return torch.nn.functional.logsigmoid(torch.stack([-law.logits, law.logits], dim=-1))
-    assert isinstance(law, td.Categorical)
-    return law.logits
+    if isinstance(distribution, td.Bernoulli):
+        return torch.nn.functional.logsigmoid(torch.stack([-distribution.logits, distribution.logits], dim=-1))
+    assert isinstance(distribution, td.Categorical)
+    return distribution.logits
 
 
 def label_quadrature(log_probs: LogProbs, values: FunctionValues, *, smooth: bool = False) -> CategoricalPredictive:
@@ -138,23 +136,23 @@ def label_draws(log_probs: LogProbs, values: FunctionValues) -> CategoricalPredi
 
 @dataclass(frozen=True)
 class _PerOutput:
-    """The law of each output given its own latent; a class so that a predictive can be pickled."""
+    """The distribution of each output given its own latent; a class so that a predictive can be pickled."""
 
-    law: Law
+    likelihood: Conditional
 
     def __call__(self, f: Tensor) -> td.Distribution:
         with distribution_cdfs.unvalidated():
-            law = distribution_cdfs.per_output(self.law(f), f.shape)
-        assert law is not None
-        return law
+            distribution = distribution_cdfs.per_output(self.likelihood(f), f.shape)
+        assert distribution is not None
+        return distribution
 
 
 @dataclass(frozen=True)
 class _Labels:
     """Log class probabilities given the latents."""
 
-    law: Law
+    likelihood: Conditional
 
     def __call__(self, f: Tensor) -> Tensor:
         with distribution_cdfs.unvalidated():
-            return label_log_probs(self.law(f))
+            return label_log_probs(self.likelihood(f))

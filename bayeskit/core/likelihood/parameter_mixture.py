@@ -1,4 +1,4 @@
-"""A likelihood whose parameters are not known but drawn."""
+"""A mixture of likelihoods over draws of their parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from bayeskit.core.predictive import Predictive, pool
 
 
 class Drawn(Likelihood):
-    """One of several likelihoods, p(y | f) = sum_s w_s p_s(y | f): draws of its parameters, noise levels say.
+    """A mixture of likelihoods, p(y | f) = sum_s w_s p_s(y | f), over posterior draws of parameters such as the noise.
 
-    Where the function is a mixture of as many components, draw s belongs to component s: function and noise were drawn
-    together, and are predicted together.
+    Where the function is a mixture of as many components, draw s belongs to component s: function and noise
+    were drawn together.
 
     Args:
         members: The s likelihoods, all of one kind.
@@ -44,7 +44,7 @@ class Drawn(Likelihood):
         return tuple(self.members)  # type: ignore[arg-type]
 
     def distribution(self, f: Tensor) -> td.Distribution:
-        """The mixture of the members' laws."""
+        """The mixture of the members' distributions."""
         return _Pooled([member.distribution(f) for member in self.components], self.weights)
 
     def num_latents(self, y: Tensor) -> int:
@@ -81,7 +81,7 @@ class Drawn(Likelihood):
 
 
 class _Pooled(td.Distribution):
-    """A finite mixture of laws of the same shape, picked from at each element of the batch."""
+    """A finite mixture of distributions of the same shape, one component drawn for each element of the batch."""
 
     def __init__(self, parts: list[td.Distribution], weights: Tensor):
         self.parts, self.weights = parts, weights

@@ -13,7 +13,7 @@ from bayeskit.core.predictive import NoisyStudentTPredictive
 
 
 class StudentT(Likelihood):
-    """y = f + scale * t_df: a regression that shrugs at outliers.
+    """y = f + scale * t_df: a regression that is robust to outliers.
 
     Args:
         df: Degrees of freedom, above zero, fixed.
@@ -45,11 +45,11 @@ class StudentT(Likelihood):
 
     def distribution(self, f: Tensor) -> td.Distribution:
         """StudentT(df, f, scale) of each output."""
-        law = td.StudentT(torch.full_like(f, self.df), f, self.scale.to(f).expand(f.shape), validate_args=False)
-        return td.Independent(law, 1, validate_args=False)
+        base = td.StudentT(torch.full_like(f, self.df), f, self.scale.to(f).expand(f.shape), validate_args=False)
+        return td.Independent(base, 1, validate_args=False)
 
     def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
-        """The Fisher information (df + 1) / ((df + 3) scale^2), (n, k, k): the law is not log-concave in f."""
+        """The Fisher information (df + 1) / ((df + 3) scale^2), (n, k, k): it is not log-concave in f."""
         information = (self.df + 1) / (self.df + 3) / self.scale.detach().to(f) ** 2
         return torch.diag_embed(information.expand(f.shape))
 

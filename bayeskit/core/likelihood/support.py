@@ -1,4 +1,4 @@
-"""Whether targets are such as a likelihood can have produced."""
+"""Whether targets lie in the support of a likelihood."""
 
 import copy
 import math
@@ -12,16 +12,16 @@ from bayeskit.core.likelihood.likelihood import Likelihood
 from bayeskit.core.predictive import distribution_cdfs
 
 LATENTS = (0.0, -10.0, 10.0)
-"""Values of the latents at which a law is asked for its support, which may depend on them."""
+"""Values of the latents at which the support is looked up: it may depend on them."""
 
 
 def check_support(likelihood: Likelihood, y: Tensor, *, name: str) -> None:
-    """Raise `ValueError` naming the first target that the law of y given f excludes; NaN is one that is missing.
+    """Raise `ValueError` naming the first target outside the support of p(y | f); NaN is a missing one.
 
     Args:
-        likelihood: The law of y given f.
+        likelihood: The distribution of y given f.
         y: (n, t) or (n,) targets.
-        name: What the caller calls them.
+        name: Their name in the caller.
 
     Examples:
         >>> from bayeskit.core.likelihood import Poisson

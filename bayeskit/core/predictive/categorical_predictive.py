@@ -1,4 +1,4 @@
-"""Class probabilities and what is uncertain about them."""
+"""Predictive class probabilities and their uncertainty."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from bayeskit.core.predictive.predictive import Predictive
 
 @dataclass(frozen=True, eq=False)
 class CategoricalPredictive(Predictive):
-    """The law of a class label at each input, its uncertainty in nats.
+    """The predictive distribution of a class label at each input, its uncertainty in nats.
 
     total = H[E p], aleatoric = E[H p], epistemic = total - aleatoric, the mutual information between the label and the
     function; the expectations are over the function.
@@ -23,15 +23,15 @@ class CategoricalPredictive(Predictive):
         log_probs: Logarithms of the class probabilities, (n, c).
         expected_entropy: The entropy of the label given the function, averaged over the function, (n,).
         classes: The c labels in the user's own values, in the order of the columns; None for the codes 0 .. c - 1.
-        rule: How the law was formed.
+        rule: How the distribution was formed.
 
     References:
         Depeweg et al. (2018), Decomposition of uncertainty in Bayesian deep learning, section 3.
 
     Examples:
         >>> draws = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log()
-        >>> law = CategoricalPredictive.from_draws(draws)
-        >>> law.probs, law.aleatoric, law.epistemic
+        >>> predictive = CategoricalPredictive.from_draws(draws)
+        >>> predictive.probs, predictive.aleatoric, predictive.epistemic
         (tensor([[0.5000, 0.5000]]), tensor([0.]), tensor([0.6931]))
     """
 
@@ -49,7 +49,7 @@ class CategoricalPredictive(Predictive):
         Args:
             log_probs: Normalized log probabilities (s, n, c), one s a draw of the function.
             classes: The labels, or None.
-            rule: How the law was formed; by default the number of draws.
+            rule: How the distribution was formed; by default the number of draws.
         """
         average = log_probs.logsumexp(0) - math.log(len(log_probs))
         rule = f"{len(log_probs)} draws" if rule is None else rule

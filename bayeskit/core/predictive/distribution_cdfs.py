@@ -1,4 +1,4 @@
-"""What torch's distributions lack here: a few cdfs, and the law of each output by itself."""
+"""What torch's distributions lack here: a few cdfs, and the distribution of each output by itself."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import distributions as td
 
 
 class Column(td.Distribution):
-    """A scalar law per input, (*b, n), seen as a law of one output, (*b, n, 1).
+    """A scalar distribution per input, (*b, n), as a distribution of one output, (*b, n, 1).
 
     Args:
         base: Distribution of batch shape (*b, n) and event shape ().
@@ -28,7 +28,7 @@ class Column(td.Distribution):
 
     @property
     def support(self) -> Any:
-        """The support of the scalar law."""
+        """The support of the scalar distribution."""
         return self.base_dist.support
 
     @property
@@ -68,87 +68,99 @@ def unvalidated() -> Iterator[None]:
         td.Distribution.set_default_validate_args(before)
 
 
-def per_output(law: td.Distribution, shape: torch.Size) -> td.Distribution | None:
-    """The law of each output by itself, of batch shape `shape` = (*b, n, t), or None where outputs do not factorize.
+def with_output_axis(distribution: td.Distribution, f: Tensor) -> td.Distribution:
+    """The distribution of numbers given latents `f` (*b, n, k), its outputs as event, (k,) or (1,)."""
+    if distribution.event_shape:
+        return distribution
+    column = distribution if distribution.batch_shape == f.shape else Column(distribution)
+    return td.Independent(column, 1, validate_args=False)
+
+
+def per_output(distribution: td.Distribution, shape: torch.Size) -> td.Distribution | None:
+    """The distribution of each output, of batch shape `shape` = (*b, n, t), or None where outputs do not factorize.
 
     Args:
-        law: Batch (*b, n) and event () or (t,); batch (*b, n, t) and event () is read as independent outputs.
+        distribution: Batch (*b, n) and event () or (t,); batch (*b, n, t) and event () is read as independent outputs.
         shape: Shape (*b, n, t) that the targets have.
     """
-    if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1 and law.base_dist.batch_shape == shape:
-        return law.base_dist
-    if not law.event_shape:
-        if law.batch_shape == shape:
-            return law
-        if law.batch_shape == shape[:-1] and shape[-1] == 1:
-            return Column(law)
+    if (
+        isinstance(distribution, td.Independent)
+        and distribution.reinterpreted_batch_ndims == 1
+        and distribution.base_dist.batch_shape == shape
+    ):
+        return distribution.base_dist
+    if not distribution.event_shape:
+        if distribution.batch_shape == shape:
+            return distribution
+        if distribution.batch_shape == shape[:-1] and shape[-1] == 1:
+            return Column(distribution)
     return None
 
 
-def marginals(law: td.Distribution) -> td.Distribution:
-    """The law of each output by itself, (*b, n, k), correlated outputs or not.
+def marginals(distribution: td.Distribution) -> td.Distribution:
+    """The distribution of each output by itself, (*b, n, k), correlated outputs or not.
 
     Raises:
-        NotImplementedError: `law` has no known marginals.
+        NotImplementedError: `distribution` has no known marginals.
     """
-    if not law.event_shape:
-        return law
-    if isinstance(law, td.Independent) and law.reinterpreted_batch_ndims == 1:
-        return law.base_dist
-    if isinstance(law, td.MultivariateNormal | td.LowRankMultivariateNormal):
-        return td.Normal(law.mean, law.variance.sqrt(), validate_args=False)
+    if not distribution.event_shape:
+        return distribution
+    if isinstance(distribution, td.Independent) and distribution.reinterpreted_batch_ndims == 1:
+        return distribution.base_dist
+    if isinstance(distribution, td.MultivariateNormal | td.LowRankMultivariateNormal):
+        return td.Normal(distribution.mean, distribution.variance.sqrt(), validate_args=False)
     raise NotImplementedError(
-        f"the marginals of {type(law).__name__} are not known, so it has no cdf or quantile here; "
+        f"the marginals of {type(distribution).__name__} are not known, so it has no cdf or quantile here; "
         "use torch.distributions.Independent or MultivariateNormal"
     )
 
 
-def is_discrete(law: td.Distribution) -> bool:
-    """Whether the law puts its mass on the integers."""
-    base = law.base_dist if isinstance(law, td.Independent) else law
+def is_discrete(distribution: td.Distribution) -> bool:
+    """Whether the mass is on the integers."""
+    base = distribution.base_dist if isinstance(distribution, td.Independent) else distribution
     return bool(getattr(base.support, "is_discrete", False))
 
 
-def cdf(law: td.Distribution, y: Tensor) -> Tensor:
+def cdf(distribution: td.Distribution, y: Tensor) -> Tensor:
     """P(Y <= y), by torch where it has it, by scipy elsewhere (no gradient there).
 
     Raises:
         NotImplementedError: Neither has it.
     """
-    if isinstance(law, Column):
-        return law.cdf(y)
-    if type(law) in _SCIPY:
-        function, arguments = _SCIPY[type(law)]
-        parts = [t.detach().double().cpu().numpy() for t in (y, *arguments(law))]
+    if isinstance(distribution, Column):
+        return distribution.cdf(y)
+    if type(distribution) in _SCIPY:
+        function, arguments = _SCIPY[type(distribution)]
+        parts = [t.detach().double().cpu().numpy() for t in (y, *arguments(distribution))]
         return torch.as_tensor(np.asarray(function(*parts))).to(y)
-    inside, below, above = _clip(y, law.support)
+    inside, below, above = _clip(y, distribution.support)
     try:
-        value = law.cdf(inside)
+        value = distribution.cdf(inside)
     except NotImplementedError:
         raise NotImplementedError(
-            f"{type(law).__name__} has no cdf, which quantiles and intervals need; define `cdf` on the distribution"
+            f"{type(distribution).__name__} has no cdf, which quantiles and intervals need; define `cdf` on it"
         ) from None
     return torch.where(below, 0.0, torch.where(above, 1.0, value)).to(y.dtype)
 
 
-def log_prob(law: td.Distribution, y: Tensor) -> Tensor:
+def log_prob(distribution: td.Distribution, y: Tensor) -> Tensor:
     """Log density of each element, minus infinity outside the support (where torch would raise)."""
-    if is_discrete(law):
-        return law.log_prob(y)
-    inside, below, above = _clip(y, law.support)
-    return torch.where(below | above, -torch.inf, law.log_prob(inside))
+    if is_discrete(distribution):
+        return distribution.log_prob(y)
+    inside, below, above = _clip(y, distribution.support)
+    return torch.where(below | above, -torch.inf, distribution.log_prob(inside))
 
 
-def allowed(law: td.Distribution) -> Tensor:
-    """A value inside the support of each output, of the law's batch and event shape.
+def allowed(distribution: td.Distribution) -> Tensor:
+    """A value inside the support of each output, of its batch and event shape.
 
     Examples:
         >>> allowed(td.Normal(torch.zeros(2), 1.0)), allowed(td.Gamma(torch.ones(2), 1.0))
         (tensor([0., 0.]), tensor([1., 1.]))
     """
-    base = law.base_dist if isinstance(law, td.Independent) else law
-    inside, _, _ = _clip(torch.zeros(law.batch_shape + law.event_shape), base.support)
-    return inside.floor() if is_discrete(law) else inside
+    base = distribution.base_dist if isinstance(distribution, td.Independent) else distribution
+    inside, _, _ = _clip(torch.zeros(distribution.batch_shape + distribution.event_shape), base.support)
+    return inside.floor() if is_discrete(distribution) else inside
 
 
 def _clip(y: Tensor, support: Any) -> tuple[Tensor, Tensor, Tensor]:

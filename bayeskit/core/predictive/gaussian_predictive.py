@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bayeskit.core import generators, operators
 from bayeskit.core.posterior import FunctionValues
-from bayeskit.core.predictive.predictive import ContinuousPredictive, levels, targets, thresholds
+from bayeskit.core.predictive.arguments import levels, targets, thresholds
+from bayeskit.core.predictive.predictive import ContinuousPredictive
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,12 +18,12 @@ class GaussianPredictive(ContinuousPredictive):
     """y = f + noise with Gaussian function values and independent Gaussian noise.
 
     p(y_i) = N(y_i; m_i, V_i + diag(noise)), with V_i the k x k covariance of the outputs at input i: `log_prob` uses
-    all of V_i, `cdf` and `quantile` speak of each output by itself.
+    all of V_i, `cdf` and `quantile` treat each output by itself.
 
     Args:
         values: Gaussian function values (*b, n, k).
         noise: Noise *variance*, broadcasting against (*b, n, k): (1,), (k,) or (n, k).
-        rule: How the law was formed.
+        rule: How the distribution was formed.
 
     Examples:
         >>> from linear_operator import to_linear_operator
@@ -52,11 +53,6 @@ class GaussianPredictive(ContinuousPredictive):
         """The variance of the function, (*b, n, k)."""
         return self.values.variance
 
-    @property
-    def total(self) -> Tensor:
-        """Variance of the function plus noise, (*b, n, k)."""
-        return self.epistemic + self.aleatoric
-
     def log_prob(self, y: Any) -> Tensor:
         """Log N(y; m, V + noise), jointly over the outputs, (*b, n)."""
         residual = targets(y, like=self.mean) - self.mean  # (*s, n, k)
@@ -76,12 +72,12 @@ class GaussianPredictive(ContinuousPredictive):
 
     def cdf(self, y: Any) -> Tensor:
         """Phi((y - m) / std), (*b, n, k)."""
-        std = self.std  # first: it brings the mean along
+        std = self.std  # first: it computes the mean too
         return torch.special.ndtr((thresholds(y, like=self.mean) - self.mean) / std)
 
     def quantile(self, q: Any) -> Tensor:
-        """M + std Phi^-1(q), (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""
-        std = self.std  # first: it brings the mean along
+        """`mean + std Phi^-1(q)`, (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""
+        std = self.std  # first: it computes the mean too
         z = torch.special.ndtri(levels(q, like=std))  # (*j, 1, ..., 1)
         return self.mean + std * z.to(std.dtype)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch import distributions as td
 
 from bayeskit.core import generators
-from bayeskit.core.predictive import distribution_cdfs, quantiles
-from bayeskit.core.predictive.predictive import ContinuousPredictive, levels, targets, thresholds
+from bayeskit.core.predictive import distribution_cdfs
+from bayeskit.core.predictive.arguments import targets, thresholds
+from bayeskit.core.predictive.predictive import ContinuousPredictive
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,23 +20,23 @@ class MixturePredictive(ContinuousPredictive):
     """The mixture over the leading axis of a batch of distributions, sum_s w_s p_s(y).
 
     Density and cdf are the mixture's own, never those of a moment match; quantiles are roots of the cdf, accurate to
-    1e-14 in probability or to rounding in y. The uncertainty splits by the law of total variance.
+    1e-14 in probability or to rounding in y. The uncertainty is split by the law of total variance.
 
     Args:
-        components: Batch (s, *b, n) and event (k,), where one s is picked for all the outputs together; or batch
-            (s, *b, n, k) and event (), where every output picks its own.
+        components: Batch (s, *b, n) and event (k,), where one s is chosen for all the outputs together; or batch
+            (s, *b, n, k) and event (), where it is chosen for each output.
         log_weights: Logarithms of the weights (they sum to one over the leading axis), (s,) or broadcasting against
             (s, *b, n) or (s, *b, n, k) respectively; None for equal weights.
-        rule: How the law was formed.
+        rule: How the distribution was formed.
         discrete: Whether y is a count.
         noise: The expected variance of y given the function, (*b, n, k), where a component is wider than that because
-            the function is uncertain within it; None where a component is the law of y given one function.
+            the function is uncertain within it; None where a component is the distribution of y given one function.
 
     Examples:
-        >>> law = MixturePredictive(torch.distributions.Normal(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1), 0.1))
-        >>> law.epistemic
+        >>> predictive = MixturePredictive(torch.distributions.Normal(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1), 0.1))
+        >>> predictive.epistemic
         tensor([[1.]])
-        >>> law.cdf(0.0)
+        >>> predictive.cdf(0.0)
         tensor([[0.5000]])
     """
 
@@ -45,28 +46,23 @@ class MixturePredictive(ContinuousPredictive):
     discrete: bool = False
     noise: Tensor | None = None
 
-    @property
-    def mean(self) -> Tensor:
+    @cached_property
+    def mean(self) -> Tensor:  # type: ignore[override]
         """The weighted average of the component means, (*b, n, k)."""
-        return self._mean
+        return self._average(self.components.mean)
 
     @property
     def aleatoric(self) -> Tensor:
-        """The expected variance of the noise: the average of the component variances unless told, (*b, n, k)."""
+        """The expected variance of the noise: the average of the component variances unless given, (*b, n, k)."""
         return self._average(self.components.variance) if self.noise is None else self.noise
 
     @property
     def epistemic(self) -> Tensor:
-        """The variance due to the function: that of the component means unless told the noise, (*b, n, k)."""
+        """The variance due to the function: that of the component means unless `noise` is given, (*b, n, k)."""
         between = self._average((self.components.mean - self.mean) ** 2)
         if self.noise is None:
             return between
         return between + (self._average(self.components.variance) - self.noise).clamp(min=0)  # rounding
-
-    @property
-    def total(self) -> Tensor:
-        """Variance of the mixture, (*b, n, k)."""
-        return self.aleatoric + self.epistemic
 
     def log_prob(self, y: Any) -> Tensor:
         """Log sum_s w_s p_s(y), (*b, n)."""
@@ -90,22 +86,12 @@ class MixturePredictive(ContinuousPredictive):
         )  # (*j, s, *b, n, k)
         return (self._output_weights * parts).sum(self._axis)
 
-    def quantile(self, q: Any) -> Tensor:
-        """Roots of the mixture's cdf, (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""
-        q = levels(q, like=self.mean)
-        invert = quantiles.invert_counts if self.discrete else quantiles.invert
-        return invert(self.cdf, q, self.mean, self.std)
-
-    @cached_property
-    def _mean(self) -> Tensor:
-        return self._average(self.components.mean)
-
     @cached_property
     def _like(self) -> Tensor:
         """A tensor of the shape (*b, n, k), type and device of y."""
         try:
             return self.components.mean[0]
-        except NotImplementedError:  # transformed distributions know no mean
+        except NotImplementedError:  # transformed distributions have no mean
             with generators.seeded(torch.Generator().manual_seed(0)):
                 return self.components.sample()[0]
 

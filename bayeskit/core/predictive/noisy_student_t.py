@@ -11,8 +11,9 @@ from torch import distributions as td
 
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import quantiles
+from bayeskit.core.predictive.arguments import levels
 from bayeskit.core.predictive.mixture_predictive import MixturePredictive
-from bayeskit.core.predictive.predictive import ContinuousPredictive, levels
+from bayeskit.core.predictive.predictive import ContinuousPredictive
 
 _STEP = 0.3
 _HIGHEST = 5.0
@@ -22,7 +23,7 @@ _HIGHEST = 5.0
 class NoisyStudentTPredictive(ContinuousPredictive):
     """y = f + scale * t_df with Gaussian f, as a scale mixture of Gaussians.
 
-    A Student-t is a Gaussian whose precision tau has a Gamma(df / 2, df / 2) law, so
+    A Student-t is a Gaussian whose precision tau is Gamma(df / 2, df / 2) distributed, so
     p(y) = E_tau N(y; m, v + scale^2 / tau). The expectation over tau is a trapezoidal sum in log tau, which
     converges geometrically; all components are centered at m, so the density is smooth however little noise there is.
     Residuals up to 1e8 scales are resolved. Outputs are taken as independent given the input.
@@ -31,7 +32,7 @@ class NoisyStudentTPredictive(ContinuousPredictive):
         values: Gaussian function values (*b, n, k).
         scale: Scale of the noise, broadcasting against (*b, n, k).
         df: Degrees of freedom.
-        rule: How the law was formed.
+        rule: How the distribution was formed.
 
     References:
         Lange, Little & Taylor (1989), Robust statistical modeling using the t distribution, JASA 84, section 2.
@@ -65,11 +66,6 @@ class NoisyStudentTPredictive(ContinuousPredictive):
     def epistemic(self) -> Tensor:
         """The variance of the function, (*b, n, k)."""
         return self.values.variance
-
-    @property
-    def total(self) -> Tensor:
-        """Variance of y, (*b, n, k)."""
-        return self.aleatoric + self.epistemic
 
     def log_prob(self, y: Any) -> Tensor:
         """Log density summed over outputs, (*b, n)."""

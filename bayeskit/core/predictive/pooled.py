@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import generators
-from bayeskit.core.predictive import quantiles
+from bayeskit.core.predictive.arguments import thresholds
 from bayeskit.core.predictive.categorical_predictive import CategoricalPredictive
-from bayeskit.core.predictive.predictive import ContinuousPredictive, Predictive, levels, thresholds
+from bayeskit.core.predictive.predictive import ContinuousPredictive, Predictive
 
 
 def pool(parts: Sequence[Predictive], weights: Tensor) -> Predictive:
@@ -40,20 +40,20 @@ def pool(parts: Sequence[Predictive], weights: Tensor) -> Predictive:
 class PooledPredictive(ContinuousPredictive):
     """The mixture of predictives of any kind, sum_s w_s p_s(y), one component for all the outputs of an input.
 
-    Density and cdf are the mixture's own, never those of a moment match; quantiles are roots of the cdf. What the
-    components disagree on counts as uncertainty about the function.
+    Density and cdf are the mixture's own, never those of a moment match; quantiles are roots of the cdf. Disagreement
+    between components counts as uncertainty about the function.
 
     Args:
         components: The s predictives, all at the same inputs.
         weights: w, (s,), or (s, n) where every input has its own; they sum to one over s.
-        rule: How the law was formed.
+        rule: How the distribution was formed.
         discrete: Whether y is a count.
 
     Examples:
         >>> from bayeskit.core.predictive import MixturePredictive
         >>> parts = [MixturePredictive(torch.distributions.Normal(torch.full((1, 1, 1), m), 0.1)) for m in (-1.0, 1.0)]
-        >>> law = PooledPredictive(tuple(parts), torch.tensor([0.5, 0.5]))
-        >>> law.epistemic, law.cdf(0.0)
+        >>> predictive = PooledPredictive(tuple(parts), torch.tensor([0.5, 0.5]))
+        >>> predictive.epistemic, predictive.cdf(0.0)
         (tensor([[1.]]), tensor([[0.5000]]))
     """
 
@@ -77,11 +77,6 @@ class PooledPredictive(ContinuousPredictive):
         """The average variance due to the function plus the variance of the means, (*b, n, k)."""
         return self._average([part.epistemic + (part.mean - self.mean).square() for part in self.components])
 
-    @property
-    def total(self) -> Tensor:
-        """Variance of the mixture, (*b, n, k)."""
-        return self.aleatoric + self.epistemic
-
     def log_prob(self, y: Any) -> Tensor:
         """Log sum_s w_s p_s(y), (*b, n)."""
         parts = torch.stack([part.log_prob(y) for part in self.components])  # (s, *j, *b, n)
@@ -102,11 +97,6 @@ class PooledPredictive(ContinuousPredictive):
         """sum_s w_s P_s(Y <= y), (*b, n, k)."""
         y = thresholds(y, like=self.mean)
         return self._average([part.cdf(y) for part in self.components])
-
-    def quantile(self, q: Any) -> Tensor:
-        """Roots of the mixture's cdf, (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""
-        invert = quantiles.invert_counts if self.discrete else quantiles.invert
-        return invert(self.cdf, levels(q, like=self.mean), self.mean, self.std)
 
     def _average(self, values: list[Tensor]) -> Tensor:
         """The weighted sum of values (*j, *b, n, k)."""

@@ -1,25 +1,29 @@
-"""Laws of the observations: what every predictive can answer.
+"""Predictive distributions of the observations.
 
-A `Predictive` is the law of y at each input, one input at a time. Shapes: n inputs, k outputs, s draws, any batch axes
-*b in front; targets of real-valued laws are (*b, n, k), labels of categorical laws (n,).
+A `Predictive` is the distribution of y at each input, marginal over inputs. Shapes: n inputs, k outputs, s draws, any
+batch axes *b in front; real-valued targets are (*b, n, k), class labels (n,).
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayeskit.core import checks, generators
+from bayeskit.core.predictive import quantiles
+from bayeskit.core.predictive.arguments import columns, levels
 
 
 class Predictive(ABC):
-    """The law of y at each input, marginal over inputs.
+    """The predictive distribution of y at each input.
 
-    Law: `total == aleatoric + epistemic`. Everything is computed when asked for; a mean never pays for a variance.
+    Invariant: `total == aleatoric + epistemic`. Everything is computed when asked for; a mean never pays for a
+    variance.
 
     Attributes:
-        rule: How the law was formed: "exact", "quadrature", "mixture of 32 draws" ...
+        rule: How the distribution was formed: "exact", "quadrature", "mixture of 32 draws" ...
     """
 
     rule: str
@@ -33,8 +37,8 @@ class Predictive(ABC):
 
         Args:
             num_samples: s.
-            generator: Source of randomness; None starts one at seed 0 every time, so that the same question has the
-                same answer. The global generator is never used.
+            generator: Source of randomness; None starts one at seed 0 every time, so that the same call returns the
+                same draws. The global generator is never used.
         """
         checks.positive(num_samples, name="num_samples", integer=True)
         return self._sample(num_samples, generators.given_or_fixed(generator))
@@ -44,28 +48,29 @@ class Predictive(ABC):
         """Draws (s, *b, n, k), or (s, n) labels."""
 
     @property
-    @abstractmethod
     def total(self) -> Tensor:
         """Uncertainty of y: variance (*b, n, k), or entropy in nats (n,) for classes."""
+        epistemic = self.epistemic  # first: where a variance is computed, the mean comes with it
+        return epistemic + self.aleatoric
 
     @property
     @abstractmethod
     def aleatoric(self) -> Tensor:
-        """The part of `total` that stays when the function is known: the expectation of the noise."""
+        """The part of `total` that remains when the function is known: the expectation of the noise."""
 
     @property
     @abstractmethod
     def epistemic(self) -> Tensor:
-        """The part of `total` due to not knowing the function."""
+        """The part of `total` due to uncertainty about the function."""
 
 
 class ContinuousPredictive(Predictive):
-    """The law of a real-valued (or counted) target at each input.
+    """The predictive distribution of a real-valued (or counted) target at each input.
 
     Arguments may be pandas objects, NumPy arrays, lists or tensors; results are tensors. Where there is one output,
     targets of shape (n,) are read as (n, 1).
 
-    Laws: `cdf(quantile(q)) == q`; `variance == total`.
+    Invariants: `cdf(quantile(q)) == q`; `variance == total`.
 
     Attributes:
         discrete: Whether y is a count: `log_prob` is then the log of a mass, `quantile(q)` the smallest count whose
@@ -83,9 +88,11 @@ class ContinuousPredictive(Predictive):
     def cdf(self, y: Any) -> Tensor:
         """P(Y <= y) of each output by itself, (*b, n, k); `y` as in `log_prob`, or broadcast against (*b, n, k)."""
 
-    @abstractmethod
     def quantile(self, q: Any) -> Tensor:
         """Where the cdf of each output reaches `q` in (0, 1); `q` of shape (j,) gives (j, *b, n, k)."""
+        mean = self.mean
+        invert = quantiles.invert_counts if self.discrete else quantiles.invert
+        return invert(self.cdf, levels(q, like=mean), mean, self.std)
 
     @property
     def variance(self) -> Tensor:
@@ -107,55 +114,144 @@ class ContinuousPredictive(Predictive):
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def affine(self, shift: Any, scale: Any) -> "ContinuousPredictive":
-        """The law of `shift + scale * y`, both numbers or (k,); `scale > 0`, and `shift` may be (*b, n, k)."""
-        from bayeskit.core.predictive.transformed import AffinePredictive
-
+        """The distribution of `shift + scale * y`, both numbers or (k,); `scale > 0`, and `shift` may be (*b, n, k)."""
         shift, scale = checks.tensor(shift, name="shift"), checks.tensor(scale, name="scale")
         if not bool((scale > 0).all()):
             raise ValueError(f"`scale` must be positive; got {scale.tolist()}")
-        return AffinePredictive(self, shift, scale, rule=self.rule, discrete=self.discrete)
+        return AffinePredictive(self, shift, scale)
 
     def squeeze(self) -> "ContinuousPredictive":
-        """The same law of one output without the output axis: every (n, 1) becomes (n,)."""
-        from bayeskit.core.predictive.transformed import SqueezedPredictive
-
-        return SqueezedPredictive(self, rule=self.rule, discrete=self.discrete)
+        """The same distribution of one output without the output axis: every (n, 1) becomes (n,)."""
+        return SqueezedPredictive(self)
 
 
-def targets(y: Any, *, like: Tensor) -> Tensor:
-    """Targets (*s, n, k) with the type and device of `like` (*b, n, k), read from any array; (n,) becomes (n, 1).
+@dataclass(frozen=True, eq=False)
+class TransformedPredictive(ContinuousPredictive):
+    """Another distribution in other units or of another shape.
 
-    Raises:
-        ValueError: The last two axes are not (n, k).
+    Args:
+        base: The distribution of y.
     """
-    values = columns(y, like=like)
-    n, k = like.shape[-2:]
-    if values.shape[-2:] != (n, k):
-        raise ValueError(f"`y` must have shape (n, k) = ({n}, {k}) like the predictions; got {tuple(values.shape)}")
-    return values
+
+    base: ContinuousPredictive
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """That of the base."""
+        return self.base.rule
+
+    @property
+    def discrete(self) -> bool:  # type: ignore[override]
+        """Whether the base is a distribution of counts."""
+        return self.base.discrete
+
+    @abstractmethod
+    def _to_base(self, y: Any) -> Tensor:
+        """Targets as the base takes them."""
+
+    @abstractmethod
+    def _from_base(self, values: Tensor) -> Tensor:
+        """Values of y as the base gives them, transformed."""
+
+    @abstractmethod
+    def _variance(self, values: Tensor) -> Tensor:
+        """A variance as the base gives it, transformed."""
+
+    def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Draws (s, *b, n, k)."""
+        return self._from_base(self.base.sample(num_samples, generator=generator))
+
+    @property
+    def mean(self) -> Tensor:
+        """Expectation of y."""
+        return self._from_base(self.base.mean)
+
+    @property
+    def total(self) -> Tensor:
+        """Variance of y."""
+        return self._variance(self.base.total)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Expected noise variance."""
+        return self._variance(self.base.aleatoric)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Variance of the conditional mean."""
+        return self._variance(self.base.epistemic)
+
+    def quantile(self, q: Any) -> Tensor:
+        """Quantiles; `q` of shape (j,) gives j of them."""
+        return self._from_base(self.base.quantile(q))
 
 
-def thresholds(y: Any, *, like: Tensor) -> Tensor:
-    """Where a cdf is asked for: read like `targets` or broadcast against `like`, (*s, n, k)."""
-    values = columns(y, like=like)
-    return values.expand(torch.broadcast_shapes(values.shape, like.shape))
+@dataclass(frozen=True, eq=False)
+class AffinePredictive(TransformedPredictive):
+    """The distribution of `shift + scale * y`; made by `ContinuousPredictive.affine`.
 
+    Args:
+        base: The distribution of y.
+        shift: A number, (k,), or (*b, n, k) where every input has its own.
+        scale: A positive number or (k,).
 
-def columns(y: Any, *, like: Tensor) -> Tensor:
-    """Numbers with the type and device of `like` (*b, n, k); with one output, (*s, n) becomes (*s, n, 1)."""
-    values = checks.tensor(y, name="y", like=like)
-    n, k = like.shape[-2:]
-    short = k == 1 and values.ndim and values.shape[-1] == n and values.shape[-2:] != (n, 1)
-    return values.unsqueeze(-1) if short else values
-
-
-def levels(q: Any, *, like: Tensor) -> Tensor:
-    """Probability levels (*j,) in float64, shaped to broadcast in front of `like`: (*j, 1, ..., 1).
-
-    Raises:
-        ValueError: A level is not strictly between 0 and 1.
+    Examples:
+        >>> from bayeskit.core.predictive import MixturePredictive
+        >>> predictive = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 2, 1), 1.0))
+        >>> celsius = predictive.affine(20.0, 5.0).squeeze()
+        >>> celsius.mean, celsius.std
+        (tensor([20., 20.]), tensor([5., 5.]))
     """
-    q = checks.tensor(q, name="q").to(device=like.device, dtype=torch.float64)
-    if not bool(((q > 0) & (q < 1)).all()):
-        raise ValueError(f"`q` must lie strictly between 0 and 1; got {q.tolist()}")
-    return q.reshape(*q.shape, *(1 for _ in like.shape))
+
+    shift: Tensor
+    scale: Tensor
+
+    def log_prob(self, y: Any) -> Tensor:
+        """Log density by the change of variables, (*b, n); masses of counts need none."""
+        value = self.base.log_prob(self._to_base(y))
+        if self.discrete:
+            return value
+        return value - self.scale.to(value.device).log().expand(self.base.mean.shape[-1:]).sum()
+
+    def cdf(self, y: Any) -> Tensor:
+        """P(Y <= y), (*b, n, k)."""
+        return self.base.cdf(self._to_base(y))
+
+    def _to_base(self, y: Any) -> Tensor:
+        y = checks.tensor(y, name="y") if self.shift.ndim < 2 else columns(y, like=self.shift)
+        return (y - self.shift.to(y.device)) / self.scale.to(y.device)
+
+    def _from_base(self, values: Tensor) -> Tensor:
+        return self.shift.to(values.device) + self.scale.to(values.device) * values
+
+    def _variance(self, values: Tensor) -> Tensor:
+        return self.scale.to(values.device) ** 2 * values
+
+
+@dataclass(frozen=True, eq=False)
+class SqueezedPredictive(TransformedPredictive):
+    """The distribution of one output without the output axis, (*b, n); made by `ContinuousPredictive.squeeze`."""
+
+    def log_prob(self, y: Any) -> Tensor:
+        """Log density, (*b, n)."""
+        return self.base.log_prob(self._to_base(y))
+
+    def cdf(self, y: Any) -> Tensor:
+        """P(Y <= y), (*b, n); `y` broadcasts against (*b, n)."""
+        return self.base.cdf(self._to_base(y)).squeeze(-1)
+
+    def affine(self, shift: Any, scale: Any) -> ContinuousPredictive:
+        """The distribution of `shift + scale * y`, still without the output axis."""
+        return self.base.affine(shift, scale).squeeze()
+
+    def squeeze(self) -> ContinuousPredictive:
+        """The distribution itself: it has no output axis to lose."""
+        return self
+
+    def _to_base(self, y: Any) -> Tensor:
+        return checks.tensor(y, name="y").unsqueeze(-1)
+
+    def _from_base(self, values: Tensor) -> Tensor:
+        return values.squeeze(-1)
+
+    _variance = _from_base

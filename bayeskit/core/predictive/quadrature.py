@@ -18,7 +18,7 @@ NUM_NODES = 32
 """Gauss-Hermite nodes for expectations of log-likelihoods."""
 
 NUM_DRAWS = 512
-"""Sobol draws where several latents enter one law."""
+"""Sobol draws where the distribution of y depends on several latents."""
 
 
 @lru_cache

@@ -18,7 +18,7 @@ def invert(cdf: Callable[[Tensor], Tensor], q: Tensor, center: Tensor, width: Te
     Args:
         cdf: Maps y (*shape) to probabilities (*shape).
         q: Levels, broadcasting to (*shape).
-        center: About where the law is, such as its mean.
+        center: About where the distribution is, such as its mean.
         width: About how wide it is, such as its standard deviation; need not be finite.
 
     Returns:
@@ -51,7 +51,7 @@ def invert_counts(cdf: Callable[[Tensor], Tensor], q: Tensor, center: Tensor, wi
     Args:
         cdf: Maps counts (*shape) to probabilities (*shape).
         q: Levels, broadcasting to (*shape).
-        center: About where the law is.
+        center: About where the distribution is.
         width: About how wide it is.
 
     Returns:
@@ -59,7 +59,7 @@ def invert_counts(cdf: Callable[[Tensor], Tensor], q: Tensor, center: Tensor, wi
 
     Examples:
         >>> q, one = torch.tensor([0.2, 0.6]).double(), torch.ones(2).double()
-        >>> invert_counts(lambda y: 1 - 0.5 ** (y + 1), q, one, one)  # a geometric law
+        >>> invert_counts(lambda y: 1 - 0.5 ** (y + 1), q, one, one)  # a geometric distribution
         tensor([0., 1.], dtype=torch.float64)
     """
     start, step = _start(torch.special.ndtri(q), center, width)

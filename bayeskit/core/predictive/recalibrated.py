@@ -1,4 +1,4 @@
-"""A law whose probabilities are read through a monotone map."""
+"""A predictive distribution whose cdf is recalibrated by a monotone map."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,16 +17,16 @@ _NODES = 32
 
 @dataclass(frozen=True, eq=False)
 class RecalibratedPredictive(ContinuousPredictive):
-    """The law with cdf R(F(y)), where F is the cdf of `base` and R increases from (0, 0) to (1, 1) in straight pieces.
+    """The distribution with cdf R(F(y)), with F the cdf of `base` and R piecewise linear from (0, 0) to (1, 1).
 
     Its density is f(y) R'(F(y)) and its quantiles are F^-1(R^-1(q)). Mean and variance are integrals of the quantiles;
     the variance is split into aleatoric and epistemic in the proportion of `base`.
 
     Args:
-        base: Continuous law of one output, (n, 1).
+        base: Continuous distribution of one output, (n, 1).
         stated: Probabilities u_0 = 0 < u_1 < ... < u_m = 1 under `base`, (m + 1,).
         observed: R(u), (m + 1,), from 0 to 1 and increasing.
-        rule: How the law was formed.
+        rule: How the distribution was formed.
 
     References:
         Kuleshov, Fenner and Ermon (2018), Accurate uncertainties for deep learning using calibrated regression,
@@ -36,8 +36,8 @@ class RecalibratedPredictive(ContinuousPredictive):
         >>> from bayeskit.core.predictive import MixturePredictive
         >>> base = MixturePredictive(torch.distributions.Normal(torch.zeros(1, 1, 1).double(), 1.0))
         >>> ends = torch.tensor([0.0, 0.5, 1.0]).double()
-        >>> law = RecalibratedPredictive(base, ends, torch.tensor([0.0, 0.2, 1.0]).double())
-        >>> round(float(law.cdf([[0.0]])), 6), round(float(law.quantile(0.6)), 6)  # Phi^-1(0.75)
+        >>> predictive = RecalibratedPredictive(base, ends, torch.tensor([0.0, 0.2, 1.0]).double())
+        >>> round(float(predictive.cdf([[0.0]])), 6), round(float(predictive.quantile(0.6)), 6)  # Phi^-1(0.75)
         (0.2, 0.67449)
     """
 
@@ -77,7 +77,7 @@ class RecalibratedPredictive(ContinuousPredictive):
 
     @property
     def epistemic(self) -> Tensor:
-        """The other part, (*b, n, 1)."""
+        """The rest of the variance, (*b, n, 1)."""
         return self.total - self.aleatoric
 
     def cdf(self, y: Any) -> Tensor:
@@ -127,7 +127,7 @@ class RecalibratedPredictive(ContinuousPredictive):
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """The straight pieces through `(knots, values)` at `x`, float64."""
+    """Linear interpolation of `(knots, values)` at `x`, in float64."""
     piece = (torch.bucketize(x, knots, right=True) - 1).clamp(0, len(knots) - 2)
     slope = values.diff() / knots.diff()
     return values[piece] + slope[piece] * (x - knots[piece])

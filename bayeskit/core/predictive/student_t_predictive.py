@@ -8,12 +8,13 @@ from torch import Tensor
 
 from bayeskit.core import generators
 from bayeskit.core.predictive import distribution_cdfs
-from bayeskit.core.predictive.predictive import ContinuousPredictive, levels, targets, thresholds
+from bayeskit.core.predictive.arguments import levels, targets, thresholds
+from bayeskit.core.predictive.predictive import ContinuousPredictive
 
 
 @dataclass(frozen=True, eq=False)
 class StudentTPredictive(ContinuousPredictive):
-    """A Student-t law of each output: `loc + scale * t_df`.
+    """A Student-t distribution of each output: `loc + scale * t_df`.
 
     It arises where the noise variance has been integrated out (a Normal-Gamma posterior, say).
 
@@ -21,13 +22,13 @@ class StudentTPredictive(ContinuousPredictive):
         loc: (*b, n, k).
         scale: Scale (not standard deviation), broadcasting against `loc`.
         df: Degrees of freedom, broadcasting against `loc`.
-        latent_variance: The part of the variance that is due to not knowing the function, broadcasting against
+        latent_variance: The part of the variance that is due to uncertainty about the function, broadcasting against
             `loc`; None means none.
-        rule: How the law was formed.
+        rule: How the distribution was formed.
 
     Examples:
-        >>> law = StudentTPredictive(torch.zeros(2, 1), torch.tensor(2.0), torch.tensor(4.0))
-        >>> law.variance.squeeze(-1)
+        >>> predictive = StudentTPredictive(torch.zeros(2, 1), torch.tensor(2.0), torch.tensor(4.0))
+        >>> predictive.variance.squeeze(-1)
         tensor([8., 8.])
     """
 
@@ -41,16 +42,16 @@ class StudentTPredictive(ContinuousPredictive):
     @property
     def mean(self) -> Tensor:
         """`loc` where df > 1, NaN elsewhere, (*b, n, k)."""
-        return self._law.mean
+        return self._distribution.mean
 
     @property
     def total(self) -> Tensor:
         """scale^2 df / (df - 2) where df > 2, infinite below, (*b, n, k)."""
-        return self._law.variance
+        return self._distribution.variance
 
     @property
     def aleatoric(self) -> Tensor:
-        """What is left of `total` without `latent_variance`, (*b, n, k)."""
+        """`total` without `latent_variance`, (*b, n, k)."""
         return self.total - self.epistemic
 
     @property
@@ -60,25 +61,25 @@ class StudentTPredictive(ContinuousPredictive):
 
     def log_prob(self, y: Any) -> Tensor:
         """Log density summed over outputs, (*b, n)."""
-        return self._law.log_prob(targets(y, like=self.loc)).sum(-1)
+        return self._distribution.log_prob(targets(y, like=self.loc)).sum(-1)
 
     def _sample(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Draws (s, *b, n, k)."""
         with generators.seeded(generator):
-            return self._law.sample((num_samples,))
+            return self._distribution.sample((num_samples,))
 
     def cdf(self, y: Any) -> Tensor:
         """Student-t cdf, (*b, n, k)."""
-        return distribution_cdfs.cdf(self._law, thresholds(y, like=self.loc))
+        return distribution_cdfs.cdf(self._distribution, thresholds(y, like=self.loc))
 
     def quantile(self, q: Any) -> Tensor:
         """Student-t quantiles, (*b, n, k); `q` of shape (j,) gives (j, *b, n, k)."""
         from scipy.special import stdtrit
 
-        z = stdtrit(self._law.df.double().cpu().numpy(), levels(q, like=self.loc).cpu().numpy())
+        z = stdtrit(self._distribution.df.double().cpu().numpy(), levels(q, like=self.loc).cpu().numpy())
         return self.loc + self.scale * torch.as_tensor(z).to(self.loc)
 
     @property
-    def _law(self) -> torch.distributions.StudentT:
+    def _distribution(self) -> torch.distributions.StudentT:
         df, loc, scale = torch.broadcast_tensors(self.df, self.loc, self.scale)
         return torch.distributions.StudentT(df, loc, scale, validate_args=False)

@@ -17,7 +17,7 @@ import torch
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from bayeskit.core import checks
+from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Drawn
@@ -27,7 +27,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram_diagonal
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.multitask import StackedProcess
-from bayeskit.gp.process.conditioned_kernel import Conditioned, chunks, floored, places
+from bayeskit.gp.process.conditioned_kernel import Conditioned, floored, places
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 from bayeskit.gp.process.process_mixture import ProcessMixture
@@ -175,7 +175,7 @@ def _inducing(kernel: Conditioned, x: Tensor) -> _Variances:
         )
     assert kernel.root is not None
     found = []
-    for part in chunks(x, len(kernel.z) * max(1, kernel.batch_shape.numel())):
+    for part in operators.pieces(x, kernel.width):
         projection, before = kernel.projection(part), gram_diagonal(kernel.base, part)
         total = (kernel.root.mT @ projection).square().sum(-2)
         explained = projection.square().sum(-2)

@@ -62,7 +62,7 @@ class ForwardKernel(Kernel):
     ) -> Tensor:
         """Covariances (*b, n1, n2), or their diagonal with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("a ForwardKernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("a ForwardKernel does not support `last_dim_is_batch=True`")
         law: Any = self.model.forward(torch.cat([x1, x2], dim=-2))
         cut = x1.shape[-2]
         block = law.lazy_covariance_matrix[..., :cut, cut:]

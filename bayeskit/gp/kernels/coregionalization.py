@@ -1,10 +1,10 @@
-"""Correlated outputs as one function h of an input and the number of an output: f_j(x) = h([x, j]).
+"""Correlated outputs as one function h of an input and an output index: f_j(x) = h([x, j]).
 
 With f = W g the mean and the kernel of h follow from those of the q latent functions:
 
     E h([x, j]) = sum_p W_jp m_p(x),        cov(h([x, i]), h([x', j])) = sum_p W_ip W_jp k_p(x, x').
 
-Rows [x, j] need not be there for every output, so outputs observed at different inputs are rows like any other.
+There need not be a row [x, j] for every output, so outputs may be observed at different inputs.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class OutputKernel(Kernel):
 
     Args:
         base: The kernel of the q latent functions, of batch shape () or (q,).
-        mixing: W, (k, q), learnt if it requires a gradient, under a normal prior around zero.
+        mixing: W, (k, q), learned if it requires a gradient, under a normal prior around zero.
 
     References:
         Bonilla, Chai and Williams (2007), "Multi-task Gaussian Process Prediction", equation 1, for one kernel.
@@ -54,10 +54,10 @@ class OutputKernel(Kernel):
     ) -> Tensor:
         """Covariances (n1, n2), or of pairs (n,) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("an OutputKernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("an OutputKernel does not support `last_dim_is_batch=True`")
         same = x1 is x2
-        first, w1 = apart(x1, self.mixing)
-        second, w2 = (first, w1) if same else apart(x2, self.mixing)
+        first, w1 = split_output_index(x1, self.mixing)
+        second, w2 = (first, w1) if same else split_output_index(x2, self.mixing)
         if diag:
             values = gram_pairs(self.base, first, second)  # (n,) or (q, n)
             return (w1 * w2).sum(-1) * values if values.dim() == 1 else ((w1 * w2).mT * values).sum(-2)
@@ -70,7 +70,7 @@ class OutputMean(Mean):
 
     Args:
         base: The mean of the q latent functions, of batch shape () or (q,).
-        mixing: W, (k, q); the same parameter as that of the kernel, if it is learnt.
+        mixing: W, (k, q); the same parameter as that of the kernel, if it is learned.
 
     Examples:
         >>> from gpytorch.means import ConstantMean
@@ -86,12 +86,12 @@ class OutputMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (n,) at inputs (n, d + 1)."""
-        inputs, weights = apart(x, self.mixing)
+        inputs, weights = split_output_index(x, self.mixing)
         return (weights.mT * mean_rows(self.base, inputs, self.mixing.shape[-1])).sum(-2)
 
 
 class MeanRows(Mean):
-    """The means of q functions that share nothing, as one mean of batch shape (q,).
+    """The means of q separate functions as one mean of batch shape (q,).
 
     Args:
         parts: A mean of one function each.
@@ -111,11 +111,11 @@ class MeanRows(Mean):
         return torch.cat([mean_rows(cast(Mean, part), x, 1) for part in self.parts])
 
 
-def apart(x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
+def split_output_index(x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs (n, d) and the rows of W of their outputs (n, q), in float64, from inputs [x, j] of shape (n, d + 1)."""
     return x[..., :-1].double(), mixing.double()[x[..., -1].round().long()]
 
 
 def _mixing_of(kernel: OutputKernel) -> Tensor:
-    """W; a function of this module, because a kernel is pickled with what its priors are evaluated by."""
+    """W; a module-level function, because a kernel is pickled together with the closures of its priors."""
     return kernel.mixing

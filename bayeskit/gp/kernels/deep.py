@@ -1,4 +1,4 @@
-"""A network before a kernel: k(x, x') = base(h(x), h(x')), learnt with the hyperparameters."""
+"""Deep kernel learning: k(x, x') = base(h(x), h(x')) for a network h, learned with the hyperparameters."""
 
 import copy
 from collections.abc import Callable
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 ROWS = 8192
-"""Inputs that go through the network at a time."""
+"""Inputs per forward pass of the network: large enough for full speed, small enough for wide networks in memory."""
 
 
 class DeepKernel(Kernel):
     """The kernel `base(h(x), h(x'))` on the features of a network h.
 
-    The network runs in its own floating type and in evaluation mode (no dropout); the kernel and all that follows run
-    in float64 on its features. Its weights are learnt with the hyperparameters by every inference that learns them;
-    `network.requires_grad_(False)` keeps them. Features come as the network gives them: one that ends in `nn.Tanh()`
-    keeps them on the scale of lengthscales about one.
+    The network runs in its own floating type and in evaluation mode (no dropout); the kernel and everything after it
+    run in float64 on its features. Every inference that learns hyperparameters learns the weights as well;
+    `network.requires_grad_(False)` fixes them. Features are not rescaled: a final `nn.Tanh()` keeps them on the scale
+    of lengthscales of about one.
 
-    Maximizing the evidence over many weights can overfit as least squares does, most of all with few data: hold the
-    result against a plain kernel on rows left out.
+    Maximizing the evidence over many weights can overfit as least squares does, above all with few data: compare with
+    a plain kernel on held-out data.
 
     Args:
         network: Maps rows (n, *input_shape) to features (n, p); a copy is kept, yours stays as it is.
         base_kernel: A gpytorch kernel on the features; `ard_num_dims=p` for a lengthscale each.
         input_shape: Shape of one input of the network, such as (1, 28, 28), where the rows given are flat; None for
-            rows as they are.
+            inputs as they are.
 
     Raises:
         TypeError: `network` is not a module, or `base_kernel` not a kernel.
@@ -78,18 +78,18 @@ class DeepKernel(Kernel):
     ) -> Any:
         """Covariances (*b, n1, n2), or of pairs (*b, n) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("a DeepKernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("a DeepKernel does not support `last_dim_is_batch=True`")
         first = self.features(x1)
         return self.base_kernel(first, first if x1 is x2 else self.features(x2), diag=diag)
 
     def train(self, mode: bool = True) -> "DeepKernel":
-        """As for any module, except that the network stays in evaluation mode: a kernel is a fixed function."""
+        """Set the mode of all but the network, which stays in evaluation mode: a kernel is a fixed function."""
         super().train(mode)
         self.network.eval()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DeepKernel":
-        """What `.double()` and `.to(...)` do to each tensor, except that the network keeps its floating type."""
+        """Apply `.double()`, `.to(...)` and the like to each tensor; the network keeps its floating type."""
         for module in self.children():
             module._apply(_typed(fn) if module is self.network else fn)
         super()._apply(fn, recurse=False)
@@ -116,7 +116,7 @@ class DeepKernel(Kernel):
 
 
 def network_weights(module: nn.Module) -> list[nn.Parameter]:
-    """The weights of the networks of all deep kernels inside, which are on the scale their layers gave them.
+    """The weights of the networks of all deep kernels inside a module.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel, ScaleKernel
@@ -127,13 +127,13 @@ def network_weights(module: nn.Module) -> list[nn.Parameter]:
     return [p for network in networks for p in network.parameters()]
 
 
-def settled(module: nn.Module) -> bool:
-    """Whether nothing needs a gradient and every hyperparameter is in float64; networks keep their own type.
+def is_frozen(module: nn.Module) -> bool:
+    """Whether no parameter requires a gradient and every hyperparameter is float64; networks keep their own type.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
         >>> kernel = DeepKernel(nn.Linear(3, 2), RBFKernel()).requires_grad_(False)
-        >>> settled(kernel), settled(kernel.double())
+        >>> is_frozen(kernel), is_frozen(kernel.double())
         (False, True)
     """
     weights = {id(p) for p in network_weights(module)}
@@ -141,7 +141,7 @@ def settled(module: nn.Module) -> bool:
 
 
 def _typed(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same move without a change of floating type."""
+    """`fn` without a change of floating type."""
 
     def move(tensor: Tensor) -> Tensor:
         moved = fn(tensor)

@@ -1,6 +1,6 @@
-"""Kernel matrices and mean vectors: the one place of this package where kernels and means are evaluated.
+"""Evaluation of kernel matrices and mean vectors, for any gpytorch kernel.
 
-Any gpytorch kernel is accepted; the usual ones take the fused path of `gp.stationary`.
+Scaled RBF and Matern kernels use the fused path of `kernels.stationary`.
 """
 
 from typing import Any, cast
@@ -17,13 +17,13 @@ from bayeskit.gp.kernels.stationary import stationary, stationary_gram, stationa
 def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """The dense matrix of covariances between two sets of inputs.
 
-    Distances are formed in float64 whatever comes out; what the function of the distance is evaluated in is `dtype`.
+    Distances are formed in float64; the kernel's function of the distance is evaluated in `dtype`.
 
     Args:
         kernel: A kernel of batch shape *b.
         x1: (n1, d), or (*b, n1, d) with one set of inputs for each kernel of the batch.
         x2: (n2, d) or (*b, n2, d); the same object as `x1` gives a diagonal without rounding.
-        dtype: Type of the matrix. float32 is for steps that are noisy anyway; what is kept is float64.
+        dtype: Type of the matrix; float32 is for stochastic optimization steps only.
 
     Returns:
         (*b, n1, n2).
@@ -49,7 +49,7 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
         return stationary_gram(known, x1, x2, dtype=dtype)
     parts = _parts(kernel)
     if parts is not None:
-        # gpytorch would add a low-rank kernel to another by way of a Cholesky factor, with jitter.
+        # gpytorch adds a low-rank kernel to another through a Cholesky factor with jitter.
         matrices = torch.broadcast_tensors(*(gram(part, x1, x1 if same else x2, dtype=dtype) for part in parts))
         stacked = torch.stack(matrices)
         return stacked.sum(0) if isinstance(kernel, AdditiveKernel) else stacked.prod(0)
@@ -67,7 +67,7 @@ def gram(kernel: Kernel, x1: Tensor, x2: Tensor, *, dtype: torch.dtype = torch.f
 
 
 def grams(kernel: Kernel, z: Tensor, x: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """k(z, z) in float64, k(z, x) in `dtype` and the variances k(x_i, x_i) in float64: `gram` thrice, at less cost.
+    """k(z, z) in float64, k(z, x) in `dtype` and the variances k(x_i, x_i) in float64, at less cost than three calls.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
@@ -121,7 +121,7 @@ def gram_pairs(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         tensor([0.3500], dtype=torch.float64)
     """
     check_columns(kernel, x1, x2)
-    # A batched kernel gets batched inputs: with n inputs and n kernels gpytorch would take (n, n) for a matrix.
+    # A batched kernel needs batched inputs: with n inputs and n kernels gpytorch reads (n, n) as a matrix.
     batch = torch.broadcast_shapes(kernel.batch_shape, x1.shape[:-2])
     x1 = x1.double().expand(*batch, *x1.shape[-2:])
     x2 = x2.double().expand(*batch, *x2.shape[-2:])
@@ -130,7 +130,7 @@ def gram_pairs(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
 
 
 class Evaluated(Kernel):
-    """A kernel that is evaluated by `gram` wherever gpytorch or linear_operator ask for its values.
+    """A kernel whose values gpytorch and linear_operator obtain from `gram`.
 
     Args:
         base: Any kernel.
@@ -148,7 +148,7 @@ class Evaluated(Kernel):
 
     @property
     def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """That of `base`; gpytorch would broadcast it with those of all kernels inside."""
+        """That of `base`; gpytorch would include all nested kernels."""
         return self.base.batch_shape
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -156,19 +156,19 @@ class Evaluated(Kernel):
     ) -> Tensor:
         """Covariances (*b, n1, n2), or of pairs (*b, n) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("an Evaluated kernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("an Evaluated kernel does not support `last_dim_is_batch=True`")
         return gram_pairs(self.base, x1, x2) if diag else gram(self.base, x1, x2)
 
 
 def mean_rows(mean: Mean, x: Tensor, num_outputs: int) -> Tensor:
-    """A mean function at inputs (n, d), one row an output whether they share it or not: (k, n), in float64.
+    """A mean function at inputs (n, d), one row per output, (k, n), in float64, shared by the outputs or not.
 
     Examples:
         >>> from gpytorch.means import ZeroMean
         >>> mean_rows(ZeroMean(), torch.zeros(3, 2), 2).shape
         torch.Size([2, 3])
     """
-    if type(mean) is ConstantMean:  # without gpytorch's checks, which take longer than all else
+    if type(mean) is ConstantMean:  # skips gpytorch's checks, which dominate the time
         constant: Any = mean.constant
         return constant.unsqueeze(-1).double().expand(num_outputs, x.shape[-2])
     value: Any = mean(x.double())
@@ -189,7 +189,7 @@ def outer_dims(kernel: ScaleKernel) -> Tensor | None:
 
 
 def check_columns(kernel: Kernel, x1: Tensor, x2: Tensor) -> None:
-    """Refuse what broadcasting would let pass: inputs, or inputs and lengthscales, of different numbers of columns."""
+    """Raise where inputs, or inputs and lengthscales, have different numbers of columns and would broadcast."""
     if x2.shape[-1] != x1.shape[-1]:
         raise ValueError(
             f"the inputs have {x2.shape[-1]} columns where those of the process have {x1.shape[-1]}: give all columns "

@@ -1,13 +1,13 @@
-"""Correlated outputs: f(x) = W g(x) with g a vector of q independent functions, and what the data say of g.
+"""Expected log likelihoods of correlated outputs f(x) = W g(x), g a vector of q independent latent functions.
 
 With g_ip ~ N(m_ip, v_ip) independent, output j at input i has mean (W m_i)_j and variance sum_p W_jp^2 v_ip. Where
-every output has a law of its own given f, nothing else of g matters, and the derivatives of E log p(y_i | W g_i) in
-the moments of g are those in the moments of f, carried back:
+targets are independent given f, one per output, only these marginals matter, and the chain rule gives the derivatives
+of E log p(y_i | W g_i) in the moments of g:
 
     alpha_g = W' alpha_f,        beta_g = (W * W)' beta_f.
 
-Where a target depends on several outputs at once (softmax, a varying noise), their correlations matter, and the
-expectation is one over g itself, by fixed Sobol draws.
+Where a target depends on several outputs (softmax, input-dependent noise), their correlations matter, and the
+expectation is over g itself, by quasi-Monte Carlo at fixed Sobol points.
 
 References:
     Alvarez, Rosasco and Lawrence (2012), "Kernels for Vector-Valued Functions: a Review", section 4.
@@ -23,14 +23,14 @@ from bayeskit.core.likelihood.likelihood import SMALLEST_PRECISION
 from bayeskit.core.predictive import distribution_cdfs
 
 MIXING_SPREAD = 1.0
-"""Standard deviation of the normal prior, around zero, on every entry of a W that is learnt."""
+"""Standard deviation of the normal prior, around zero, on every entry of a learned W."""
 
 
 def starting_mixing(num_outputs: int, num_latents: int) -> Tensor:
-    """A first W whose outputs have unit variance and of which no two columns are alike.
+    """Initial W, whose outputs have unit variance and whose columns all differ.
 
-    The first column is what all outputs share; the others are cosines of rising frequency over the outputs, contrasts
-    between them. For q = k the outputs are uncorrelated before learning.
+    The first column is constant, a function common to all outputs; the others are cosines of increasing frequency over
+    the outputs, contrasts between them. For q = k the outputs are uncorrelated before learning.
 
     Args:
         num_outputs: k.
@@ -83,7 +83,7 @@ def site_gradients(
 def couplings(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
     """Expected negative second derivatives of log p(y_i | W g) among the q latent functions, (n, q, q).
 
-    The diagonal is beta_g. Where every output has its own law the matrix is W' diag(beta_f) W; elsewhere it has the
+    The diagonal is beta_g. Where targets are independent given f the matrix is W' diag(beta_f) W; elsewhere it has the
     correlations of W' C W, C the curvature at the mean of f.
     """
     mixing = mixing.detach()
@@ -100,7 +100,7 @@ def couplings(likelihood: Likelihood, mixing: Tensor, mean: Tensor, variance: Te
 
 
 def _factorizes(likelihood: Likelihood, f: Tensor) -> bool:
-    """Whether each output has its own law, so that marginals of f are all that matters."""
+    """Whether targets are independent given f, one per output, so that only the marginals of f matter."""
     with distribution_cdfs.unvalidated():
         return distribution_cdfs.per_output(likelihood.distribution(f), f.shape) is not None
 

@@ -1,4 +1,4 @@
-"""Partial Cholesky factor of a kernel matrix, always taking the input that is known least."""
+"""Partial Cholesky factor of a kernel matrix, pivoting on the largest remaining variance."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ def pivoted_cholesky(
 ) -> tuple[Tensor, Tensor]:
     """A factor F with K ~ F F' from few rows of K.
 
-    Step j takes the row with the largest K_ii - |F_i|^2, the variance of f(x_i) given the values at the rows taken so
-    far, so the rows taken are also a greedy choice of inducing points. Ties go to the first.
+    Step j takes the row with the largest K_ii - |F_i|^2, the variance of f(x_i) given the values at earlier pivots, so
+    the pivots are also a greedy choice of inducing points. Ties go to the first.
 
     Args:
         diagonal: K_ii, (n,).
         row: Returns row i of K, (n,).
         rank: Rows to take at most, r.
-        tolerance: Stop when no variance is left above this share of the largest one.
+        tolerance: Stop when no remaining variance exceeds this share of the largest one.
 
     Returns:
         F of shape (n, r) and the rows taken, (r,), in order; r is smaller than `rank` where the tolerance stopped.

@@ -1,4 +1,4 @@
-"""The usual kernels, a scaled RBF or Matern kernel, on a fused path whose derivative is written by hand.
+"""Scaled RBF and Matern kernels with a fused forward and a hand-written backward pass.
 
 With a = x1 / lengthscale, b = x2 / lengthscale and r^2 = |a - b|^2,
 
@@ -31,7 +31,7 @@ CANCELLATION = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Stationary:
-    """What a (scaled) RBF, Matern-3/2 or -5/2 kernel is at its present parameters.
+    """The parameters of a (scaled) RBF, Matern-3/2 or -5/2 kernel.
 
     Args:
         lengthscale: (*k, 1, d) or (*k, 1, 1).
@@ -73,7 +73,7 @@ def stationary_gram(known: Stationary, x1: Tensor, x2: Tensor, *, dtype: torch.d
     """
     a, b, scale = _in_lengthscales(known, x1, x2)
     norms = _norms(a, b)
-    if _cancels(*norms):  # a center far from some inputs would round them, and otherwise than that of other matrices
+    if _cancels(*norms):  # subtracting a distant center would round inputs, differently in each matrix
         (a, b, scale), norms = _in_lengthscales(known, x1, x2, centered=False), None
     return _Gram.apply(a, b, scale, (known.smoothness, norms, dtype))  # type: ignore[return-value]
 
@@ -194,9 +194,9 @@ class _Gram(torch.autograd.Function):
     """s phi(|a - b|^2) and its gradients in a, b and s; see the equations at the top of the file."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, law: tuple[float, Any, torch.dtype]) -> Tensor:
-        """K of shape (*b, n1, n2); `law` is the smoothness, the norms of a and b or None, and the type of K."""
-        smoothness, norms, dtype = law
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, plan: tuple[float, Any, torch.dtype]) -> Tensor:
+        """K of shape (*b, n1, n2); `plan` is the smoothness, the norms of a and b or None, and the type of K."""
+        smoothness, norms, dtype = plan
         ctx.apart = norms is None
         if norms is None:
             distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
@@ -237,7 +237,7 @@ class _Grams(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The matrices from what is already known of them; `tensors` are those that gradients go to."""
+        """The matrices from precomputed scaled inputs and norms (`plan`); gradients go to `tensors`."""
         smoothness, dtype, a, b, a_squared, b_squared, scale = plan
         factor = _factor(smoothness)
         squared = _squared_distances(a, a, a_squared, a_squared, factor)

@@ -1,4 +1,4 @@
-"""Sparse variational inference with sites as the state: natural gradients for q, and hyperparameters beside them."""
+"""Sparse variational inference in the dual parametrization: natural gradients for the sites of q."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.posterior import Posterior
@@ -28,8 +28,8 @@ from bayeskit.gp.variational.site_posterior import DualProcess
 from bayeskit.gp.variational.whitened_gaussian import Sites
 from bayeskit.gp.variational.whitened_posterior import affordable_steps, optimal_sites
 
-SHORTEST = 0.1
-"""Length of the sites' steps where a mini-batch is a smaller share of the rows."""
+SHORTEST_STEP = 0.1
+"""Length of the sites' steps where a mini-batch is a smaller share of the data."""
 
 
 @dataclass(eq=False, repr=False)
@@ -43,24 +43,25 @@ class DualSVGP(ProcessInference):
         l  <-  (1 - t) l + t sum_i w_i (a_i + b_i A_i' q) A_i,          A_i = L^-1 k(Z, x_i),
 
     a_i and b_i being the first and negated second derivatives of E_q[log p(y_i | f)]. While hyperparameters and Z are
-    learnt the sites are held, and q moves along with the prior: up to `by_rows` rows one site a row, all rows at a time
-    by L-BFGS (for Gaussian noise exactly the collapsed bound); beyond, one site on f(Z), with a step of the sites and
-    one of Adam for each mini-batch. Last, q is brought to its optimum over all rows.
+    learned the sites are held, and q follows the prior: up to `by_rows` data points with one site each, by L-BFGS over
+    all data (for Gaussian noise exactly the collapsed bound); beyond, with one site on f(Z), a step of the sites and
+    one of Adam for each mini-batch. Last, q is optimized over all data.
 
-    The posterior is a `DualProcess`. Given to `infer` as prior, it keeps Z and hyperparameters, and the new data's
-    sites are added to its own: for Gaussian noise the same posterior as all data at once, and no growth in memory.
+    The posterior is a `DualProcess`. Given to `infer` as prior, it keeps Z and hyperparameters, and the sites of new
+    data are added to its own: for Gaussian noise the same posterior as for all data at once, without growth in memory.
 
     Args:
         num_inducing: m.
-        start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
-        by_rows: Rows (times latent functions) up to which each has its own site and every step takes all of them: as
-            many as are passed over a hundred times in about the time of the mini-batch phase.
-        max_iter: L-BFGS iterations at most, then; for other than Gaussian noise in rounds of 8, q settled between them.
+        start: "kmeans" or "greedy"; see `starting_points`.
+        by_rows: Number of data points (times latent functions) up to which each has its own site and every step takes
+            all of them: a hundred passes over so many take about the time of the mini-batch phase.
+        max_iter: L-BFGS iterations at most, in that case; for other than Gaussian noise in rounds of 8, with q
+            optimized between them.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 1,024.
-        length: Length t of the sites' steps over mini-batches; None for the batch's share of the rows, at least 0.1.
-        precision: "single", "double" or "auto" (single from 8,192 rows on), the type of the products of the mini-batch
-            phase, as for `SVGP`; sites and factors, and all that comes after this phase, are in float64 in any case.
+        length: Length t of the sites' steps over mini-batches; None for the batch's share of the data, at least 0.1.
+        precision: "single", "double" or "auto" (single from 8,192 data points on), the type of the products of the
+            mini-batch phase, as for `SVGP`; sites and factors, and everything after this phase, are in float64.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_inducing: Whether to move Z.
 
@@ -94,12 +95,12 @@ class DualSVGP(ProcessInference):
     learn_inducing: bool = True
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The posterior process given `data`, at learnt hyperparameters and Z or those of a `DualProcess`."""
+        """The posterior process given `data`, at learned hyperparameters and Z or those of a `DualProcess`."""
         if not isinstance(prior, DualProcess) or not len(data):
             return super().infer(prior, likelihood, data, generator=generator)
         self.check(prior, likelihood, data)
         self._validate()
-        return _more(prior, likelihood, training_set(prior, likelihood, data))
+        return _conditioned(prior, likelihood, training_set(prior, likelihood, data))
 
     def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
         z, complete = starting_points(
@@ -129,21 +130,21 @@ class DualSVGP(ProcessInference):
     def _learn(
         self, model: Model, points: MovingPoints, rows: Data, generator: torch.Generator
     ) -> tuple[Sites, History]:
-        """Learn hyperparameters and Z; the sites where they end."""
-        learnt = [*model.parameters, *points.parameters]
-        if not learnt:
+        """Learn hyperparameters and Z; the sites and the training curve."""
+        learned = [*model.parameters, *points.parameters]
+        if not learned:
             return Sites.none(model.num_outputs, points()), {}
         if len(rows) * model.num_outputs <= self.by_rows:
-            return learn_by_rows(model, points, rows, learnt, max_iter=self.max_iter, description="DualSVGP")
+            return learn_by_rows(model, points, rows, learned, max_iter=self.max_iter, description="DualSVGP")
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
         inducing = initial_sites(model, points().detach(), rows, dtype)
 
         def loss(batch: Data) -> Tensor:
-            length = self.length or max(1 / batch.scale, SHORTEST)
+            length = self.length or max(1 / batch.scale, SHORTEST_STEP)
             return -(inducing.bound(model, points(), batch, length=length, dtype=dtype) + model.log_prior())
 
         history = minimize(
-            loss, learnt, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
+            loss, learned, rows, training, generator=generator, description="DualSVGP", buffers=inducing.buffers
         )
         z = points().detach()
         inducing.move(model, z, factorize(gram(model.kernel, z, z), name="K_zz").tril.detach())
@@ -152,7 +153,7 @@ class DualSVGP(ProcessInference):
 
 @torch.no_grad()
 def initial_sites(model: Model, z: Tensor, rows: Data, dtype: torch.dtype) -> InducingSites:
-    """Sites of some rows for all: what mini-batches start from."""
+    """Initial sites of the mini-batch phase, fitted to a subset of the data."""
     tril = inducing_factor(gram(model.kernel, z, z), dtype).tril
     every = max(1, len(rows) // (4 * DEFAULT_BATCH))
     some = rows.rows(slice(0, None, every))
@@ -162,13 +163,13 @@ def initial_sites(model: Model, z: Tensor, rows: Data, dtype: torch.dtype) -> In
 
 
 def _steps(model: Model, n: int) -> int:
-    """Natural-gradient steps at most over n rows; Gaussian noise needs one."""
-    return 1 if isinstance(model.likelihood, Gaussian) else affordable_steps(model, n)
+    """Natural-gradient steps at most over n data points; Gaussian noise needs one."""
+    return affordable_steps(model, n) if model.likelihood.noise_variance is None else 1
 
 
 @torch.no_grad()
-def _more(prior: DualProcess, likelihood: Likelihood, rows: Data) -> Fit:
-    """The posterior of a posterior: the new rows' sites, found with those of the earlier data held, are added."""
+def _conditioned(prior: DualProcess, likelihood: Likelihood, rows: Data) -> Fit:
+    """The posterior given more data: the sites of the new data, with those of earlier data held, are added."""
     with operators.recording() as notes:
         model = learnable(prior.base, likelihood, learn=False)
         start = Sites.none(model.num_outputs, prior.z)

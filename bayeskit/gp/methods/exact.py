@@ -43,19 +43,19 @@ class Exact(ProcessInference):
         mean(x) = m(x) + k(x, X) C^-1 r,    cov(x, x') = k(x, x') - k(x, X) C^-1 k(X, x').
 
     Hyperparameters maximize log p(y) plus their weak log priors, by L-BFGS. Beyond the range of a Cholesky
-    factorization, which `solver="auto"` judges by estimated memory and time, preconditioned conjugate gradients take
-    over: the posterior to `tolerance`, the evidence to a standard error that `Fit.diagnostics` states.
+    factorization, which `solver="auto"` judges by estimated memory and time, preconditioned conjugate gradients are
+    used: the posterior to `tolerance`, the evidence to a standard error given in `Fit.diagnostics`.
 
     Missing (NaN) entries of y have an infinite D. Outputs share one factorization unless they differ in kernel, noise
-    or in what is missing.
+    or missing entries.
 
     Args:
         max_iter: L-BFGS iterations at most, of each start.
         restarts: Further random starts; the best optimum is kept.
         solver: "auto", "cholesky" or "cg".
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
-        max_learning_rows: Hyperparameters are learnt on at most this many rows, drawn at random; the posterior always
-            uses all.
+        max_learning_rows: Hyperparameters are learned on at most this many data points, drawn at random; the
+            posterior always uses all.
         tolerance: Largest relative residual of a system solved by conjugate gradients.
 
     References:
@@ -81,7 +81,7 @@ class Exact(ProcessInference):
     tolerance: float = 1e-8
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """The posterior process given `data`, at learnt hyperparameters."""
+        """The posterior process given `data`, at learned hyperparameters."""
         if isinstance(prior, StackedProcess) or (isinstance(prior, GaussianProcess) and prior.mixing is not None):
             self.check(prior, likelihood, data)
             self._validate()
@@ -108,7 +108,7 @@ class Exact(ProcessInference):
             checks.positive(self.restarts, name="restarts", integer=True)
 
     def _learn(self, model: Model, rows: Data, generator: torch.Generator) -> dict[str, list[float]]:
-        """Maximize evidence plus log prior from one or several starts; the best stays in `model`."""
+        """Maximize evidence plus log prior from one or several starts; `model` keeps the best."""
         if not model.parameters:
             return {}
         if len(rows) > self.max_learning_rows:
@@ -125,7 +125,7 @@ class Exact(ProcessInference):
         return best_of_starts(model, search, restarts=self.restarts, generator=generator)
 
     def _solver(self, model: Model, rows: Data) -> str:
-        """Cholesky while memory and time allow."""
+        """The solver: Cholesky while memory and time allow."""
         if self.solver != "auto":
             return self.solver
         n, count = len(rows), 1 if _one_system(model, rows) else model.num_outputs
@@ -135,7 +135,7 @@ class Exact(ProcessInference):
 
 
 def _refuse_batches(model: Model, rows: Data) -> None:
-    """Conjugate gradients solve one system for all outputs; known before anything is learnt."""
+    """Raise where conjugate gradients cannot solve one system for all outputs, before anything is learned."""
     if not _one_system(model, rows):
         raise ValueError(
             "conjugate gradients need one kernel, one noise variance and the same observed rows for all outputs; on "
@@ -151,11 +151,11 @@ def _one_system(model: Model, rows: Data) -> bool:
 
 
 def log_evidence(model: Model, rows: Data) -> Tensor:
-    """Log p(y) of weighted rows at the model's present hyperparameters, differentiable.
+    """Log p(y) of weighted data at the model's present hyperparameters, differentiable.
 
     Args:
         model: Mean, kernel and conjugate likelihood.
-        rows: Inputs (n, d), targets, NaN for what was not observed, positive weights or None.
+        rows: Inputs (n, d), targets (NaN where not observed), positive weights or None.
     """
     seen = Observations.build(model, rows)
     covariance = seen.noisy(gram(model.kernel, inputs(rows), inputs(rows)))

@@ -1,4 +1,4 @@
-"""Hyperparameters that are averaged over instead of chosen."""
+"""Gaussian-process regression averaged over the posterior of its hyperparameters, by MCMC."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from bayeskit.core.likelihood import Drawn, Gaussian, Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.methods.exact import Exact, log_evidence
-from bayeskit.gp.methods.hyperparameter_posterior import Hyperposterior
+from bayeskit.gp.methods.hyperparameter_posterior import HyperparameterPosterior
 from bayeskit.gp.methods.sgpr import SGPR
 from bayeskit.gp.model.hyperparameters import Model, learnable
 from bayeskit.gp.model.training_set import training_set
@@ -28,7 +28,7 @@ from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.mcmc import NUTS, Chain, TransitionKernel, ess, rhat, run
 
 EXACT_ROWS = 400
-"""Rows up to which the evidence is exact if no inner method is named: some 15 ms for it and its gradient."""
+"""Data points up to which the evidence is exact if no inner method is named: some 15 ms with its gradient."""
 
 MIXED = 1.05
 """R-hat above which the diagnostics warn."""
@@ -43,17 +43,17 @@ class FullyBayesian(Inference):
 
         p(f | y) = 1/S sum_s p(f | y, theta_s),
 
-    a mixture of processes, each with its own noise. The density sampled is that of the raw values, priors carrying
-    their change of variables; what has no prior gets a weak one: see `gp.hyperposterior.Hyperposterior`.
+    a mixture of processes, each with its own noise. The density sampled is that of the raw values, with the change of
+    variables of each prior; parameters without a prior get a weak one: see `HyperparameterPosterior`.
 
-    More data leave the draws and reweight them by the density they gave the new rows: exact for the law that the draws
-    are, and worth less as the weights part ways (`diagnostics["effective components"]`). Where all hyperparameters are
-    frozen nothing is drawn, and the fit is the inner method's.
+    More data reweight the same draws by the density they gave the new data: exact for the empirical distribution of the
+    draws, and less efficient as the weights spread (`diagnostics["effective components"]`). Where all hyperparameters
+    are frozen nothing is drawn, and the fit is the inner method's.
 
     Args:
         inference: `gp.Exact` or `gp.SGPR`, which also finds the start and the inducing points; None for `Exact` up to
-            `EXACT_ROWS` rows, then `SGPR(num_inducing=128)`.
-        num_chains: Chains, started about the best hyperparameters, one standard normal step away in raw values.
+            `EXACT_ROWS` data points, then `SGPR(num_inducing=128)`.
+        num_chains: Number of chains, started at the optimum plus a standard normal step in raw values.
         num_samples: Draws of each.
         burn_in: Steps before the first, which also tune the kernel.
         num_components: Draws that make up the posterior, taken evenly from all.
@@ -104,8 +104,9 @@ class FullyBayesian(Inference):
                 "FullyBayesian models outputs independently and would drop the `mixing` of the prior: leave "
                 "`num_latents` at None, or use `gp.Exact` or `gp.SVGP`"
             )
-        if isinstance(likelihood, Drawn):
-            raise TypeError("FullyBayesian takes a Drawn likelihood only with the mixture that was drawn along with it")
+        if likelihood.components:
+            name = type(likelihood).__name__
+            raise TypeError(f"FullyBayesian takes a {name} likelihood only with its mixture of processes as prior")
         model = learnable(prior, likelihood, learn=True)
         start = inner.infer(prior, likelihood, data, generator=generator)
         if not model.parameters:
@@ -115,7 +116,7 @@ class FullyBayesian(Inference):
             return self._sampled(_Conditioning.build(model, rows, start), prior, start, notes, generator)
 
     def _inner(self, num_rows: int) -> Exact | SGPR:
-        """The method that conditions, after all settings were looked at."""
+        """The method that conditions, after the settings are validated."""
         for name in ("num_chains", "num_samples", "burn_in", "num_components"):
             checks.positive(getattr(self, name), name=name, integer=True)
         if self.inference is None:
@@ -134,7 +135,7 @@ class FullyBayesian(Inference):
     ) -> Fit:
         model = problem.model
         model.center(problem.rows.y, problem.rows.weights)
-        density = Hyperposterior(model, problem.evidence, problem.rows)
+        density = HyperparameterPosterior(model, problem.evidence, problem.rows)
         _adopt(model, prior, start)
         position = {"raw": _starts(density, self.num_chains, generator)}
         chain = run(
@@ -154,14 +155,14 @@ class FullyBayesian(Inference):
             parts.append(problem.posterior())
             likelihoods.append(model.frozen_likelihood())
         weights = torch.full((len(chosen),), 1 / len(chosen), dtype=torch.float64, device=draws.device)
-        found = {**start.diagnostics, **notes, **_mixing(chain), "hyperparameters": density.readable(chosen)}
+        found = {**start.diagnostics, **notes, **_chain_diagnostics(chain), "hyperparameters": density.readable(chosen)}
         history = {"log_density": chain.info["log_density"].mean(0).tolist()}
         return Fit(ProcessMixture(tuple(parts), weights), Drawn(likelihoods, weights), None, history, found)
 
 
 @dataclass(frozen=True, eq=False)
 class _Conditioning:
-    """Evidence and posterior of some rows at a model's present hyperparameters.
+    """Evidence and posterior of a data set at a model's present hyperparameters.
 
     Args:
         model: Mean, kernel and Gaussian likelihood.
@@ -175,7 +176,7 @@ class _Conditioning:
 
     @classmethod
     def build(cls, model: Model, rows: Data, start: Fit) -> "_Conditioning":
-        """With the inducing points of the fit that gave the start, if it has any."""
+        """With the inducing points of the initial fit, if it has any."""
         process = start.posterior
         assert isinstance(process, GaussianProcess)
         sparse = len(rows) and isinstance(process.kernel, Conditioned) and process.kernel.root is not None
@@ -203,7 +204,7 @@ class _Conditioning:
 
 
 def _adopt(model: Model, prior: GaussianProcess, start: Fit) -> None:
-    """Put the hyperparameters that a fit found into the model; those of a conditioned prior stayed."""
+    """Copy the hyperparameters of a fit to the model; those of a conditioned prior have not changed."""
     model.likelihood.load_state_dict(start.likelihood.state_dict())
     conditioned = Conditioned | IterativelyConditioned
     process = cast(GaussianProcess, start.posterior)
@@ -214,8 +215,8 @@ def _adopt(model: Model, prior: GaussianProcess, start: Fit) -> None:
     model.mean.load_state_dict(process.mean.base_mean.state_dict())
 
 
-def _starts(density: Hyperposterior, num_chains: int, generator: torch.Generator) -> Tensor:
-    """Raw values about the model's present ones, (c, p), where the density is not zero."""
+def _starts(density: HyperparameterPosterior, num_chains: int, generator: torch.Generator) -> Tensor:
+    """Raw values near the model's present ones, (c, p), where the density is positive."""
     best, values = density.model.values(), []
     for _ in range(num_chains):
         density.model.scatter(generator)
@@ -228,8 +229,8 @@ def _starts(density: Hyperposterior, num_chains: int, generator: torch.Generator
     return torch.stack(values)
 
 
-def _mixing(chain: Chain) -> dict[str, Any]:
-    """Acceptance, and whether the chains agree about every hyperparameter."""
+def _chain_diagnostics(chain: Chain) -> dict[str, Any]:
+    """Acceptance rate, divergences, and convergence diagnostics over all hyperparameters."""
     found: dict[str, Any] = {}
     if "acceptance" in chain.info:
         found["acceptance"] = chain.info["acceptance"].mean().item()
@@ -250,11 +251,11 @@ def _mixing(chain: Chain) -> dict[str, Any]:
 def _continued(
     inner: Exact | SGPR, prior: ProcessMixture, likelihood: Likelihood, data: Data, generator: torch.Generator
 ) -> Fit:
-    """Every component conditioned further, and weighted by the density it gave the new rows."""
+    """Every component conditioned on the new data, and weighted by the density it gave them."""
     size = len(prior.components)
-    members = list(likelihood.members) if isinstance(likelihood, Drawn) else [likelihood] * size
+    members = list(likelihood.components) or [likelihood] * size
     if len(members) != size:
-        raise ValueError(f"the likelihood has {len(members)} draws and the prior {size} components: they go in pairs")
+        raise ValueError(f"the likelihood has {len(members)} components and the prior {size}: they go in pairs")
     settings: dict[str, Any] = {"learn": False} | ({"learn_inducing": False} if isinstance(inner, SGPR) else {})
     condition: Callable[..., Fit] = replace(inner, **settings).infer
     fits = [

@@ -1,4 +1,4 @@
-"""The density of hyperparameters given data, in the unconstrained values that a sampler moves.
+"""The posterior density of hyperparameters in their unconstrained values.
 
 A gpytorch prior p is the density of u = t(g(raw)): g takes the raw value to the hyperparameter, t is the prior's own
 transform. A sampler needs the density of raw itself, p(u) |du / draw|. For `default_prior` raw is the logarithm, and
@@ -15,37 +15,37 @@ from gpytorch.constraints import GreaterThan, Interval
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
-from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.mcmc import Position
 
 SPREAD = 3.0
-"""Standard deviation of what has no prior of its own around its start: of the logarithm of a positive number, of a
-constant mean in units of the targets' spread, of anything else in its raw form."""
+"""Standard deviation of the default prior around the start: of the logarithm of a positive number, of a constant mean
+in units of the targets' standard deviation, of other parameters in their raw form."""
 
 
-class Hyperposterior:
+class HyperparameterPosterior:
     """log p(y | theta) + log p(theta) over the raw values of a model's parameters, side by side.
 
     The priors are those of `Model.log_prior` (registered on mean and kernel, log-normal on the noise), each with the
-    volume that turns it into a density of the raw value. A parameter without a prior would make the law improper: it
-    gets a normal one of standard deviation `SPREAD` around its start.
+    volume that turns it into a density of the raw value. A parameter without a prior would make the posterior
+    improper: it gets a normal prior of standard deviation `SPREAD` around its start.
 
     Args:
         model: Mean, kernel and likelihood at their start; evaluating the density moves it.
         evidence: log p(y | theta) at the model's present values, differentiable.
-        rows: The data, whose spread is the unit of a mean.
+        rows: The data; the standard deviation of the targets is the unit of a mean.
 
     Raises:
-        ValueError: A prior is on something else than one parameter, number by number.
+        ValueError: A prior is not on one parameter, elementwise.
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import default_prior
         >>> from bayeskit.gp.model.hyperparameters import learnable
         >>> rows = Data(torch.zeros(2, 1, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64))
         >>> model = learnable(default_prior(rows.x), Gaussian(), learn=True)
-        >>> density = Hyperposterior(model, lambda: torch.zeros(()), rows)
+        >>> density = HyperparameterPosterior(model, lambda: torch.zeros(()), rows)
         >>> density({"raw": torch.zeros(3, 4, dtype=torch.float64)}).shape  # noise, scales, mean: four numbers
         torch.Size([3])
     """
@@ -54,8 +54,7 @@ class Hyperposterior:
         self.model, self.evidence = model, evidence
         self.priors = list(_priors(model))
         covered = {id(one.parameter) for one in self.priors}
-        if isinstance(model.likelihood, Gaussian):
-            covered.add(id(model.likelihood.raw_noise))
+        covered.add(id(model.likelihood.noise_parameter))
         rest = [part for part in _parts(model) if id(part.parameter) not in covered]
         # A number that stands for function values is measured in units of the targets.
         unit = float(rows.y[~rows.y.isnan()].std(correction=0)) if len(rows) > 1 else 1.0
@@ -70,7 +69,7 @@ class Hyperposterior:
         return torch.cat([value.reshape(-1) for value in self.model.values()])
 
     def move(self, raw: Tensor) -> None:
-        """Give the model these raw values (p,)."""
+        """Set the model's raw values (p,)."""
         shapes = [parameter.shape for parameter in self.model.parameters]
         parts = raw.detach().split([shape.numel() for shape in shapes])
         self.model.set([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
@@ -80,7 +79,7 @@ class Hyperposterior:
         return self.evidence() + self.model.log_prior() + self._volume() + self._weak()
 
     def readable(self, draws: Tensor) -> dict[str, Tensor]:
-        """Hyperparameters as people know them at raw draws (s, p): name to (s, *shape)."""
+        """Constrained hyperparameters at raw draws (s, p): name to (s, *shape)."""
         found: dict[str, list[Tensor]] = {}
         for raw in draws:
             self.move(raw)
@@ -89,7 +88,7 @@ class Hyperposterior:
         return {name: torch.stack(values) for name, values in found.items()}
 
     def _volume(self) -> Tensor:
-        """Log |du / draw| of every prior, summed."""
+        """The log Jacobians log |du / draw| of all priors, summed."""
         total = torch.zeros((), dtype=torch.float64, device=self.raw().device)
         for one in (*self.priors, *(part for part, _, _ in self.weak)):
             (slope,) = torch.autograd.grad(one.coordinate().sum(), one.parameter, create_graph=True)
@@ -106,13 +105,14 @@ class Hyperposterior:
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         for part in _parts(self.model):
             yield part.name, part.value()
-        if isinstance(self.model.likelihood, Gaussian) and self.model.likelihood.raw_noise.requires_grad:
-            yield "noise", self.model.likelihood.noise
+        noise, parameter = self.model.likelihood.noise_variance, self.model.likelihood.noise_parameter
+        if noise is not None and parameter is not None and parameter.requires_grad:
+            yield "noise", noise
 
 
 @dataclass(frozen=True, eq=False)
 class _Prior:
-    """A prior that is registered: a density of u = t(g(raw))."""
+    """A registered prior: a density of u = t(g(raw))."""
 
     parameter: nn.Parameter
     prior: Any
@@ -126,7 +126,7 @@ class _Prior:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A parameter of the mean or the kernel that is learnt."""
+    """A learned parameter of the mean or the kernel."""
 
     name: str
     parameter: nn.Parameter
@@ -134,7 +134,7 @@ class _Part:
     mean: bool
 
     def value(self) -> Tensor:
-        """The hyperparameter as people know it."""
+        """The constrained hyperparameter."""
         return self.parameter if self.constraint is None else self.constraint.transform(self.parameter)
 
     def coordinate(self) -> Tensor:
@@ -143,7 +143,7 @@ class _Part:
 
 
 def _priors(model: Model) -> Iterator[_Prior]:
-    """Those of mean and kernel that are on something learnt."""
+    """The priors of mean and kernel on learned parameters."""
     for module in (model.mean, model.kernel):
         for name, owner, prior, closure, _ in module.named_priors():
             u = prior.transform(closure(owner))
@@ -154,7 +154,7 @@ def _priors(model: Model) -> Iterator[_Prior]:
             touched = [p for p, slope in zip(parameters, slopes, strict=True) if slope is not None]
             if len(touched) != 1 or touched[0].numel() != u.numel():
                 raise ValueError(
-                    f"the prior `{name}` must be on one parameter, number by number, to be a density of it; it is on "
+                    f"the prior `{name}` must be on one parameter, elementwise, to be a density of it; it is on "
                     f"{u.numel()} numbers made of {sum(p.numel() for p in touched)}"
                 )
             yield _Prior(touched[0], prior, owner, closure)
@@ -172,11 +172,11 @@ def _parts(model: Model) -> Iterator[_Part]:
 
 
 class _At(torch.autograd.Function):
-    """The density at raw values (p,) as a differentiable function of them; -inf where nothing can be factorized."""
+    """The density at raw values (p,) as a differentiable function of them; -inf where a factorization fails."""
 
     @staticmethod
-    def forward(ctx: Any, density: Hyperposterior, raw: Tensor) -> Tensor:
-        """One value and its gradient, kept for the way back."""
+    def forward(ctx: Any, density: HyperparameterPosterior, raw: Tensor) -> Tensor:
+        """The value; its gradient is kept for `backward`."""
         density.move(raw)
         ctx.slope = torch.zeros_like(raw)
         try:

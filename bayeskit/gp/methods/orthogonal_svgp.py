@@ -48,7 +48,7 @@ class OrthogonalSVGP(ProcessInference):
     Args:
         num_inducing: m points of the first part.
         num_orthogonal: Points of the second part; 0 is `SVGP`.
-        start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
+        start: "kmeans" or "greedy"; see `starting_points`.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 256.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
@@ -106,8 +106,8 @@ class OrthogonalSVGP(ProcessInference):
         points = points[order]
         part = (torch.arange(len(points), device=points.device) >= self.num_inducing).long()
         moving = MovingPoints(points, inputs(rows), move=self.learn_inducing and not complete)
-        learnt = [*model.parameters, *moving.parameters]
-        if not learnt:
+        learned = [*model.parameters, *moving.parameters]
+        if not learned:
             return points, part, {}
         start = WhitenedGaussian.prior(model.num_outputs, points)
         with torch.no_grad():
@@ -119,6 +119,6 @@ class OrthogonalSVGP(ProcessInference):
             return -(bound(model, moving(), WhitenedGaussian(mean, root * within), batch) + model.log_prior())
 
         training = self.training or Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.05, batch_size=DEFAULT_BATCH)
-        leaves = [*learnt, mean, root]
+        leaves = [*learned, mean, root]
         history = minimize(loss, leaves, rows, training, generator=generator, description="OrthogonalSVGP")
         return moving().detach(), part, history

@@ -24,17 +24,17 @@ from bayeskit.gp.variational.collapsed_bound import Collapsed, collapsed
 LEARNING = ("auto", "bound", "subset")
 
 PASS_BUDGET = 4e11
-"""Largest n m^2 that `num_inducing=None` chooses: some ten to twenty seconds for the pass, on one core."""
+"""Largest n m^2 that `num_inducing=None` chooses: ten to twenty seconds for the pass over the data, on one core."""
 
 BOUND_BUDGET = 1e12
-"""Largest 5 n m^2 max_iter, the multiplications of learning by the bound, for which "auto" does that; thrice as many
+"""Largest 5 n m^2 max_iter, the multiplications of maximizing the bound, for which "auto" does so; three times as many
 where the number of points was given."""
 
 FEWEST_ITERATIONS = 20
-"""Iterations on the bound below which "auto" leaves it, where the number of points was given."""
+"""Fewest iterations on the bound for which "auto" maximizes it, where the number of points was given."""
 
 MAX_LEFT_OUT = 2_000
-"""Rows of which the predictions settle output scale and noise; the posterior is conditioned on them like on all."""
+"""Held-out data points that determine output scale and noise; the posterior is conditioned on them like on all."""
 
 
 @dataclass(eq=False, repr=False)
@@ -46,20 +46,20 @@ class SGPR(ProcessInference):
         log p(y) >= log N(y; m(X), Q + s I) - 1/(2 s) tr(k(X, X) - Q),
 
     which equals it where Z holds all the inputs, and grows with every point added. Hyperparameters first maximize the
-    exact evidence of some rows. From there, few inducing points are learnt with all hyperparameters by maximizing the
-    bound; many stay at cluster centers, cost one pass over the data, and output scale and noise are those under which
-    rows left out of that pass are predicted best.
+    exact evidence of a subset. From there, few inducing points are learned with all hyperparameters by maximizing the
+    bound; many stay at cluster centers, cost one pass over the data, and output scale and noise maximize the
+    leave-one-out predictive density of held-out data points.
 
     Args:
         num_inducing: m; None for 15 sqrt(n), and less where n m^2 would pass 4e11. With at least as many points as
-            distinct inputs the method is exact and Z stays put.
-        learning: "bound" (maximize it over hyperparameters and Z, by L-BFGS), "subset" (lengthscales from some rows,
-            scale and noise by leaving rows out, Z in place), or "auto": the former while 5 n m^2 max_iter <= 1e12,
+            distinct inputs the method is exact and Z is not moved.
+        learning: "bound" (maximize it over hyperparameters and Z, by L-BFGS), "subset" (lengthscales from a subset,
+            scale and noise by leave-one-out, Z fixed), or "auto": the former while 5 n m^2 max_iter <= 1e12,
             or, for a given `num_inducing`, with as many of the iterations as 3e12 allows if these are 20 or more.
         start: "kmeans" (centers of clusters) or "greedy" (largest variance given the others); see
-            `gp.inducing.starting_points`.
+            `starting_points`.
         max_iter: L-BFGS iterations at most, on the bound and (no more than 50) on the evidence of the subset.
-        learning_rows: Rows, drawn at random, of whose exact evidence hyperparameters are learnt first.
+        learning_rows: Size of the random subset whose exact evidence hyperparameters maximize first.
         restarts: Further random starts on the evidence of the subset; the best optimum is kept.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
         learn_inducing: Whether to move Z where the bound is maximized.
@@ -89,15 +89,15 @@ class SGPR(ProcessInference):
     learn_inducing: bool = True
 
     def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:
-        result, z, history = self._learnt(model, rows, generator)
+        result, z, history = self._learned(model, rows, generator)
         evidence = Evidence(float(result.bound), "lower bound")
         posterior, diagnostics = result.posterior(model.process(), z), {"inducing points": len(z)}
         return Fit(posterior, model.frozen_likelihood(), evidence, history, diagnostics)
 
-    def _learnt(
+    def _learned(
         self, model: Model, rows: Data, generator: torch.Generator
     ) -> tuple[Collapsed, Tensor, dict[str, list[float]]]:
-        """Learn what is to be learnt; the collapsed result, the inducing points, and the curves of the last search."""
+        """Learn hyperparameters and points; the collapsed result, the points, and the curves of the last search."""
         num_inducing = self.num_inducing or default_num_inducing(len(rows))
         iterations = self._iterations(len(rows), num_inducing)
         kept, left_out, history = rows, None, {}
@@ -108,7 +108,7 @@ class SGPR(ProcessInference):
             history = learn_on_subset(model, kept, self.learning_rows, **settings)
         placing = {"start": self.start, "generator": generator}
         z, complete = starting_points(model.kernel, inputs(kept), num_inducing, **placing)
-        if complete and left_out is not None:  # there may be points enough for all
+        if complete and left_out is not None:  # with the rest, the points may be all the inputs
             z, complete = starting_points(model.kernel, inputs(rows), num_inducing, **placing)
         if iterations:
             move = self.learn_inducing and not complete
@@ -131,18 +131,18 @@ class SGPR(ProcessInference):
             checks.positive(self.restarts, name="restarts", integer=True)
 
     def _iterations(self, n: int, m: int) -> int:
-        """L-BFGS iterations on the bound; none where the lengthscales of a subset are a better use of the time."""
+        """L-BFGS iterations on the bound; none where the lengthscales of a subset are better for the same time."""
         if self.learning != "auto":
             return self.max_iter if self.learning == "bound" else 0
         one = 5.0 * n * m**2
         if self.num_inducing is None:
             return self.max_iter if one * self.max_iter <= BOUND_BUDGET else 0
-        affordable = int(3 * BOUND_BUDGET / one)  # few points need lengthscales of their own, so they are given more
+        affordable = int(3 * BOUND_BUDGET / one)  # few points need other lengthscales than the exact process
         return min(affordable, self.max_iter) if affordable >= FEWEST_ITERATIONS else 0
 
 
 def _maximize_bound(model: Model, z: Tensor, rows: Data, *, move: bool, max_iter: int) -> tuple[Tensor, History]:
-    """Inducing points and hyperparameters that maximize bound plus log prior, and the curves of the search."""
+    """Maximize bound plus log prior over hyperparameters and inducing points; the points and the training curves."""
     points = MovingPoints(z, inputs(rows), move=move)
     parameters = [*model.parameters, *points.parameters]
     if not parameters:
@@ -157,14 +157,14 @@ def _maximize_bound(model: Model, z: Tensor, rows: Data, *, move: bool, max_iter
 
 
 def _divided(rows: Data, generator: torch.Generator) -> tuple[Data, Tensor]:
-    """All rows but some, which are to be left out, and which these are: a fifth, at most `MAX_LEFT_OUT`."""
+    """The data without a held-out fifth (at most `MAX_LEFT_OUT`), and the index of the held-out data."""
     order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.y.device)
     count = min(MAX_LEFT_OUT, len(rows) // 5)
     return rows.rows(order[count:].sort().values), order[:count].sort().values
 
 
 def default_num_inducing(n: int) -> int:
-    """How many inducing points n rows get: 15 sqrt(n), and at most what keeps n m^2 within 4e11.
+    """The number of inducing points for n data points: 15 sqrt(n), and at most what keeps n m^2 within 4e11.
 
     Examples:
         >>> default_num_inducing(10_000), default_num_inducing(100_000)

@@ -1,4 +1,4 @@
-"""Hyperparameters from a subset of the rows: a start for methods whose own passes over all rows are dear."""
+"""Hyperparameters from a random subset: a start for methods whose passes over all data are expensive."""
 
 from functools import partial
 
@@ -12,25 +12,25 @@ from bayeskit.gp.methods.exact import log_evidence
 from bayeskit.gp.model.hyperparameters import History, Model, best_of_starts
 
 MAX_ITERATIONS = 50
-"""Iterations on half of the rows wanted, of each start, at most: what follows needs no more digits of the optimum."""
+"""Iterations on half of the subset, of each start, at most: the refinement needs no more digits of the optimum."""
 
 REFINE_ITERATIONS = 10
-"""Iterations on all the rows wanted, from the best optimum on half of them."""
+"""Iterations on the whole subset, from the best optimum on half of it."""
 
 
 def learn_on_subset(
     model: Model, rows: Data, num_rows: int, *, max_iter: int, restarts: int, generator: torch.Generator
 ) -> History:
-    """Set the hyperparameters to those that maximize evidence plus log prior of some rows drawn at random.
+    """Set the hyperparameters to those that maximize evidence plus log prior of a random subset.
 
-    The evidence is the exact one, so nothing here depends on inducing points: lengthscales come out unbiased, and only
-    as uncertain as that many rows leave them. An evaluation costs n_s^3 for n_s rows, so most of the search is on half
-    of them, and only its end on all.
+    The evidence is exact, so nothing here depends on inducing points: lengthscales are unbiased, with the uncertainty
+    of so many data points. An evaluation costs n_s^3, so most of the search is on half of the subset, and only its end
+    on all of it.
 
     Args:
-        model: What is learnt, changed in place.
-        rows: All rows, (n, d) and (n, k).
-        num_rows: Rows to learn on at most, n_s.
+        model: The model, changed in place.
+        rows: All data, (n, d) and (n, k).
+        num_rows: Size of the subset at most, n_s.
         max_iter: L-BFGS iterations at most, of each start; never more than `MAX_ITERATIONS`.
         restarts: Further random starts; the best optimum is kept.
         generator: Source of randomness.
@@ -39,7 +39,7 @@ def learn_on_subset(
         The curves of the last search, as `minimize_lbfgs` gives them.
 
     Raises:
-        torch.linalg.LinAlgError: A factorization fails where the first start stands.
+        torch.linalg.LinAlgError: A factorization fails at the first start.
 
     References:
         Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 8.3.3 ("subset of datapoints").

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.inference import Evidence, Fit
-from bayeskit.core.likelihood import Conjugate
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.types import Data
 from bayeskit.gp.model.hyperparameters import Model
@@ -24,7 +23,7 @@ from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 from bayeskit.gp.variational.whitened_posterior import affordable_steps, bound, data_term, optimal_q
 
 START_ROWS = 8192
-"""Rows, times latent functions, that q starts from in the mini-batch phase, at most; but always those of a batch."""
+"""Data points, times latent functions, that the initial q of the mini-batch phase is fitted to (at least one batch)."""
 
 
 @dataclass(eq=False, repr=False)
@@ -35,19 +34,19 @@ class SVGP(ProcessInference):
 
         log p(y) >= sum_i w_i E_q[log p(y_i | f(x_i))] - sum_j KL[q(v_j) || N(0, I)]
 
-    is maximized over q, hyperparameters and Z by mini-batches. Before and after, q alone is brought to its optimum by
-    natural-gradient steps over all rows; for a Gaussian likelihood that optimum is closed, and the result is SGPR at
-    the hyperparameters and Z found.
+    is maximized over q, hyperparameters and Z by mini-batches. Before and after, natural-gradient steps over all data
+    maximize it over q alone; for a Gaussian likelihood that optimum has a closed form, and the result is SGPR at the
+    hyperparameters and Z found.
 
     Args:
         num_inducing: m.
-        start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
-        variational: How q moves in the mini-batch phase: "natural", by natural-gradient steps while Adam moves the
-            rest, or "adam", along with the rest.
+        start: "kmeans" or "greedy"; see `starting_points`.
+        variational: Optimizer of q in the mini-batch phase: "natural" for natural-gradient steps beside Adam on the
+            other parameters, or "adam" for all.
         natural_lr: Length of the natural-gradient steps: q averages over about the last 1 / natural_lr batches.
-        precision: "single", "double" or "auto" (single from 8,192 rows on: fewer cost little, and then weights equal
-            repeated rows to rounding), the type of the products of the mini-batch phase. Its gradients are noisy
-            anyway; factors, and all that comes after this phase, are in float64 in either case.
+        precision: "single", "double" or "auto" (single from 8,192 data points on: fewer cost little, and then weights
+            equal repeated data points to rounding), the type of the products of the mini-batch phase. Its gradients
+            are noisy anyway; factors, and everything after this phase, are in float64.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.05 that
             falls to zero, in batches of 1,024.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
@@ -105,15 +104,15 @@ class SVGP(ProcessInference):
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )
         points = MovingPoints(z, inputs(rows), move=self.learn_inducing and not complete)
-        learnt = [*model.parameters, *points.parameters]
+        learned = [*model.parameters, *points.parameters]
         start = WhitenedGaussian.prior(model.num_outputs, z)
-        if not learnt:
+        if not learned:
             return z, start, {}
         some, size = rows, max(DEFAULT_BATCH, START_ROWS // model.num_outputs)
-        if self.variational == "natural" and len(rows) > size:  # the first steps bring in the others
+        if self.variational == "natural" and len(rows) > size:
             some = next(iter(rows.batches(size, generator=generator)))
         with torch.no_grad():
-            start, _ = optimal_q(model, z, start, some, max_steps=1 if isinstance(model.likelihood, Conjugate) else 20)
+            start, _ = optimal_q(model, z, start, some, max_steps=1 if model.likelihood.is_conjugate else 20)
         training, dtype = self.training or default_training(len(rows)), product_type(self.precision, len(rows))
         settings: Any = {"data": rows, "training": training, "generator": generator, "description": "SVGP"}
         if self.variational == "adam":
@@ -122,7 +121,7 @@ class SVGP(ProcessInference):
             def loss(batch: Data) -> Tensor:
                 return -(bound(model, points(), WhitenedGaussian(*leaves), batch) + model.log_prior())
 
-            history = minimize(loss, [*learnt, *leaves], **settings)
+            history = minimize(loss, [*learned, *leaves], **settings)
             reached = WhitenedGaussian(*[leaf.detach().double() for leaf in leaves])
         else:
             covariance = start.root @ start.root.mT
@@ -133,16 +132,16 @@ class SVGP(ProcessInference):
                 fit = data_term(model, points(), mean, covariance, batch, form="sites")
                 return own.divergence - fit - model.log_prior()
 
-            history = minimize(loss, learnt, second_optimizer=own, buffers=own.memory, **settings)
+            history = minimize(loss, learned, second_optimizer=own, buffers=own.memory, **settings)
             reached = WhitenedGaussian.from_sites(own.sites)
         return points().detach(), reached, history
 
 
 def _optimum(model: Model, z: Tensor, reached: WhitenedGaussian, rows: Data) -> tuple[GaussianProcess, float]:
-    """The best q(v) at the learnt hyperparameters and Z, looked for from the one reached, and its bound."""
-    if isinstance(model.likelihood, Conjugate) and model.mixing is None:
+    """The posterior at the best q(v) for the learned hyperparameters and Z, from the q reached, and its bound."""
+    if model.likelihood.is_conjugate and model.mixing is None:
         result = collapsed(model, z, rows)
         return result.posterior(model.process(), z), float(result.bound)
     steps = affordable_steps(model, len(rows))
-    variational, value = optimal_q(model, z, reached, rows, max_steps=steps)
-    return variational.posterior(model, z), value
+    q, value = optimal_q(model, z, reached, rows, max_steps=steps)
+    return q.posterior(model, z), value

@@ -1,4 +1,4 @@
-"""Sparse within sparse Gaussian processes: thousands of inducing points, of which each input sees a few."""
+"""Sparse within sparse Gaussian processes: thousands of inducing points, each input depending on its nearest ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,14 @@ from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.inducing_points import STARTS, MovingPoints, starting_points
 from bayeskit.gp.model.process_inference import ProcessInference
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import chunks
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest, NearestMean, Neighborhoods, neighborhoods
 
 MOST_POINTS = 10_000
-"""Inducing points at most: the mean is found from a matrix of their square in float64, 800 MB at this size."""
+"""Inducing points at most: the mean needs a float64 matrix of their number squared, 800 MB at this size."""
 
 ROWS_A_POINT = 4
-"""Rows for an inducing point below which a fit warns."""
+"""Data points per inducing point below which a fit warns."""
 
 DEFAULT_STEPS = 400
 DEFAULT_BATCH = 256
@@ -33,20 +32,21 @@ DEFAULT_BATCH = 256
 
 @dataclass(eq=False, repr=False)
 class SWSGP(ProcessInference):
-    r"""Sparse variational inference in which an input sees only its nearest inducing points.
+    r"""Sparse variational inference in which f(x) depends only on the inducing points nearest to x.
 
-    With I(x) the H inducing inputs most correlated with x, q(u) = N(mu, diag(s)) and D the empirical law of the rows:
+    With I(x) the H inducing inputs most correlated with x, q(u) = N(mu, diag(s)) and D the empirical distribution:
 
         sum_i w_i E_q[log p(y_i | f(x_i))] - (M / H) E_{x ~ D} KL[q(u_I(x)) || N(0, K_II)],
         f(x_i) | u ~ N(k_I' K_II^-1 u_I, k(x_i, x_i) - k_I' K_II^-1 k_I)
 
-    is maximized over q, hyperparameters and Z by mini-batches, then over q alone over all rows. With M / H the sets
-    count an inducing point once on average; weighed less, points as many as rows fit their noise. **The objective is
-    not comparable with the bounds of other methods unless H = M**, where it is that of SVGP with a diagonal q(u). For
-    several inputs at once, what the neighbors leave open is correlated as the kernel is (see `gp.neighbors`).
+    is maximized over q, hyperparameters and Z by mini-batches, then over q alone with all data. With M / H the sets
+    count an inducing point once on average; with less weight, as many points as data would fit the noise. **The
+    objective is not comparable with the bounds of other methods unless H = M**, where it is that of SVGP with a
+    diagonal q(u). For several inputs at once, the residual given the neighbors is correlated as the kernel is (see
+    `gp.process.nearest_neighbor_kernel`).
 
-    **A diagonal q(u) knows too much of f where neighbors are strongly correlated**: means and predictions of y are
-    sound, the variance of f itself can be far too small. Take another method where that is what matters.
+    **A diagonal q(u) is over-confident about f where neighbors are strongly correlated**: means and predictions of y
+    are sound, the variance of f itself can be far too small. Use another method where that variance matters.
 
     Status: experimental. The standard deviation of f is too small where inducing points are strongly correlated: .025
     where the exact posterior has .083, with M = 40 and H = 10.
@@ -54,7 +54,7 @@ class SWSGP(ProcessInference):
     Args:
         num_inducing: M, at most 10,000.
         num_neighbors: H.
-        start: "kmeans" or "greedy"; see `gp.inducing.starting_points`.
+        start: "kmeans" or "greedy"; see `starting_points`.
         training: Settings of the mini-batch phase; None for about 400 steps of Adam at a learning rate of 0.02 that
             falls to zero, in batches of 256.
         learn: Whether to learn hyperparameters; those of a conditioned prior are frozen and stay.
@@ -96,8 +96,8 @@ class SWSGP(ProcessInference):
         diagnostics: dict[str, Any] = {"inducing points": len(z), "neighbors": num_neighbors}
         if num_neighbors < len(z) and ROWS_A_POINT * len(z) > len(rows):
             diagnostics["warning"] = (
-                f"{len(rows)} distinct rows for {len(z)} inducing points: with fewer than {ROWS_A_POINT} rows a point "
-                "the neighbors say little of each other; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
+                f"{len(rows)} distinct inputs for {len(z)} inducing points: with fewer than {ROWS_A_POINT} for each "
+                "neighbors carry little information; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
             )
         kind = "lower bound" if num_neighbors == len(z) else "own model"
         return Fit(process, model.frozen_likelihood(), Evidence(value, kind), history, diagnostics)
@@ -115,8 +115,8 @@ class SWSGP(ProcessInference):
             model.kernel, inputs(rows), self.num_inducing, start=self.start, generator=generator
         )
         points = MovingPoints(z, inputs(rows), move=self.learn_inducing and not complete)
-        learnt, num_neighbors = [*model.parameters, *points.parameters], min(self.num_neighbors, len(z))
-        if not learnt:
+        learned, num_neighbors = [*model.parameters, *points.parameters], min(self.num_neighbors, len(z))
+        if not learned:
             return z, {}
         with torch.no_grad():
             mean, variance, _ = optimal_q(model, z, rows, num_neighbors, max_steps=3)
@@ -129,7 +129,7 @@ class SWSGP(ProcessInference):
             return -(value + model.log_prior())
 
         training = self.training or Training.of_steps(DEFAULT_STEPS, len(rows), lr=0.02, batch_size=DEFAULT_BATCH)
-        leaves = [*learnt, mean, log_variance]
+        leaves = [*learned, mean, log_variance]
         history = minimize(loss, leaves, rows, training, generator=generator, description="SWSGP")
         return points().detach(), history
 
@@ -141,11 +141,11 @@ def bound(
 
     Args:
         model: Mean, kernel and any likelihood.
-        near: The neighbors of the rows.
+        near: The neighbors of the data points.
         mean: mu, (k, m).
         variance: s, (k, m).
-        data: The rows.
-        total_weight: Of all rows, their number where they have no weights; a batch's own would bias the divergence.
+        data: The mini-batch.
+        total_weight: Of all data, their number where they have no weights; a batch's own would bias the divergence.
     """
     center = mean_rows(model.mean, inputs(data), model.num_outputs).mT + near.mean(mean)
     expected = model.expected_log_prob(center, near.variance(variance), data.y)
@@ -211,10 +211,10 @@ class _Sums:
 
     Args:
         model: The model.
-        rows: All rows.
-        near: The neighbors of the rows, with an empty `tril`.
+        rows: All data.
+        near: The neighbors of the data points, with an empty `tril`.
         prior: P, (c, m, m).
-        seen: The share of rows that see a point times M / H, (m,).
+        seen: The share of data points with a point among their neighbors, times M / H, (m,).
         logdet: M / H times the average of log|K_II|, (c,).
         own: k(z, z), (c, m) or (m,).
     """
@@ -234,7 +234,7 @@ class _Sums:
         share = share / share.sum() * m / num_neighbors  # the average divergence counts M / H times
         prior, logdet = z.new_zeros(count, m * m), z.new_zeros(count)
         parts, start = [], 0
-        for x in chunks(inputs(rows), count * num_neighbors**2):
+        for x in operators.pieces(inputs(rows), count * num_neighbors**2):
             near, portion = neighborhoods(model.kernel, z, x, num_neighbors), share[start : start + len(x)]
             inverse = torch.cholesky_inverse(near.tril) * portion[:, None, None, None]
             pairs = (near.index.unsqueeze(-1) * m + near.index.unsqueeze(-2)).flatten()
@@ -250,7 +250,7 @@ class _Sums:
         return cls(model, rows, near, prior.reshape(count, m, m), seen, logdet, gram_diagonal(model.kernel, z))
 
     def bound(self, mean: Tensor, variance: Tensor) -> float:
-        """The objective over all rows."""
+        """The objective over all data."""
         center = mean_rows(self.model.mean, inputs(self.rows), len(mean)).mT + self.near.mean(mean)
         expected = self.model.expected_log_prob(center, self.near.variance(variance), self.rows.y)
         energy = ((self.prior @ mean.unsqueeze(-1)).squeeze(-1) * mean).sum()
@@ -260,7 +260,7 @@ class _Sums:
         return float(self.rows.total(expected) - divergence)
 
     def optimum(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a full step leads: mu and 1 / s, each (k, m)."""
+        """The target of a full step: mu and 1 / s, each (k, m)."""
         near, (k, m) = self.near, mean.shape
         shift = near.mean(mean)  # (n, k)
         center = mean_rows(self.model.mean, inputs(self.rows), k).mT + shift

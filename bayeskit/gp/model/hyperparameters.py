@@ -1,7 +1,6 @@
 """What is learnt besides the function: parameters of mean, kernel and likelihood, held by weak priors."""
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,16 +15,15 @@ from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIss
 
 from bayeskit.core import generators
 from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.types import History
 from bayeskit.gp.kernels import mixed_likelihood
-from bayeskit.gp.kernels.deep import network_weights, settled
+from bayeskit.gp.kernels.deep import is_frozen, network_weights
 from bayeskit.gp.kernels.evaluate import mean_rows
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 
 NOISE_SPREAD = 3.0
 """Standard deviation of the logarithm of the noise variance (above its floor) around its starting value."""
-
-LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -175,7 +173,7 @@ def _log_density(prior: Prior) -> Callable[[Any], Tensor]:
     if type(prior) is not NormalPrior:
         return lambda value: prior.log_prob(value).sum()
     transform, loc, scale = prior._transform, prior.loc, prior.scale
-    offset = scale.log() + LOG_ROOT_TWO_PI
+    offset = scale.log() + LOG_2PI / 2
 
     def density(value: Tensor) -> Tensor:
         point: Any = value if transform is None else transform(value)
@@ -185,7 +183,7 @@ def _log_density(prior: Prior) -> Callable[[Any], Tensor]:
 
 
 def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:
-    if any(True for _ in module.parameters()) and settled(module):
+    if any(True for _ in module.parameters()) and is_frozen(module):
         return module  # nothing will change it, and a conditioned kernel carries large tensors
     copied = copy.deepcopy(module, shared).double()
     return copied if learn else copied.requires_grad_(False)

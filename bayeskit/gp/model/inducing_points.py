@@ -1,23 +1,28 @@
-"""Where inducing points start."""
+"""Initial locations of inducing points."""
+
+from typing import Any
 
 import torch
 from gpytorch.kernels import Kernel
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.core.operators.chunking import chunks
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs
 from bayeskit.gp.kernels.pivoted_cholesky import pivoted_cholesky
 
 MAX_CANDIDATES = 20_000
-"""Rows among which the starting points are looked for; more are thinned out at random."""
+"""Inputs among which m initial points are chosen, a random subset of more: the greedy choice costs O(n m^2)."""
 
 LLOYD_STEPS = 10
+"""Iterations of k-means; 100 lower its objective by another 0.3 to 6 % (10,000 normal inputs, 100 to 500 centers)."""
 
 METRIC_STEP = 0.1
-"""Step along each feature, in units of its spread, over which a kernel's loss of correlation is read off."""
+"""Step along each feature, in standard deviations, over which a kernel's correlation is evaluated."""
 
 METRIC_ROWS = 64
+"""Inputs over which that correlation is averaged."""
 
 STARTS = ("greedy", "kmeans")
 
@@ -25,19 +30,19 @@ STARTS = ("greedy", "kmeans")
 def starting_points(
     kernel: Kernel, x: Tensor, num_inducing: int, *, start: str, generator: torch.Generator
 ) -> tuple[Tensor, bool]:
-    """Distinct inducing points chosen from the inputs, whatever their order and however often a row is repeated.
+    """Distinct inducing points chosen from the inputs, independent of their order and of repeated inputs.
 
     Args:
         kernel: The kernel at its starting hyperparameters.
         x: Inputs (n, d).
         num_inducing: Points wanted, m.
         start: "greedy" takes the input with the largest variance given those taken before; "kmeans" takes the centers
-            of clusters of the inputs, in the kernel's own `metric`, so that irrelevant features count for nothing.
+            of clusters of the inputs in the `metric` of the kernel, in which irrelevant features have no weight.
         generator: Source of randomness.
 
     Returns:
-        Points (m, d), fewer where the inputs have fewer distinct rows (or, greedily, leave no variance), and whether
-        they are *all* distinct inputs, so that nothing is approximated.
+        Points (m, d), fewer where there are fewer distinct inputs (or, if greedy, no variance remains), and whether
+        they are *all* distinct inputs, so that the sparse posterior is exact.
 
     References:
         Burt, Rasmussen and van der Wilk (2020), "Convergence of Sparse Variational Inference in Gaussian Processes
@@ -60,7 +65,7 @@ def starting_points(
 
 
 def spread(x: Tensor) -> Tensor:
-    """Standard deviation of each feature, one where it is constant, (d,): the unit in which inducing points move.
+    """Standard deviation of each feature, one where it is constant, (d,): the unit of steps of inducing points.
 
     Examples:
         >>> spread(torch.tensor([[0.0, 7.0], [2.0, 7.0]])).tolist()
@@ -71,12 +76,12 @@ def spread(x: Tensor) -> Tensor:
 
 
 class MovingPoints:
-    """Inducing points that an optimizer moves in units of the features' spread, or that stay.
+    """Inducing points that an optimizer moves in units of the features' standard deviations, or fixed ones.
 
     Args:
-        z: Where they start, (m, d).
-        x: The inputs, (n, d), whose spread is the unit.
-        move: Whether they move.
+        z: Initial points, (m, d).
+        x: The inputs, (n, d), whose standard deviations are the units.
+        move: Whether they are optimized.
 
     Examples:
         >>> points = MovingPoints(torch.zeros(1, 1), torch.tensor([[-3.0], [3.0]]), move=True)
@@ -92,20 +97,19 @@ class MovingPoints:
         self.parameters = [(z / self._unit).requires_grad_()] if move else []
 
     def __call__(self) -> Tensor:
-        """Where they are, (m, d), differentiable in `parameters`."""
+        """The points, (m, d), differentiable in `parameters`."""
         return self.parameters[0] * self._unit if self.parameters else self._start
 
 
 @torch.no_grad()
 def metric(kernel: Kernel, x: Tensor) -> Tensor:
-    r"""The distance in each feature over which a kernel decorrelates, (d,): lengthscales up to a factor they share.
+    r"""The distance in each feature over which a kernel decorrelates, (d,): lengthscales up to a common factor.
 
-    With rho_j the correlation, averaged over some rows, between an input and the same input moved by a step h_j along
-    feature j,
+    With rho_j the correlation, averaged over some inputs, between an input and itself shifted by h_j along feature j,
 
         l_j = h_j / sqrt(-2 log rho_j),
 
-    which is the lengthscale of an RBF kernel and in proportion to those of a Matern one; any kernel has it.
+    which is the lengthscale of an RBF kernel and proportional to those of a Matern one; it is defined for any kernel.
 
     Args:
         kernel: Any kernel.
@@ -133,7 +137,7 @@ def metric(kernel: Kernel, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _greedy(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Generator) -> Tensor:
-    """Largest conditional variance first, of the average kernel where outputs have their own."""
+    """Largest conditional variance first, of the average kernel where each output has its own."""
 
     def row(i: int) -> Tensor:
         return gram(kernel, x[i : i + 1], x).reshape(-1, len(x)).mean(0)
@@ -146,27 +150,11 @@ def _greedy(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Gener
 @torch.no_grad()
 def _cluster_centers(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Generator) -> Tensor:
     """k-means in the kernel's metric, from centers drawn among the inputs."""
-    center, scale = x.mean(0), metric(kernel, x)
-    points = (x - center) / scale
-    order = torch.randperm(len(points), generator=generator, device=generator.device)[:num_inducing]
-    centers = points[order.to(points.device)]
-    assigned = None
-    for _ in range(LLOYD_STEPS):
-        sums, sizes, closest = _assigned(points, centers)
-        if assigned is not None and torch.equal(closest, assigned):
-            break
-        assigned = closest
-        centers = torch.where(sizes > 0, sums / sizes.clamp_min(1), centers)
-    return centers * scale + center
-
-
-def _assigned(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum (m, d) and number (m, 1) of the points nearest to each center; the nearest center of each point, (n,)."""
-    sums, sizes, closest = torch.zeros_like(centers), torch.zeros_like(centers[:, :1]), []
-    for part in chunks(len(points), 4 * len(centers), cached=True):
-        nearest = torch.cdist(points[part], centers).argmin(-1, keepdim=True)
-        members = points.new_zeros(len(nearest), len(centers)).scatter_(1, nearest, 1.0)
-        sums += members.mT @ points[part]  # a product sums in a fixed order, which adding by index does not
-        sizes += members.sum(0).unsqueeze(-1)
-        closest.append(nearest.squeeze(-1))
-    return sums, sizes, torch.cat(closest)
+    scale = metric(kernel, x)
+    order = torch.randperm(len(x), generator=generator, device=generator.device)[:num_inducing]
+    points = (x / scale).cpu().numpy()
+    settings: dict[str, Any] = {"init": points[order.cpu().numpy()], "n_init": 1, "max_iter": LLOYD_STEPS}
+    means = KMeans(num_inducing, **settings)
+    with threadpool_limits(1, user_api="openmp"):  # several threads add up a cluster in an order that varies
+        centers = means.fit(points).cluster_centers_
+    return torch.as_tensor(centers, device=x.device) * scale

@@ -1,12 +1,12 @@
-"""Systems too large to factorize: preconditioned conjugate gradients and Lanczos quadrature.
+"""Kernel systems too large to factorize: preconditioned conjugate gradients and Lanczos quadrature.
 
 To solve C x = b with C = K + D, K a kernel matrix and D the diagonal of noise, a partial pivoted Cholesky factor
-K ~ F F' gives the preconditioner P = F F' + D, of which T with T' T = P^-1 is cheap:
+K ~ F F' gives the preconditioner P = F F' + D, for which T with T' T = P^-1 is inexpensive:
 
     V = D^-1/2 F = U S W'    =>    T = (I + V V')^-1/2 D^-1/2 = (D^-1/2 + U ((1 + S^2)^-1/2 - 1) U' D^-1/2).
 
-M = T C T' has its eigenvalues near one. Conjugate gradients on M solve the system, and Lanczos on the same M gives
-log|C| = log|P| + tr log M, the trace being an average over random signs.
+M = T C T' has eigenvalues near one. Conjugate gradients on M solve the system, and stochastic Lanczos quadrature on M
+gives log|C| = log|P| + tr log M, the trace estimated with random-sign probes.
 """
 
 import math
@@ -20,21 +20,30 @@ from torch import Tensor
 from bayeskit.core import operators
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs
 from bayeskit.gp.kernels.pivoted_cholesky import pivoted_cholesky
-from bayeskit.gp.process.conditioned_kernel import chunks, floored, identical
+from bayeskit.gp.process.conditioned_kernel import floored, identical
 
 PRECONDITIONER_RANK = 200
+"""Rank r of F: O(n r^2) operations, as many as 4 iterations of conjugate gradients at n = 10,000."""
+
 DENSE_ELEMENTS = 2**28
-"""A kernel matrix of at most this many numbers (2 GiB) is kept while a system is solved, others made in pieces."""
+"""A kernel matrix of at most this many numbers (2 GiB) is kept while a system is solved; larger ones are recomputed."""
 
 MAX_ITERATIONS = 1000
+"""Limit on the iterations of conjugate gradients; a residual that remains above the tolerance is warned of."""
+
 REFINEMENTS = 3
+"""Rounds of iterative refinement, for the rounding that the recursive residual does not show."""
+
 NUM_PROBES = 32
+"""Random probes of the trace; its standard error falls as their root and is reported with the evidence."""
+
 LANCZOS_STEPS = 60
+"""Quadrature nodes per probe; the difference to half as many enters the reported standard error."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preconditioner:
-    """P = F F' + D by its symmetric whitening.
+    """The preconditioner P = F F' + D, in terms of its symmetric inverse root T.
 
     Args:
         noise: The diagonal of D, (n,).
@@ -72,7 +81,7 @@ class Preconditioner:
 
 
 class System:
-    """C = k(z, z) + D with products, solutions and log-determinant that never factorize C.
+    """C = k(z, z) + D with products, solves and log-determinant that do not factorize C.
 
     Args:
         kernel: A kernel without batch axes.
@@ -102,15 +111,15 @@ class System:
         noisy = self.preconditioner.noise.unsqueeze(-1) * vectors
         if self.dense is not None:
             return torch.addmm(noisy, self.dense, vectors)
-        pieces = [gram(self.kernel, rows, self.z) @ vectors for rows in chunks(self.z, len(self.z))]
-        return torch.cat(pieces).add_(noisy)
+        parts = [gram(self.kernel, rows, self.z) @ vectors for rows in operators.pieces(self.z, len(self.z))]
+        return torch.cat(parts).add_(noisy)
 
     def whitened_product(self, vectors: Tensor) -> Tensor:
         """M v = T C T' v."""
         return self.preconditioner.whiten(self.product(self.preconditioner.unwhiten(vectors)))
 
     def solve(self, rhs: Tensor) -> Tensor:
-        """C^-1 b for b of shape (n, q), its residual noted; a residual above the tolerance is warned of."""
+        """C^-1 b for b of shape (n, q); notes the residual, and warns if it is above the tolerance."""
         solution, residual = torch.zeros_like(rhs), rhs
         size = rhs.norm(dim=0).clamp_min(torch.finfo(rhs.dtype).tiny)
         relative = math.inf
@@ -125,7 +134,7 @@ class System:
         if not relative <= self.tolerance:
             warnings.warn(
                 f"conjugate gradients stopped at a relative residual of {relative:.1e}, above the tolerance of "
-                f"{self.tolerance:.1e}, on {len(self.z)} rows: more noise, or `gp.SGPR`, would make the system easier.",
+                f"{self.tolerance:.1e}, on {len(self.z)} points: more noise, or `gp.SGPR`, makes the system easier.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -155,7 +164,7 @@ class System:
         iteration = 0
         while iteration < MAX_ITERATIONS and bool((energy > goal).any()):
             image = self.whitened_product(direction)
-            active = energy > goal  # a finished column rests: its step would be 0 / 0
+            active = energy > goal  # converged columns stop: their step would be 0 / 0
             length = torch.where(active, energy / (direction * image).sum(0), torch.zeros_like(energy))
             solution += length * direction
             residual -= length * image
@@ -168,7 +177,7 @@ class System:
         return solution
 
     def _lanczos(self, probes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Tridiagonal entries (q, steps) and (q, steps - 1) of M from each probe, bases orthogonalised in full."""
+        """Tridiagonal entries (q, steps) and (q, steps - 1) of M from each probe, with full reorthogonalization."""
         q = probes.shape[-1]
         basis = probes.new_zeros(q, steps, len(probes))
         basis[:, 0] = (probes / probes.norm(dim=0)).mT
@@ -183,14 +192,14 @@ class System:
                 overlap = known @ image.unsqueeze(-1)  # (q, step + 1, 1)
                 image = image - (known.mT @ overlap).squeeze(-1)
             norm = image.norm(dim=-1)
-            norm = torch.where(norm > 1e-10, norm, torch.zeros_like(norm))  # at rounding, the Krylov space is exhausted
+            norm = torch.where(norm > 1e-10, norm, torch.zeros_like(norm))  # below, the Krylov space is exhausted
             betas[:, step] = norm
             basis[:, step + 1] = torch.where(norm > 0, 1 / norm, norm).unsqueeze(-1) * image
         return alphas, betas
 
 
 def _quadrature(alphas: Tensor, betas: Tensor) -> Tensor:
-    """e1' log(T) e1 for tridiagonal matrices T, (q,); directions beyond an exhausted Krylov space do not enter."""
+    """e1' log(T) e1 for tridiagonal matrices T, (q,), without directions beyond an exhausted Krylov space."""
     matrix = torch.diag_embed(alphas) + torch.diag_embed(betas, 1) + torch.diag_embed(betas, -1)
     values, vectors = torch.linalg.eigh(matrix)
     weights = vectors[:, 0].square()
@@ -226,7 +235,7 @@ class IterativelyConditioned(Kernel):
 
     @property
     def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """That of `base`; gpytorch would broadcast it with those of all kernels inside."""
+        """That of `base`; gpytorch would include all nested kernels."""
         return self.base.batch_shape
 
     def solve(self, rhs: Tensor) -> Tensor:
@@ -238,13 +247,13 @@ class IterativelyConditioned(Kernel):
     ) -> Tensor:
         """Covariances (n1, n2), or variances (n1,) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("an IterativelyConditioned kernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("an IterativelyConditioned kernel does not support `last_dim_is_batch=True`")
         system, same = self._system(), identical(x1, x2)
         if diag and not same:
             second = system.solve(gram(self.base, self.z, x2))
             return gram_pairs(self.base, x1, x2) - (gram(self.base, self.z, x1) * second).sum(0)
         if diag:
-            return torch.cat([self._variance(system, x) for x in chunks(x1, 4 * len(self.z))])
+            return torch.cat([self._variance(system, x) for x in operators.pieces(x1, 4 * len(self.z))])
         cross = gram(self.base, self.z, x2)
         value = gram(self.base, x1, x2) - gram(self.base, x1, self.z) @ system.solve(cross)
         return (value + value.mT) / 2 if same else value  # symmetric but for the residual

@@ -1,4 +1,4 @@
-"""The kernel and the mean of a Gaussian process that has seen data or carries inducing points.
+"""Kernel and mean of a Gaussian process conditioned on data or on inducing points.
 
 With inputs z, a lower-triangular L and A(x) = L^-1 k(z, x), every conditioned process has the covariance
 
@@ -11,7 +11,7 @@ Conditioning such a process again, at z2 with factor L2 and R2, has the same for
 
     z = [z1; z2],    L = [[L1, 0], [C (I - R1 R1'), L2]],    R = diag(R1, R2),    C = A1(z2)',
 
-because k1(z2, x) = k(z2, x) - C (I - R1 R1') A1(x). So a fold over tasks costs what one fit on all of them costs.
+because k1(z2, x) = k(z2, x) - C (I - R1 R1') A1(x). So sequential conditioning costs as much as one joint fit.
 """
 
 from collections.abc import Iterator
@@ -28,25 +28,22 @@ from bayeskit.core.operators import block_triangular
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs, mean_rows
 
 SMALLEST_PIVOT = 1e-4
-"""Smallest pivot of L, in units of the largest, whose inverse is formed for the sake of speed."""
-
-CACHED = 2**19
-"""Numbers in one block of work at prediction, 4 MiB: what stays in a processor's cache between the passes over it."""
+"""Smallest pivot of L relative to the largest at which L^-1 is formed, as its rounding errors enter the variance."""
 
 
 class Conditioned(Kernel):
     """The covariance `k(x1, x2) - A(x1)' A(x2) + (R' A(x1))' (R' A(x2))` with `A(x) = L^-1 k(z, x)`.
 
-    Evaluated in float64. Its variance is a difference, so it is raised to rounding level (1e-14 of the variance before
-    the data) where it fell below, which is noted.
+    Evaluated in float64. The variance is a difference, so it is raised to rounding level (1e-14 of the prior variance)
+    where it is below, which is noted in the diagnostics.
 
     Args:
         base: The kernel before conditioning, of batch shape *b or none.
         z: Inputs conditioned on, (m, d).
         tril: Lower-triangular L, (*b, m, m).
         root: R with R R' the covariance of v = L^-1 f(z), (*b, m, r); None where v is known.
-        noise: Variances of the observation noise inside L L', (*b, m); None for none. Only draws of functions use it.
-        blocks: Rows of z that each conditioning in turn brought; None for all at once.
+        noise: Variances of the observation noise inside L L', (*b, m); None for none. Only `sample_functions` uses it.
+        blocks: Number of inputs in z from each conditioning, in order; None for a single one.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
@@ -85,7 +82,7 @@ class Conditioned(Kernel):
 
     @property
     def batch_shape(self) -> torch.Size:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As found from `base`, L and R; gpytorch would broadcast it with those of all kernels inside."""
+        """Broadcast from `base`, L and R alone; gpytorch would include all nested kernels."""
         return self._batch_shape
 
     def projection(self, x: Tensor) -> Tensor:
@@ -96,21 +93,21 @@ class Conditioned(Kernel):
         return torch.linalg.solve_triangular(self.tril, cross, upper=False)
 
     def deflated(self, projection: Tensor) -> Tensor:
-        """(I - R R') A, what conditioning takes away from A: (*b, m, n)."""
+        """(I - R R') A, the part of A that conditioning explains: (*b, m, n)."""
         return projection if self.root is None else projection - self.root @ (self.root.mT @ projection)
 
     @cached_property
     def _reduction(self) -> Tensor | None:
         """A lower-triangular F (*b, m, m) with F' F = L^-T (I - R R') L^-1: the variance is k(x, x) - |F k(z, x)|^2.
 
-        This is one product instead of a solve and a product. None where something is lost by it: where there is no R,
-        where L has pivots so small that its inverse would carry rounding into the variance, or where R R' exceeds I.
+        This is one product instead of a solve and a product. None where it does not help or is inaccurate: where there
+        is no R, where pivots of L are so small that L^-1 amplifies rounding, or where R R' exceeds I.
         """
         pivots = self.tril.diagonal(dim1=-2, dim2=-1)
         if self.root is None or not pivots.numel() or bool(pivots.amin() < SMALLEST_PIVOT * pivots.amax()):
             return None
         excess = torch.eye(len(self.z), dtype=self.tril.dtype, device=self.tril.device) - self.root @ self.root.mT
-        # Of the matrix with rows and columns reversed, a lower factor; of the matrix itself, U U' = I - R R'.
+        # The lower factor of the matrix with rows and columns reversed gives the upper one, U U' = I - R R'.
         reverse, failed = torch.linalg.cholesky_ex(excess.flip(-1, -2))
         if bool(failed.any()):
             return None
@@ -119,7 +116,7 @@ class Conditioned(Kernel):
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self.__dict__.pop("_reduction", None)  # formed again from the tensors where they are now
+        self.__dict__.pop("_reduction", None)  # recomputed from the moved tensors
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
@@ -127,7 +124,7 @@ class Conditioned(Kernel):
         super()._load_from_state_dict(*arguments, **named)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what can be formed again."""
+        """Without the cached reduction."""
         return {name: value for name, value in self.__dict__.items() if name != "_reduction"}
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -135,14 +132,14 @@ class Conditioned(Kernel):
     ) -> Tensor:
         """Covariances (*b, n1, n2), or variances (*b, n) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("a Conditioned kernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("a Conditioned kernel does not support `last_dim_is_batch=True`")
         same = identical(x1, x2)
         if diag and same:
-            pieces = ((self._variance(x),) for x in chunks(x1, self.width, CACHED))
+            pieces = ((self._variance(x),) for x in _pieces(x1, self.width))
             return _joined(pieces, x1.shape[-2])[0]
         if diag:
-            pairs = zip(chunks(x1, self.width), chunks(x2, self.width), strict=True)
-            return torch.cat([self._pairs(a, b) for a, b in pairs], dim=-1)
+            first, second = (operators.pieces(x, self.width, dim=-2) for x in (x1, x2))
+            return torch.cat([self._pairs(a, b) for a, b in zip(first, second, strict=True)], dim=-1)
         first = self.projection(x1)
         second = first if same else self.projection(x2)
         value = gram(self.base, x1, x1 if same else x2) - first.mT @ second
@@ -178,8 +175,8 @@ class Conditioned(Kernel):
 
     @property
     def width(self) -> int:
-        """Numbers that one input costs while its variance is formed."""
-        return len(self.z) * max(1, self.batch_shape.numel())
+        """Numbers in k(z, x) for one input x."""
+        return len(self.z) * self.batch_shape.numel()
 
 
 class ConditionedMean(Mean):
@@ -209,8 +206,8 @@ class ConditionedMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (k, n) at inputs (n, d)."""
-        width = len(self.z) * max(1, self.base_kernel.batch_shape.numel())
-        pieces = ((self._values(part),) for part in chunks(x.double(), width, CACHED))
+        width = len(self.z) * self.base_kernel.batch_shape.numel()
+        pieces = ((self._values(part),) for part in _pieces(x.double(), width))
         return _joined(pieces, x.shape[-2])[0]
 
     def _values(self, x: Tensor) -> Tensor:
@@ -223,18 +220,18 @@ class ConditionedMean(Mean):
         return mean_rows(self.base_mean, x, len(self.weights)) + (shift if cross.dim() == 2 else shift.squeeze(-2))
 
 
-def shared(mean: Mean, kernel: Kernel) -> tuple[ConditionedMean, Conditioned] | None:
-    """The two, if they look at the same k(z, x), as what one conditioning made of a process does; else None."""
+def shared_conditioning(mean: Mean, kernel: Kernel) -> tuple[ConditionedMean, Conditioned] | None:
+    """Mean and kernel if both use the same k(z, x), as after conditioning a process; else None."""
     if not isinstance(mean, ConditionedMean) or not isinstance(kernel, Conditioned):
         return None
     return (mean, kernel) if mean.base_kernel is kernel.base and identical(mean.z, kernel.z) else None
 
 
 def moments(mean: ConditionedMean, kernel: Conditioned, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Means (k, n) and variances (n,) or (k, n) at inputs (n, d), each k(z, x) formed once for both of them."""
+    """Means (k, n) and variances (n,) or (k, n) at inputs (n, d), with each k(z, x) formed only once."""
 
     def pieces() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in chunks(x.double(), kernel.width, CACHED):
+        for part in _pieces(x.double(), kernel.width):
             cross = gram(kernel.base, kernel.z, part)
             yield mean.values_given(part, cross), kernel.variance_given(part, cross)
 
@@ -243,10 +240,9 @@ def moments(mean: ConditionedMean, kernel: Conditioned, x: Tensor) -> tuple[Tens
 
 
 def _joined(pieces: Iterator[tuple[Tensor, ...]], size: int) -> tuple[Tensor, ...]:
-    """Results (..., n_i) of one chunk after the other side by side, (..., size), written there as they come.
+    """Concatenate results (..., n_i) of successive chunks along the last axis, (..., size), in preallocated memory.
 
-    Kept one by one until the end, small results between large blocks would scatter these over the memory: 0.4 GiB at a
-    million inputs.
+    A list of small results between large temporary blocks fragments the memory: 0.4 GiB at a million inputs.
     """
     whole: tuple[Tensor, ...] = ()
     start = 0
@@ -260,7 +256,7 @@ def _joined(pieces: Iterator[tuple[Tensor, ...]], size: int) -> tuple[Tensor, ..
 
 
 def identical(x1: Tensor, x2: Tensor) -> bool:
-    """Whether the two hold the same inputs."""
+    """Whether two tensors of inputs are equal."""
     return x1 is x2 or (x1.shape == x2.shape and torch.equal(x1, x2))
 
 
@@ -279,20 +275,19 @@ def places(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return place.clamp(max=len(z) - 1), place < len(z)
 
 
-def chunks(x: Tensor, width: int, elements: int = operators.CHUNK_ELEMENTS) -> Iterator[Tensor]:
-    """`x` cut along its last axis but one, so that rows times `width` stays within `elements`."""
-    rows = max(1, elements // max(1, width))
-    yield from x.split(rows, dim=-2)
+def _pieces(x: Tensor, width: int) -> Iterator[Tensor]:
+    """Inputs so few at a time that k(z, x), of `width` numbers an input, and a product with it stay in the cache."""
+    return operators.pieces(x, 2 * width, dim=-2, cached=True)
 
 
 def _raised(covariance: Tensor, before: Tensor) -> Tensor:
-    """A covariance (*b, n, n) whose diagonal is raised to rounding level where it fell below, as variances are."""
+    """A covariance (*b, n, n) with its diagonal raised to rounding level where it is below, as in `floored`."""
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     return covariance + torch.diag_embed(floored(variance, before) - variance)
 
 
 def floored(variance: Tensor, before: Tensor) -> Tensor:
-    """A variance formed as a difference from `before`, raised to rounding level where it fell below, which is noted."""
+    """A variance formed as a difference from `before`, raised to rounding level where it is below, which is noted."""
     floor = 64 * torch.finfo(variance.dtype).eps * before
     if bool((variance < floor).any()):
         shift = (floor - variance) / before.clamp_min(torch.finfo(before.dtype).tiny)

@@ -1,4 +1,4 @@
-"""The Gaussian process: a mean function and a kernel, before or after data."""
+"""Gaussian processes, prior or posterior: a mean function and a kernel."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from bayeskit.core.lazy_moments import DeferredValues, Moments
 from bayeskit.core.operators import KernelOperator, Mixed
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
-from bayeskit.gp.kernels.deep import settled
+from bayeskit.gp.kernels.deep import is_frozen
 from bayeskit.gp.kernels.evaluate import Evaluated, check_columns, mean_rows
 from bayeskit.gp.process import pathwise
-from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean, moments, shared
+from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean, moments, shared_conditioning
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +35,13 @@ class GaussianProcess(Posterior):
     coregionalization model, one kernel each the linear model of coregionalization. Without a mixing f = g.
 
     Values are formed in float64 whatever the dtype of inputs and hyperparameters. Conditioning gives a
-    `GaussianProcess` again, so a posterior is the next prior with nothing dropped.
+    `GaussianProcess` again, so a posterior can serve as the next prior without approximation.
 
     Args:
         mean: A gpytorch mean of batch shape () for all latent functions, or (q,) with one for each.
         kernel: A gpytorch kernel of batch shape () for all latent functions, or (q,) with one for each.
-        num_outputs: k; left at 1 it is read off `mixing`, if there is one.
-        mixing: W, (k, q), learnt if it requires a gradient; None for the identity.
+        num_outputs: k; with a `mixing` it may be left at 1.
+        mixing: W, (k, q), learned if it requires a gradient; None for the identity.
 
     References:
         Alvarez, Rosasco and Lawrence (2012), "Kernels for Vector-Valued Functions: a Review", sections 4.2 and 4.3.
@@ -89,14 +89,14 @@ class GaussianProcess(Posterior):
 
     @property
     def num_latents(self) -> int:
-        """How many independent functions there are, q; without a mixing one for each output."""
+        """Number of independent latent functions, q; without a mixing that of the outputs."""
         return self.num_outputs if self.mixing is None else self.mixing.shape[-1]
 
     def __call__(self, x: Inputs) -> GaussianValues:
-        """Joint law of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
+        """Joint distribution of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
         x = one_tensor(x).double()
         process = self.frozen()
-        known = shared(process.mean, process.kernel)
+        known = shared_conditioning(process.mean, process.kernel)
         if known is None:
             return GaussianValues(process._mean(x), process._covariance(x))
         check_columns(known[1].base, known[1].z, x)
@@ -107,7 +107,7 @@ class GaussianProcess(Posterior):
         return self.mixed(self.mean_rows(x).mT.contiguous())
 
     def _covariance(self, x: Tensor) -> LinearOperator:
-        """The joint covariance at inputs (n, d), never formed."""
+        """The joint covariance at inputs (n, d), as an operator."""
         kernel = self.kernel if isinstance(self.kernel, Conditioned) else Evaluated(self.kernel)
         prior = pathwise.before_data(self.kernel)
         before = None if prior is self.kernel else prior
@@ -146,9 +146,9 @@ class GaussianProcess(Posterior):
         )
 
     def frozen(self) -> "GaussianProcess":
-        """The same process with hyperparameters in float64 that need no gradient; itself if they are so already."""
+        """The process with float64 hyperparameters that require no gradient; `self` if it is so already."""
         known = self.mixing is None or (self.mixing.dtype == torch.float64 and not self.mixing.requires_grad)
-        if known and settled(self.mean) and settled(self.kernel):
+        if known and is_frozen(self.mean) and is_frozen(self.kernel):
             return self
         mixing = None if self.mixing is None else self.mixing.detach().double().clone()
         return replace(self, mean=_frozen(self.mean), kernel=_frozen(self.kernel), mixing=mixing)
@@ -160,10 +160,10 @@ class GaussianProcess(Posterior):
     def conditioned(
         self, z: Tensor, tril: Tensor, whitened: Tensor, *, root: Tensor | None = None, noise: Tensor | None = None
     ) -> "GaussianProcess":
-        """This process given what is known of v = L^-1 f(z): v ~ N(q, R R'), or the noisy values that L L' describes.
+        """This process given v = L^-1 f(z) ~ N(q, R R'), or given noisy values with L L' = k(z, z) + noise.
 
-        Conditioning a conditioned process folds the two into one over the first kernel, as `Conditioned` explains.
-        With a mixing, what is known is of the latent functions g, each by itself; the outputs stay f = W g.
+        Conditioning a conditioned process merges the two into one over the first kernel, as `Conditioned` explains.
+        With a mixing, each latent function g is conditioned separately; the outputs stay f = W g.
 
         Args:
             z: Inputs (m, d).
@@ -196,7 +196,7 @@ def _folded(
     root: Tensor | None,
     noise: Tensor | None,
 ) -> tuple[ConditionedMean, Conditioned]:
-    """Two conditionings as one over the first kernel; the equations are those of `conditioned.py`."""
+    """Two conditionings merged into one over the first kernel; equations in `conditioned_kernel.py`."""
     first = len(kernel.z)
     below = kernel.deflated(kernel.projection(z)).mT  # C (I - R1 R1'), (*b, m2, m1)
     batch = torch.broadcast_shapes(kernel.tril.shape[:-2], below.shape[:-2], tril.shape[:-2])
@@ -250,7 +250,7 @@ def _transposed_solve(tril: Tensor, rows: Tensor) -> Tensor:
 
 
 def _plain(matrix: Tensor) -> Tensor:
-    """Row-major memory: a Cholesky factor is column-major, and a file would not bring that back."""
+    """The matrix in row-major memory: a Cholesky factor is column-major, and a saved file loses that."""
     return matrix.clone(memory_format=torch.contiguous_format)
 
 
@@ -260,7 +260,7 @@ def _frozen(module):
 
 @dataclass(frozen=True, eq=False)
 class _AtInputs(Moments):
-    """Those of the outputs of a process at inputs (n, d); `known` and `kernel` are its mean and kernel."""
+    """Moments of the outputs of a process at inputs (n, d); `known` and `kernel` are its mean and kernel."""
 
     process: GaussianProcess
     known: ConditionedMean
@@ -279,7 +279,7 @@ class _AtInputs(Moments):
 
 
 class _Paths:
-    """Mean plus zero-mean draws, (s, n, k)."""
+    """Mean plus zero-mean samples, (s, n, k)."""
 
     def __init__(self, process: GaussianProcess, draws: pathwise.Draws):
         self.process, self.draws = process, draws

@@ -1,12 +1,12 @@
-"""Random functions given data: a draw before the data, moved to agree with them (Matheron's rule)."""
+"""Posterior function samples: prior samples updated by the data (Matheron's rule)."""
 
 import torch
 from torch import Tensor
 
-from bayeskit.core import generators
+from bayeskit.core import generators, operators
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.process.cg_kernel import IterativelyConditioned
-from bayeskit.gp.process.conditioned_kernel import Conditioned, chunks
+from bayeskit.gp.process.conditioned_kernel import Conditioned
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 from bayeskit.gp.process.random_features import Draws, weighted
 
@@ -15,7 +15,7 @@ class Updated:
     """f0(x) + k(x, z) v with v = L^-T (R e - L^-1 (f0(z) + noise)).
 
     Args:
-        prior: f0, draws of the kernel before conditioning.
+        prior: f0, samples under the kernel before conditioning.
         kernel: The conditioned kernel.
         shape: Draws and outputs, (s, k).
         generator: Source of randomness.
@@ -51,7 +51,7 @@ class Neighbors:
     """w(x)' u + sqrt(r(x) / k(x, x)) f0(x) for u ~ N(0, diag(s)), with w, r, s of `Nearest`.
 
     Args:
-        prior: f0, draws of the kernel before conditioning.
+        prior: f0, samples under the kernel before conditioning.
         kernel: The kernel of a process given by nearest inducing values.
         values: u, (s, k, m).
     """
@@ -62,7 +62,7 @@ class Neighbors:
     def __call__(self, x: Tensor) -> Tensor:
         """Values (s, k, n) at inputs (n, d)."""
         parts = []
-        for part in chunks(x, self.kernel.variance.numel()):
+        for part in operators.pieces(x, self.kernel.variance.numel()):
             weights, share = self.kernel.parts(part)  # (n, m) and (n,), or with an axis of kernels in front
             parts.append((weights @ self.values.unsqueeze(-1)).squeeze(-1) + share * self.prior(part))
         return torch.cat(parts, dim=-1)

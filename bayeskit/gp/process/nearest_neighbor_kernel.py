@@ -1,11 +1,11 @@
-"""A Gaussian process that looks at the inducing values nearest to an input and at no others.
+"""Sparse-within-sparse Gaussian processes, in which each input depends on its nearest inducing values only.
 
 With I(x) the H inducing inputs most correlated with x, and u = f(Z) - m(Z) ~ N(mu, diag(s)):
 
     f(x) = m(x) + w(x)' u_I + sqrt(r(x)) g(x),    w = K_II^-1 k_I(x),    r = k(x, x) - k_I(x)' w,
 
-where g is a process of unit variance with the correlations of k, independent of u. At a single input this is sparse
-within sparse inference; g makes the values at several inputs one joint law, whatever sets of neighbors they have.
+where g is a process of unit variance with the correlations of k, independent of u. At a single input this is the
+sparse-within-sparse posterior; g defines the joint distribution at inputs with different neighbors.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from gpytorch.kernels import Kernel
 from gpytorch.means import Mean
 from torch import Tensor
 
-from bayeskit.core.operators import factorize
+from bayeskit.core.operators import factorize, pieces
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs, mean_rows
-from bayeskit.gp.process.conditioned_kernel import chunks, floored, identical
+from bayeskit.gp.process.conditioned_kernel import floored, identical
 
 
 @dataclass(frozen=True, eq=False)
 class Neighborhoods:
-    """The neighbors of n inputs and what they say of them, for c kernels (one for all outputs, or one for each).
+    """Nearest inducing points of n inputs and their regression weights, for c kernels (one, or one per output).
 
     Args:
         index: I(x_i), (n, h).
@@ -46,7 +46,7 @@ class Neighborhoods:
 
 
 def neighborhoods(kernel: Kernel, z: Tensor, x: Tensor, num_neighbors: int) -> Neighborhoods:
-    """Find the neighbors of inputs (n, d) among inducing inputs (m, d), differentiable in all but the choice.
+    """Find the neighbors of inputs (n, d) among inducing inputs (m, d); differentiable except for the selection.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
@@ -70,7 +70,7 @@ def _nearest(kernel: Kernel, z: Tensor, x: Tensor, num_neighbors: int) -> Tensor
     """The inducing inputs of largest correlation in absolute value, averaged over outputs, (n, h)."""
     scale = gram_diagonal(kernel, z).sqrt().unsqueeze(-1)
     parts = []
-    for part in chunks(x, len(z) * max(1, kernel.batch_shape.numel())):
+    for part in pieces(x, len(z) * kernel.batch_shape.numel()):
         correlation = (gram(kernel, z, part) / scale).abs().reshape(-1, len(z), len(part)).mean(0)
         parts.append(correlation.topk(num_neighbors, dim=0).indices.mT)
     return torch.cat(parts)
@@ -106,7 +106,7 @@ class Nearest(Kernel):
     ) -> Tensor:
         """Covariances (*b, n1, n2), or of pairs (*b, n) with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
-            raise ValueError("a Nearest kernel has no meaning with `last_dim_is_batch=True`")
+            raise ValueError("a Nearest kernel does not support `last_dim_is_batch=True`")
         weights1, share1 = self.parts(x1)
         weights2, share2 = (weights1, share1) if identical(x1, x2) else self.parts(x2)
         scaled = weights1 * self.variance.unsqueeze(-2)
@@ -118,7 +118,7 @@ class Nearest(Kernel):
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The weights w(x) of all inducing values, (*b, n, m), and sqrt(r(x) / k(x, x)), (*b, n).
 
-        The second is the share of the prior's standard deviation that no neighbor explains.
+        The second is the residual standard deviation given the neighbors, relative to that of the prior.
         """
         x = x.double()
         if x.dim() > 2 and x.stride(-3) == 0:  # the same inputs for every kernel of a batch
@@ -141,7 +141,7 @@ class NearestMean(Mean):
 
     Args:
         base_mean: The mean before the data.
-        base_kernel: The kernel before the data, which finds and weighs the neighbors.
+        base_kernel: The kernel before the data, which defines the neighbors and their weights.
         z: Inducing inputs (m, d).
         mean: mu for each output, (k, m).
         num_neighbors: H.
@@ -164,8 +164,8 @@ class NearestMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (k, n) at inputs (n, d)."""
-        width = self.num_neighbors**2 * max(1, self.base_kernel.batch_shape.numel())
-        return torch.cat([self._values(part) for part in chunks(x.double(), width)], dim=-1)
+        width = self.num_neighbors**2 * self.base_kernel.batch_shape.numel()
+        return torch.cat([self._values(part) for part in pieces(x.double(), width)], dim=-1)
 
     def _values(self, x: Tensor) -> Tensor:
         near = neighborhoods(self.base_kernel, self.z, x, self.num_neighbors)
@@ -173,7 +173,7 @@ class NearestMean(Mean):
 
 
 def _matched(values: Tensor, inputs: int, kernels: int) -> Tensor:
-    """Of values for every set of inputs and every kernel, those where the two belong together; one axis remains."""
+    """From values for all pairs of input sets and kernels, those of matching pairs; the two axes become one."""
     if values.shape[kernels] == 1:
         return values.squeeze(kernels)
     if values.shape[inputs] == 1:

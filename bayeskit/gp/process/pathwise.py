@@ -18,7 +18,7 @@ from gpytorch.kernels import AdditiveKernel, Kernel, LinearKernel, ScaleKernel
 from torch import Tensor
 
 from bayeskit.core import generators
-from bayeskit.gp.kernels.coregionalization import OutputKernel, apart
+from bayeskit.gp.kernels.coregionalization import OutputKernel, split_output_index
 from bayeskit.gp.kernels.deep import DeepKernel
 from bayeskit.gp.kernels.evaluate import outer_dims
 from bayeskit.gp.process.cg_kernel import IterativelyConditioned
@@ -194,7 +194,7 @@ class _Mixtures:
         self.latents, self.mixing, self.num_outputs = latents, mixing, num_outputs
 
     def __call__(self, x: Tensor) -> Tensor:
-        inputs, weights = apart(x, self.mixing)
+        inputs, weights = split_output_index(x, self.mixing)
         return torch.einsum("spn,np->sn", self.latents(inputs), weights).unflatten(0, (-1, self.num_outputs))
 
 

@@ -1,4 +1,4 @@
-"""A process that is one of several: hyperparameters that are drawn rather than chosen."""
+"""Mixtures of Gaussian processes, as from hyperparameters sampled from their posterior."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,12 +38,12 @@ class ProcessMixture(Posterior):
         return self.components[0].num_outputs
 
     def __call__(self, x: Inputs) -> MixtureValues:
-        """Joint law of the function at inputs (n, d): the mixture of the components' laws."""
+        """Joint distribution of the function at inputs (n, d): the mixture over components."""
         x = one_tensor(x).double()
         return MixtureValues(tuple(part(x) for part in self.components), self.weights)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
-        """A component for each of s functions, then a draw of it; see `GaussianProcess.sample_functions`."""
+        """Sample a component for each of s functions, then a function from it; see `GaussianProcess`."""
         index = generators.categorical(self.weights, num_samples, generator=generator)
         drawn = {
             s: self.components[s].sample_functions(int((index == s).sum()), generator=generator)
@@ -54,7 +54,7 @@ class ProcessMixture(Posterior):
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """The functions drawn of each component, in the order they were asked for."""
+    """Functions of several components, in the order of the samples."""
 
     index: Tensor
     functions: dict[int, Callable[[Tensor], Tensor]]

@@ -134,7 +134,7 @@ def weighted(kernel: Kernel, z: Tensor, x: Tensor, weights: Tensor) -> Tensor:
         >>> weighted(RBFKernel().requires_grad_(False), one, one, 2 * one.unsqueeze(0)).tolist()
         [[[2.0]]]
     """
-    width = max(weights[..., 0].numel(), len(z) * max(1, kernel.batch_shape.numel()))
+    width = max(weights[..., 0].numel(), len(z) * kernel.batch_shape.numel())
     parts = []
     for rows in operators.pieces(x, width):
         cross = gram(kernel, z, rows)  # (m, n) or (k, m, n)

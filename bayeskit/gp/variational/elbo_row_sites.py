@@ -71,7 +71,7 @@ def learn_by_rows(
     model: Model,
     z: Callable[[], Tensor],
     rows: Data,
-    learnt: Sequence[Tensor],
+    learned: Sequence[Tensor],
     *,
     max_iter: int,
     description: str,
@@ -84,7 +84,7 @@ def learn_by_rows(
         model: Mean, kernel and any likelihood, changed in place.
         z: The present inducing points.
         rows: The data.
-        learnt: What to learn.
+        learned: What to learn.
         max_iter: L-BFGS iterations at most.
         description: For the progress bar.
         start: The sites of `rows` to start from; None for none.
@@ -115,7 +115,7 @@ def learn_by_rows(
         last = value
         part = minimize_lbfgs(
             lambda held=held, past=past: -(rows_bound(model, z(), rows, held, past)[0] + model.log_prior()),
-            learnt,
+            learned,
             max_iter=max_iter if closed else min(ITERATIONS_PER_ROUND, max_iter),
             description=description,
         )

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeskit.core.operators import factorize
+from bayeskit.core.operators import factorize, pieces
 from bayeskit.core.optimize import minimize_lbfgs
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean, chunks
+from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.marginal_moments import marginals
 from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
@@ -72,7 +72,7 @@ def bound(model: Model, rows: PseudoObservations, data: Data) -> Tensor:
     covariance, noise = gram(model.kernel, rows.z, rows.z), rows.noise(model)
     tril = factorize(covariance + torch.diag_embed(noise), name="k(z, z) + noise").tril
     total, start = -_divergence(covariance, tril, noise, rows.whitened), 0
-    for x in chunks(inputs(data), len(rows.z) * model.num_outputs):
+    for x in pieces(inputs(data), len(rows.z) * model.num_outputs):
         part = slice(start, start + len(x))
         weights = None if data.weights is None else data.weights[part]
         block, start = Data(x, data.y[part], weights, data.scale), start + len(x)

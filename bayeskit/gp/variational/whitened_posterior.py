@@ -13,7 +13,6 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram, grams, mean_rows
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
-from bayeskit.gp.process.conditioned_kernel import chunks
 from bayeskit.gp.variational.coupled_newton import coupled_means
 from bayeskit.gp.variational.marginal_moments import Form, marginals_of_grams
 from bayeskit.gp.variational.projected_data import ProjectedData
@@ -205,7 +204,7 @@ class _Objective:
 
     def _built(self) -> Iterator[ProjectedData]:
         start = 0
-        for x in chunks(inputs(self.data), len(self.z) * self.model.num_outputs, BLOCK_ELEMENTS):
+        for x in operators.pieces(inputs(self.data), len(self.z) * self.model.num_outputs, elements=BLOCK_ELEMENTS):
             part = replace(self.data.rows(slice(start, start + len(x))), scale=self.data.scale)
             yield ProjectedData.build(self.model, self.tril, self.z, part)
             start += len(x)

@@ -49,7 +49,7 @@ def test_classes_keep_their_names():
     assert set(np.unique(data.y)) == {0, 1}
 
 
-def test_some_classes_and_their_partner():
+def test_some_classes_and_the_others_as_ood():
     data = datasets.load("digits-0-4")
     other = datasets.load_inputs("digits-5-9", data)
     assert len(data.X) + len(other) == 1797
@@ -58,7 +58,7 @@ def test_some_classes_and_their_partner():
         datasets.load("digits-8-12")
 
 
-def test_splits_hold_every_row_once_and_keep_the_shares_of_classes():
+def test_splits_hold_every_row_once_and_are_stratified():
     data = datasets.load("iris")
     train, test = data.split(3)
     assert sorted([*train, *test]) == list(range(150))
@@ -84,13 +84,13 @@ def test_layouts_of_a_folder(folder):
     assert datasets.load(str(folder / "plain.npz")).X.dtype == np.float32
 
 
-def test_a_shipped_name_wins_and_says_so(folder):
+def test_a_shipped_name_takes_precedence_with_a_note(folder):
     data = datasets.load("wine")
     assert data.task == "classification"
     assert any("wine.npz" in note for note in data.notes)
 
 
-def test_what_is_not_there_is_answered_in_a_sentence(folder):
+def test_messages_for_missing_data(folder):
     with pytest.raises(ValueError, match="did you mean 'houses'"):
         datasets.load("housse")
     with pytest.raises(ValueError, match="must hold arrays `X` and `y`"):
@@ -126,7 +126,7 @@ def test_parquet_is_csv(tmp_path):
     assert parquet.classes == ("no", "yes")
 
 
-def test_partner_needs_the_same_columns(tmp_path):
+def test_ood_inputs_need_the_same_columns(tmp_path):
     table = pd.DataFrame({"x": np.arange(20.0), "c": ["a", "b"] * 10, "y": np.arange(20) / 7})
     table.to_csv(tmp_path / "t.csv", index=False)
     table.drop(columns="c").to_csv(tmp_path / "u.csv", index=False)
@@ -139,7 +139,7 @@ def test_partner_needs_the_same_columns(tmp_path):
         datasets.load_inputs("iris", datasets.load("digits"))
 
 
-def test_rare_classes_are_left_out_and_said():
+def test_rare_classes_are_left_out_with_a_note():
     y = np.array(["a"] * 20 + ["b"] * 20 + ["c"] * 2)
     from bayeskit.benchmark.data.dataset_sources import Raw
     from bayeskit.benchmark.data.datasets import _finish
@@ -163,7 +163,7 @@ def test_rare_classes_are_left_out_and_said():
         (np.ones((5, 2)), "regression"),
     ],
 )
-def test_the_task_is_guessed_from_the_target(y, task):
+def test_the_task_is_inferred_from_the_target(y, task):
     assert datasets.guess_task(y)[0] == task
 
 
@@ -173,7 +173,7 @@ def test_fingerprint_changes_with_the_data():
     assert data.fingerprint() != datasets.load("wine").fingerprint()
 
 
-def test_openml_answers_a_lost_network_in_a_sentence(monkeypatch):
+def test_message_for_openml_without_a_network(monkeypatch):
     def lost(*_, **__):
         raise OSError("no route")
 
@@ -202,7 +202,7 @@ def test_text_and_real_dates_in_parquet_are_those_of_csv(tmp_path):
         assert [dtype.kind for dtype in data.X.dtypes] == ["M", "M", "M"]
 
 
-def test_a_name_is_a_partner_of_a_file_when_its_columns_match(tmp_path):
+def test_a_named_set_is_ood_for_a_file_with_the_same_columns(tmp_path):
     from sklearn.datasets import load_iris
 
     load_iris(as_frame=True).frame.to_csv(tmp_path / "flowers.csv", index=False)
@@ -218,7 +218,7 @@ def test_a_name_is_a_partner_of_a_file_when_its_columns_match(tmp_path):
 
 
 @pytest.mark.parametrize("decimal", [".", ","])
-def test_other_separators_are_found_and_said(tmp_path, decimal):
+def test_other_separators_are_inferred_with_a_note(tmp_path, decimal):
     table = pd.DataFrame({"a": np.arange(20) / 8, "b": np.arange(20) / 3, "y": np.arange(20) / 7})
     table.to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=decimal)
     data = datasets.load(str(tmp_path / "t.csv"))
@@ -228,7 +228,7 @@ def test_other_separators_are_found_and_said(tmp_path, decimal):
     assert ("decimals by commas" in data.notes[0]) == (decimal == ",")
 
 
-def test_files_that_cannot_be_used_are_answered_in_a_sentence(tmp_path):
+def test_messages_for_unusable_files(tmp_path):
     (tmp_path / "head.csv").write_text("a,b,y\n")
     with pytest.raises(ValueError, match="has no rows, only the names of 3 columns"):
         datasets.load(str(tmp_path / "head.csv"))

@@ -1,4 +1,4 @@
-"""Columns of every kind become numbers, learnt on the training rows alone."""
+"""Columns of every kind are encoded as numbers, learnt on the training rows alone."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def test_every_kind_of_column():
     assert (np.diff(numbers[:, 2]) == 1).all()  # dates in days
 
 
-def test_everything_done_is_said():
+def test_every_decision_has_a_sentence():
     text = " ".join(encoding.learn(TRAIN).sentences)
     assert "2 columns without information in the training rows were dropped: fixed, empty." in text
     assert "A text column was dropped, being different in every row: key." in text
@@ -40,7 +40,7 @@ def test_everything_done_is_said():
     )
 
 
-def test_only_training_rows_teach():
+def test_only_training_rows_are_learnt_from():
     encoder = encoding.learn(TRAIN)
     other = TRAIN.assign(city="new", size=np.nan, fixed=7)
     numbers = encoder(other)

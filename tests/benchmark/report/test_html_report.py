@@ -1,4 +1,4 @@
-"""The report is one file that needs nothing else: no network, no scripts, no errors."""
+"""The report is one self-contained file: no network, no scripts, no errors."""
 
 import re
 import shutil

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from bayeskit import bnn
+from bayeskit import bnn, mcmc
 from bayeskit.bnn.ivon import fused_kernel
 from bayeskit.bnn.ivon.update_rule import scale_noise_, update_
+from bayeskit.core import normals
+from bayeskit.core.likelihood import Gaussian
+from bayeskit.core.optimize import Training
+from bayeskit.core.types import Data
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -108,13 +112,22 @@ def test_other_memory_layouts_use_torch():
     assert torch.equal(convolution.weight, before)
 
 
+def forget():
+    for load in (fused_kernel.load, normals.load):
+        load.cache_clear()
+
+
+def remove_compiler(monkeypatch, folder):
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    forget()
+
+
 @pytest.fixture
 def without_compiler(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fused_kernel.load.cache_clear()
+    remove_compiler(monkeypatch, tmp_path)
     yield
-    fused_kernel.load.cache_clear()
+    forget()
 
 
 def test_without_a_compiler_torch_is_used(without_compiler, monkeypatch):
@@ -133,3 +146,37 @@ def test_a_failing_compiler_counts_as_none(without_compiler, tmp_path, monkeypat
     monkeypatch.setenv("CC", str(broken))
     assert fused_kernel.load() is None
     assert list((tmp_path / "bayeskit").iterdir()) == []
+
+
+SAMPLERS = ["SGLD", "PSGLD", "SGHMC", "SGNHT", "BAOAB", "HMC", "NUTS", "SVGD"]
+METHODS = {
+    "ivon": bnn.IVON(training=Training(max_epochs=3, batch_size=16)),
+    "mean_field": bnn.MeanFieldVI(training=Training(max_epochs=3, batch_size=16)),
+    **{
+        name: bnn.MCMC(getattr(mcmc, name)(), num_chains=2, num_samples=2, burn_in=2, thin=1, start_steps=2)
+        for name in SAMPLERS
+    },
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_inference_without_a_compiler_has_the_same_results(name, monkeypatch, tmp_path):
+    """In float32, with normals compiled from 16 numbers on: equal to rounding, which short runs do not amplify."""
+    monkeypatch.setattr("bayeskit.core.generators.COMPILED_FROM", 16)
+    x = torch.linspace(-1, 1, 32)[:, None]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        prior = bnn.gaussian_prior(bnn.MLP(1, 1, hidden=(20,), dtype=torch.float32))
+    states, values = [], []
+    for compiler in (True, False):
+        forget()
+        if not compiler:
+            remove_compiler(monkeypatch, tmp_path)
+            assert normals.load() is None
+        generator = torch.Generator().manual_seed(0)
+        fit = METHODS[name].infer(prior, Gaussian(0.1), Data(x, x.sin()), generator=generator)
+        values.append(fit.posterior(x).mean)
+        states.append(generator.get_state())
+    forget()
+    assert torch.equal(*states)
+    torch.testing.assert_close(*values, rtol=1e-3, atol=1e-4)

@@ -4,7 +4,7 @@ from sklearn.base import clone
 from torch import nn
 
 from bayeskit import bnn, mcmc
-from bayeskit.bnn.methods.mcmc import MCMC, _fixed
+from bayeskit.bnn.methods.mcmc import MCMC, _with_statistics
 from bayeskit.bnn.training.log_posterior import NOISE_SPREAD, LogPosterior, MiniBatches, Model
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 from bayeskit.core.types import Data
@@ -325,7 +325,7 @@ def test_statistics_of_fresh_layers_are_those_of_the_data_and_trained_ones_stay(
     trained = net[3]
     trained.num_batches_tracked += 1
     state = torch.get_rng_state()
-    fixed = _fixed(net, Data(x, x[:, :1]))
+    fixed = _with_statistics(net, Data(x, x[:, :1]))
     assert torch.allclose(fixed[0].running_mean, x.mean(0)) and torch.allclose(fixed[0].running_var, x.var(0))
     assert torch.equal(fixed[3].running_mean, torch.zeros(4)) and trained.num_batches_tracked == 1
     assert fixed[0].momentum == 0.1 and not any(layer.training for layer in fixed.modules())

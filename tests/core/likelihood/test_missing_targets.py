@@ -119,7 +119,7 @@ def test_a_joint_law_of_the_outputs_refuses_by_name():
         lambda: Correlated().site_gradients(mean, variance, holes),
         lambda: Correlated().curvature(mean, holes),
     ):
-        with pytest.raises(ValueError, match=r"Correlated has one joint law.*missing"):
+        with pytest.raises(ValueError, match=r"Correlated has one joint distribution.*missing"):
             evaluate()
     assert Correlated().log_prob(mean, y).isfinite().all()
 

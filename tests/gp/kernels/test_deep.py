@@ -11,7 +11,7 @@ from torch import nn
 from bayeskit import GPClassifier, GPRegressor, gp, load, save
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.types import Data
-from bayeskit.gp.kernels.deep import DeepKernel, network_weights, settled
+from bayeskit.gp.kernels.deep import DeepKernel, is_frozen, network_weights
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal, gram_pairs
 from bayeskit.gp.model.hyperparameters import learnable
 
@@ -88,7 +88,7 @@ def test_the_network_keeps_its_floating_type():
     assert kernel.base_kernel.raw_outputscale.dtype == torch.float64
     assert kernel.float().base_kernel.raw_outputscale.dtype == torch.float32
     assert deep(dtype=torch.float64).float().network[0].weight.dtype == torch.float64
-    assert not settled(kernel.double()) and settled(kernel.requires_grad_(False))
+    assert not is_frozen(kernel.double()) and is_frozen(kernel.requires_grad_(False))
     posterior = process(kernel)
     assert posterior.frozen() is posterior
     fit = gp.Exact(max_iter=3).infer(process(deep()), Gaussian(), regression(), generator=generator())

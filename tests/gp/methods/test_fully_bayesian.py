@@ -15,7 +15,7 @@ from bayeskit.core.likelihood import Drawn, Gaussian, StudentT
 from bayeskit.core.types import Data
 from bayeskit.gp import default_prior
 from bayeskit.gp.methods.exact import log_evidence
-from bayeskit.gp.methods.hyperparameter_posterior import Hyperposterior
+from bayeskit.gp.methods.hyperparameter_posterior import HyperparameterPosterior
 from bayeskit.gp.model.hyperparameters import learnable
 
 from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_law
@@ -26,7 +26,7 @@ X = inputs_for_tests()
 
 def density(prior, likelihood, data):
     model = learnable(prior, likelihood, learn=True)
-    return Hyperposterior(model, lambda: log_evidence(model, data), data)
+    return HyperparameterPosterior(model, lambda: log_evidence(model, data), data)
 
 
 def at(law, values):
@@ -73,7 +73,7 @@ def test_the_default_prior_is_a_density_of_its_raw_values():
     data = regression()
     prior = default_prior(data.x)
     model = learnable(prior, Gaussian(), learn=True)
-    law = Hyperposterior(model, lambda: log_evidence(model, data), data)
+    law = HyperparameterPosterior(model, lambda: log_evidence(model, data), data)
     constant_mean = 0.5 * (model.mean.constant.detach() / (3 * data.y.std(correction=0))).square().sum()
     close(law.present(), log_evidence(model, data) + model.log_prior() - constant_mean, 1e-12)
 

@@ -17,6 +17,7 @@ from gpytorch.kernels import (
 from gpytorch.means import ZeroMean
 
 from bayeskit.core import operators
+from bayeskit.core.operators import chunking
 from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, SVGP, Conditioned, ConditionedMean, Exact, GaussianProcess, default_prior
 from bayeskit.gp.kernels.evaluate import gram_diagonal
@@ -97,7 +98,8 @@ def test_chunks_change_nothing(law, monkeypatch):
     x = test_inputs()
     whole = law(x)
     mean, variance = whole.mean, whole.variance
-    monkeypatch.setattr(operators, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(chunking, "CACHE_ELEMENTS", 64)
     close(law(x).mean, mean, 1e-12)
     close(law(x).variance, variance, 1e-12)
 

@@ -1,4 +1,4 @@
-"""One method on one table with one seed: what it believes, at what cost, and how far that is from the truth."""
+"""One method on one table with one seed: posterior moments, cost, and distance from the reference posterior."""
 
 import time
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from bayeskit import metrics
 from bayeskit.bnn.training.log_posterior import LogPosterior, Model
 from bayeskit.mcmc.base.log_density import value_and_gradient
 from fidelity.problem import Problem
+from fidelity.reference import Reference
 from fidelity.rows import Row
-from fidelity.truth import Truth
 
 PRODUCTS = {torch.ops.aten.mm: 0, torch.ops.aten.bmm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.baddbmm: 1}
 """Products of matrices, and which of their arguments is the left factor."""
@@ -33,8 +33,8 @@ class Work(TorchDispatchMode):
         return out
 
 
-def cell(problem: Problem, row: Row, seed: int, *, counting: bool = False) -> dict[str, Any]:
-    """Fit, and ask for the moments of f at the test inputs.
+def trial(problem: Problem, row: Row, seed: int, *, counting: bool = False) -> dict[str, Any]:
+    """Fit, and compute the moments of f at the test inputs.
 
     Args:
         problem: The model and the rows.
@@ -58,19 +58,19 @@ def cell(problem: Problem, row: Row, seed: int, *, counting: bool = False) -> di
     return found | ({"gradients": work.count / one_gradient(problem)} if counting else {"seconds": seconds})
 
 
-def compared(found: Mapping[str, Any], truth: Truth) -> dict[str, float]:
-    """The moments of a cell beside the true ones.
+def compared(found: Mapping[str, Any], reference: Reference) -> dict[str, float]:
+    """The errors of the moments of a trial.
 
-    W2 is the mean distance of the marginal laws; "mean off" the root mean square of (m - m*) / s*; "sd ratio" the
-    median of s / s*; "sd off" the root mean square of s / s* - 1.
+    W2 is the mean distance of the marginal distributions; "mean off" the root mean square of (m - m*) / s*; "sd ratio"
+    the median of s / s*; "sd off" the root mean square of s / s* - 1.
     """
     mean, variance = np.array(found["mean"]), np.array(found["variance"])
-    distance = metrics.pointwise_wasserstein2(mean, variance, truth.mean, truth.variance)
-    ratio, spread = np.sqrt(variance / truth.variance), np.sqrt(truth.variance)
+    distance = metrics.pointwise_wasserstein2(mean, variance, reference.mean, reference.variance)
+    ratio, spread = np.sqrt(variance / reference.variance), np.sqrt(reference.variance)
     return {
         "W2": float(distance.mean()),
         "W2 most": float(distance.max()),
-        "mean off": float(np.sqrt(np.mean(((mean - truth.mean) / spread) ** 2))),
+        "mean off": float(np.sqrt(np.mean(((mean - reference.mean) / spread) ** 2))),
         "sd ratio": float(np.median(ratio)),
         "sd off": float(np.sqrt(np.mean((ratio - 1) ** 2))),
     }

@@ -1,6 +1,6 @@
-"""What is known of the posterior: many long chains of Hamiltonian Monte Carlo, and how well they agree.
+"""The reference posterior: many long chains of Hamiltonian Monte Carlo, and their agreement.
 
-It is stored beside this file as `truth_NAME.npz`; the command that makes it anew is in `mcmc_fidelity.py`.
+It is stored beside this file as `reference_NAME.npz`; `mcmc_fidelity.py` has the command that recomputes it.
 """
 
 import json
@@ -24,7 +24,7 @@ CHAINS, BURN_IN, MAX_STEPS, START_STEPS, SEED = 8, 120, 100, 100, 0
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class Reference:
     """Moments of f at the t test inputs, and their Monte Carlo errors.
 
     Args:
@@ -51,18 +51,20 @@ class Truth:
 
     @property
     def floor(self) -> float:
-        """Mean distance of the law of half of the chains from that of the other half."""
+        """Mean distance between the distributions of the two halves of the chains."""
         (mean1, variance1), (mean2, variance2) = self.halves
         return float(metrics.pointwise_wasserstein2(mean1, variance1, mean2, variance2).mean())
 
 
-def stored(name: str) -> Truth:
-    with np.load(FOLDER / f"truth_{name}.npz") as file:
-        return Truth(**{key: file[key] for key in file.files if key != "about"}, about=json.loads(str(file["about"])))
+def stored(name: str) -> Reference:
+    with np.load(FOLDER / f"reference_{name}.npz") as file:
+        return Reference(
+            **{key: file[key] for key in file.files if key != "about"}, about=json.loads(str(file["about"]))
+        )
 
 
-def store(name: str, truth: Truth):
-    np.savez_compressed(FOLDER / f"truth_{name}.npz", **{**vars(truth), "about": json.dumps(truth.about)})
+def store(name: str, reference: Reference):
+    np.savez_compressed(FOLDER / f"reference_{name}.npz", **{**vars(reference), "about": json.dumps(reference.about)})
 
 
 class Density:
@@ -115,7 +117,7 @@ class _Value(torch.autograd.Function):
         return grads[0][:, None] * slope, None
 
 
-def sample(problem: Problem, *, num_draws: int, checkpoint: str | None) -> Truth:
+def sample(problem: Problem, *, num_draws: int, checkpoint: str | None) -> Reference:
     """Start chains at draws from the prior moved towards modes, run them, and look at the functions."""
     g, begin = torch.Generator().manual_seed(SEED), time.process_time()
     model = Model(problem.prior.network, problem.prior.weights, problem.likelihood)  # type: ignore[arg-type]
@@ -146,7 +148,7 @@ def check(ours: Density, theirs: LogPosterior, position: mcmc.Position):
     torch.testing.assert_close(value1 - value1[0], value2 - value2[0], rtol=1e-8, atol=1e-8)
 
 
-def summarized(f: Tensor, about: dict) -> Truth:
+def summarized(f: Tensor, about: dict) -> Reference:
     """Moments and errors of draws (c, s, t) of the function."""
     centered = f - f.mean((0, 1))
     halves = [[half.mean((0, 1)).numpy(), half.flatten(0, 1).var(0).numpy()] for half in (f[::2], f[1::2])]
@@ -159,7 +161,7 @@ def summarized(f: Tensor, about: dict) -> Truth:
         "R-hat of f, most": mcmc.rhat(f).max().item(),
         "R-hat of f, median": mcmc.rhat(f).median().item(),
     }
-    return Truth(
+    return Reference(
         mean=f.mean((0, 1)).numpy(),
         covariance=f.flatten(0, 1).mT.cov().numpy(),
         mean_error=mcmc.mcse(f).numpy(),
