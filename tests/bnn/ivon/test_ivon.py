@@ -20,9 +20,9 @@ TRAINING = Training(max_epochs=400, batch_size=None, schedule="cosine")
 TO_THE_END = bnn.IVON(
     lr=0.1, betas=(0.9, 0.98), hess_init=10.0, num_draws=64, training=TRAINING, prior_precision=1.0, kl_weight=1.0
 )
-"""The last averages reach over 1 / (1 - b2) = 50 steps of 64 draws. Over 20 seeds that leaves standard deviations of 1 %
-in a standard deviation and of 0.01 of one in a mean, of which five are allowed. The bias (1 - b2) Var f' / 2 of h is of
-the order of 1e-3."""
+"""The last averages reach over 1 / (1 - b2) = 50 steps of 64 draws. Over 20 seeds that leaves standard deviations of
+1 % in a standard deviation and of 0.01 of one in a mean, of which five are allowed. The bias (1 - b2) Var f' / 2 of h
+is of the order of 1e-3."""
 
 
 def linear(bias=False):
