@@ -1,4 +1,4 @@
-"""Bayesian neural networks: a network, a law of its weights, and a push-forward to functions."""
+"""Bayesian neural networks: a network, a distribution over its weights, and a push-forward to functions."""
 
 from bayeskit.bnn.analysis.chain_agreement import mixing as mixing
 from bayeskit.bnn.analysis.influence import leave_one_out as leave_one_out

@@ -81,7 +81,7 @@ MODULES = {
     "bnn.heads.inverse_wishart": "bnn.vbll.inverse_wishart",
     "bnn.heads.last_layer": "bnn.vbll.bayesian_head",
     "bnn.heads.likelihood_layer": "bnn.vbll.likelihood_layer",
-    "bnn.heads.natural": "bnn.vbll.natural_gradient_refit",
+    "bnn.heads.natural": "bnn.vbll.likelihood_layer",
     "bnn.heads.regression": "bnn.vbll.regression_head",
     "bnn.heads.row_prior": "bnn.vbll.row_prior",
     "bnn.heads.rows": "bnn.vbll.row_gaussians",

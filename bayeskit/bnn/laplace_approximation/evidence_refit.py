@@ -47,14 +47,13 @@ def refit(problem: Problem, setting: Setting) -> Refit:
         setting: Factors on the prior's precision, or how to learn them.
     """
     likelihood = copy.deepcopy(problem.likelihood)
-    noise = likelihood.noise_parameter
+    noise = likelihood.noise_parameter  # None of other noise than Gaussian
     exact = problem.structure in ("full", "kernel")
     summed = isinstance(problem.prior.base, Tensor)  # not so beside factors of earlier data: the nearest product
     faithful = exact or (problem.structure == "kronecker" and problem.linear and noise is not None and summed)
-    learnable = noise is not None and noise.requires_grad
     # At fixed weights, a curvature that neglects terms counts too many parameters as determined: noise would swell.
-    learns_noise = learnable and (faithful or problem.linear)
-    if learnable and not learns_noise and not problem.movable:  # no training has estimated the noise on validation data
+    learns_noise = noise is not None and noise.requires_grad and (faithful or problem.linear)
+    if noise is not None and noise.requires_grad and not (learns_noise or problem.movable):  # no training has set it
         squares, counts = problem.squared_residuals(problem.start), problem.counts
         likelihood.set_noise_variance(squares.sum() / counts.sum() if len(noise) == 1 else squares / counts)
     log_precision, learnt = start(setting, problem.prior)
@@ -65,7 +64,7 @@ def refit(problem: Problem, setting: Setting) -> Refit:
         return _gauss_newton(state)
     curvature, model = _model(state)
     log_noise = state.maximize(model.value, model.expansion.noise)
-    return state.result(curvature, log_noise, model.occam(state.log_precision, log_noise), 1)
+    return Refit(state, curvature, log_noise, model.occam(state.log_precision, log_noise), 1)
 
 
 def _gauss_newton(state: RefitState) -> Refit:
@@ -88,7 +87,7 @@ def _gauss_newton(state: RefitState) -> Refit:
         if state.weights is before.weights or steps == limit:
             log_noise = state.maximize(model.value, model.expansion.noise)
             break
-    return state.result(curvature, log_noise, model.occam(state.log_precision, log_noise), steps)
+    return Refit(state, curvature, log_noise, model.occam(state.log_precision, log_noise), steps)
 
 
 def _model(state: RefitState) -> tuple[Curvature, ModeEvidence]:
@@ -138,7 +137,7 @@ def _alternate(state: RefitState, *, by_blocks: bool) -> Refit:
         occam = occam_bound(problem, state.weights, likelihood, state.log_precision)
     else:
         occam = model.occam(state.log_precision, log_noise)
-    return state.result(curvature, log_noise, occam, steps)
+    return Refit(state, curvature, log_noise, occam, steps)
 
 
 def _most_probable(state: RefitState) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bayeskit.bnn.curvature.ntk_curvature import KERNEL_LIMIT
 from bayeskit.bnn.curvature.prior_precision import FULL_LIMIT, bounded, check_setting, prior_precision, with_factor
-from bayeskit.bnn.laplace_approximation.evidence_refit import Refit, refit
+from bayeskit.bnn.laplace_approximation.evidence_refit import refit
 from bayeskit.bnn.laplace_approximation.log_joint import STRUCTURES, Problem
+from bayeskit.bnn.laplace_approximation.refit_state import Refit
 from bayeskit.bnn.laplace_approximation.subnetwork import by_parameter, most_uncertain, restricted
 from bayeskit.bnn.networks.functional import flatten, parameters, size, unflatten, with_parameters
 from bayeskit.bnn.networks.last_layer import last_layer
@@ -97,9 +98,9 @@ class Laplace(Inference):
                 setting = with_factor(setting, trained.precision)
                 problem = restricted(problem, index)
             result = refit(problem, setting)
-            posterior = _posterior(problem, result, trained.network, index)
+            posterior = _posterior(result, trained.network, index)
         diagnostics = {
-            "prior precision": result.log_precision.exp().tolist(),
+            "prior precision": result.state.log_precision.exp().tolist(),
             "parts of the prior": list(problem.prior.names),
             "rounds": result.steps,
             "held-out rows": trained.num_held_out,
@@ -107,8 +108,8 @@ class Laplace(Inference):
             **notes,
         }
         kind = "Laplace bound" if bounded(self.prior_precision) else "Laplace"
-        evidence = Evidence(result.log_evidence(problem), kind)
-        return Fit(posterior, result.likelihood, evidence, trained.history, diagnostics)
+        evidence = Evidence(result.log_evidence(), kind)
+        return Fit(posterior, result.state.likelihood, evidence, trained.history, diagnostics)
 
     def _trained(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Trained:
         """The network at its most probable weights, or as given."""
@@ -145,7 +146,7 @@ class Laplace(Inference):
         unknown = [name for name in chosen if name not in weights.mean]
         if unknown or not chosen:
             raise ValueError(
-                f"`subset` must name parameters that the prior knows, {list(weights.mean)}; got {unknown or chosen}"
+                f"`subset` must name parameters that the prior names, {list(weights.mean)}; got {unknown or chosen}"
             )
         return [name for name in weights.mean if name in chosen]
 
@@ -166,11 +167,11 @@ class Laplace(Inference):
             )
 
 
-def _posterior(problem: Problem, result: Refit, network: nn.Module, index: Tensor | None) -> BayesNet:
+def _posterior(result: Refit, network: nn.Module, index: Tensor | None) -> BayesNet:
     """The Gaussian over the subset, in the network's own dtype."""
-    flat, covariance = result.weights, result.covariance(problem)
+    flat, covariance, like = result.state.weights, result.covariance(), result.state.problem.like
     if index is not None:
-        flat = flatten(problem.like, problem.like).double().index_copy(0, index, flat)
+        flat = flatten(like, like).double().index_copy(0, index, flat)
         covariance = operators.Masked(covariance, index, size=len(flat))
-    mean = unflatten(flat, problem.like)
+    mean = unflatten(flat, like)
     return BayesNet(with_parameters(network, mean), GaussianWeights(mean, covariance), Linearize())

@@ -22,39 +22,6 @@ EXACT = 1e-10
 """Relative accuracy of a predicted log joint density that counts as exact, well above the rounding of a float64 sum."""
 
 
-@dataclass(frozen=True, eq=False)
-class Refit:
-    """The result.
-
-    Args:
-        weights: w*, (p,), float64.
-        likelihood: With its noise learnt.
-        curvature: H, up to `factor`.
-        factor: What H is to be multiplied by for the noise that was learnt after it.
-        log_precision: Log factors on the prior precision, one a layer or one for all.
-        occam: `-(log |H + P| - log |P|) / 2`.
-        steps: Number of rounds.
-    """
-
-    weights: Tensor
-    likelihood: Likelihood
-    curvature: Curvature
-    factor: Tensor
-    log_precision: Tensor
-    occam: Tensor
-    steps: int
-
-    def log_evidence(self, problem: Problem) -> float:
-        """`log p(y | w*) - (w* - m)' P (w* - m) / 2 - (log |H + P| - log |P|) / 2`."""
-        with torch.no_grad():
-            return float(problem.log_joint(self.weights, self.likelihood, self.log_precision) + self.occam)
-
-    def covariance(self, problem: Problem) -> LinearOperator:
-        """`(H + P)^-1` in the dtype of the weights, in single precision at least."""
-        dtype = at_least_single(next(iter(problem.like.values())).dtype)
-        return self.curvature.covariance(problem.prior, self.log_precision, self.factor, dtype=dtype)
-
-
 @dataclass(eq=False)
 class RefitState:
     """The unknowns, changed in place, and which of them the evidence chooses.
@@ -126,6 +93,10 @@ class RefitState:
             reached = self.log_joint(goal)
         return False
 
+    def covariance(self, curvature: Curvature, log_noise: Tensor, dtype: torch.dtype) -> LinearOperator:
+        """`(H + P)^-1`, (p, p), for a curvature and the log factor by which the noise has changed since."""
+        return curvature.covariance(self.problem.prior, self.log_precision, torch.exp(-log_noise), dtype=dtype)
+
     def separate_noise(self, curvature: Curvature, log_noise: Tensor, tolerance: float) -> bool:
         """Set the noise by output to `r_j / (N - g_j)`, g_j the number of parameters that output j determines.
 
@@ -140,8 +111,7 @@ class RefitState:
         problem, old = self.problem, self._noise.double()
         if len(old) == 1:
             return True
-        factor = torch.exp(-log_noise)
-        covariance = curvature.covariance(problem.prior, self.log_precision, factor, dtype=problem.dtype)
+        covariance = self.covariance(curvature, log_noise, problem.dtype)
         flat, variances = self.weights.to(problem.dtype), torch.zeros_like(old)
         for batch in problem.batches():
             own = operators.Linearized(flat, covariance, batch.x[:], function=problem.function).diagonal()
@@ -151,13 +121,36 @@ class RefitState:
         self.likelihood.set_noise_variance(new)
         return bool(((new / old).log().abs() < tolerance).all())
 
-    def result(self, curvature: Curvature, log_noise: Tensor, occam: Tensor, steps: int) -> Refit:
-        """The state as a result, with the Occam factor of its evidence."""
-        factor = torch.exp(-log_noise)
-        return Refit(self.weights, self.likelihood, curvature, factor, self.log_precision, occam, steps)
-
     @property
     def _noise(self) -> Tensor:
         """The noise variance of a Gaussian likelihood, (1,) or (k,)."""
         assert self.likelihood.noise_variance is not None
         return self.likelihood.noise_variance.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """The state at the end of the rounds.
+
+    Args:
+        state: Weights w*, precisions and noise.
+        curvature: H, up to `exp(-log_noise)`.
+        log_noise: The log of the factor by which the noise has changed since.
+        occam: `-(log |H + P| - log |P|) / 2`.
+        steps: Number of rounds.
+    """
+
+    state: RefitState
+    curvature: Curvature
+    log_noise: Tensor
+    occam: Tensor
+    steps: int
+
+    def log_evidence(self) -> float:
+        """`log p(y | w*) - (w* - m)' P (w* - m) / 2 - (log |H + P| - log |P|) / 2`."""
+        return float(self.state.log_joint(self.state.weights) + self.occam)
+
+    def covariance(self) -> LinearOperator:
+        """`(H + P)^-1` in the dtype of the weights, in single precision at least."""
+        dtype = at_least_single(next(iter(self.state.problem.like.values())).dtype)
+        return self.state.covariance(self.curvature, self.log_noise, dtype)

@@ -1,8 +1,8 @@
-"""The library's third idea: a network's uncertainty is (network, weights, push-forward).
+"""A network with uncertain weights as a distribution over functions: (network, weights, push-forward).
 
     weights: WeightPosterior  --push-forward-->  FunctionValues at x
 
-`Linearize` replaces the network by its first-order expansion about the weights' mean, which carries a Gaussian over
+`Linearize` replaces the network by its first-order expansion about the weights' mean, which maps a Gaussian over
 weights to a Gaussian over functions, exactly. `MonteCarlo` runs the network itself at draws of the weights.
 """
 
@@ -23,6 +23,7 @@ from bayeskit.bnn.weights.layer_block_covariance import rows_of
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights, PointWeights, SampledWeights, WeightPosterior, named
 from bayeskit.core import checks, operators
 from bayeskit.core.inputs import Batch
+from bayeskit.core.operators.chunking import fits
 from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, Posterior, SampledValues
 from bayeskit.core.types import Inputs, Params
 
@@ -31,14 +32,14 @@ DEFAULT_DRAWS = 32
 
 
 class PushForward(ABC):
-    """How a law of weights becomes a law of functions.
+    """A rule from a distribution over weights to one over functions.
 
-    Law: the functions of `sample_functions`, evaluated at x, are distributed as `values(network, weights, x)`.
+    Invariant: the functions of `sample_functions`, evaluated at x, are distributed as `values(network, weights, x)`.
     """
 
     @abstractmethod
     def values(self, network: nn.Module, weights: WeightPosterior, x: Inputs) -> FunctionValues:
-        """Joint law of the outputs at `x`."""
+        """Joint distribution of the outputs at `x`."""
 
     @abstractmethod
     def sample_functions(
@@ -53,7 +54,7 @@ class BayesNet(Posterior):
 
     Args:
         network: The module, in evaluation mode; parameters that `weights` does not name keep its values.
-        weights: Law of the named parameters.
+        weights: Distribution of the named parameters.
         push_forward: `Linearize()` or `MonteCarlo()`.
 
     >>> prior = gaussian_prior(nn.Linear(3, 2))
@@ -69,7 +70,7 @@ class BayesNet(Posterior):
         object.__setattr__(self, "weights", named(self.weights, self.network))
 
     def __call__(self, x: Inputs) -> FunctionValues:
-        """Joint law of the network's outputs at inputs (n, *input_shape), or at a dictionary of them."""
+        """Joint distribution of the network's outputs at inputs (n, *input_shape), or at a dictionary of them."""
         return self.push_forward.values(self.network, self.weights, x)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
@@ -105,8 +106,8 @@ class Linearize(PushForward):
 class MonteCarlo(PushForward):
     """The network itself at draws of the weights.
 
-    Stored draws are used as they are. Other laws are drawn from a generator that starts at `seed` every time, so that
-    the same draws answer every call and prediction is a function of the inputs alone.
+    Stored draws are used as they are. Other distributions are sampled by a generator that starts at `seed` every time,
+    so that every call uses the same draws and prediction is a function of the inputs alone.
 
     Args:
         num_samples: Number s of draws; None for all the stored ones, or 32.
@@ -123,7 +124,7 @@ class MonteCarlo(PushForward):
     def sample_functions(
         self, network: nn.Module, weights: WeightPosterior, num_samples: int, *, generator: torch.Generator
     ) -> Functions:
-        """The network at s draws, picked with replacement from those that make up the law."""
+        """The network at s draws, picked with replacement from those that `values` uses."""
         draws = _draws(weights, self.num_samples, _start(self.seed, weights))
         count = len(next(iter(draws.values())))
         index = torch.randint(count, (num_samples,), generator=generator, device=generator.device)
@@ -133,11 +134,11 @@ class MonteCarlo(PushForward):
 
 
 def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> GaussianValues:
-    """The Gaussian law of a network linearized about the mean of its weights: mean `f(x; m)`, covariance `J S J'`.
+    """A network linearized about the mean of its weights, a Gaussian with mean `f(x; m)` and covariance `J S J'`.
 
     Args:
         network: Any module with outputs (n, k).
-        weights: Law of its parameters, or of some of them.
+        weights: Distribution of its parameters, or of some of them.
         x: Inputs (n, *input_shape).
 
     Returns:
@@ -160,7 +161,7 @@ def linearize(network: nn.Module, weights: WeightPosterior, x: Inputs) -> Gaussi
     if is_plain(function.network, nn.Linear) and isinstance(inputs, Tensor) and inputs.ndim == 2:
         index = kronecker_order(function)
         rows = rows_of(weights.covariance, index)
-        if rows is not None and index.numel() * len(inputs) <= operators.CHUNK_ELEMENTS:
+        if rows is not None and fits(index.numel() * len(inputs)):
             columns = with_one(inputs, index.shape[1]).to(rows.dtype).mT  # (d, n), the Jacobian of every output
             root = operators.half_product(rows, columns.expand(len(index), -1, -1)).mT
             return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root)))
@@ -176,11 +177,11 @@ def monte_carlo(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> SampledValues:
-    """The law of a network's outputs as s draws: the network run at s draws of its weights.
+    """A network's outputs at s draws of its weights.
 
     Args:
         network: Any module with outputs (n, k); evaluated without dropout and with frozen statistics.
-        weights: Law of its parameters, or of some of them.
+        weights: Distribution of its parameters, or of some of them.
         x: Inputs (n, *input_shape).
         num_samples: Number s of draws; None for all the stored ones of `SampledWeights`, or 32.
         generator: Source of the draws; None starts one at seed 0.

@@ -2,7 +2,7 @@
 
 `row_gaussians` holds the variational distributions of the weights, `row_prior` their prior, `softmax_bounds` the
 expected log-likelihoods of labels, `bayesian_head` the base of all layers, `likelihood_layer` the layer under any
-likelihood, `natural_gradient_refit` its optimum for fixed features.
+likelihood and its optimum for fixed features.
 """
 
 from bayeskit.bnn.vbll.bayesian_head import LastLayer as LastLayer

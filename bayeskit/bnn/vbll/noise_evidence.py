@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from bayeskit.bnn.curvature.eigenbasis import whitened_eigh
-from bayeskit.bnn.vbll.natural_gradient_refit import Layer
 from bayeskit.bnn.vbll.row_prior import RowPrior, weighted_grams
+from bayeskit.core.inputs import one_tensor
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.likelihood.gaussian import outputs
+from bayeskit.core.types import Data
 
 ROUNDS = 1000
 """Rounds at most; each costs some ten operations on (k, d) numbers."""
@@ -26,23 +28,27 @@ TOLERANCE = 1e-10
 """Relative change of all noises that ends the rounds."""
 
 
-def set_best_noise(layer: Layer) -> None:
+def set_best_noise(
+    likelihood: Likelihood, prior: RowPrior, data: Data, *, offset: Tensor | None, kl_weight: float
+) -> None:
     """Set the noise variances of a Gaussian likelihood, one for all outputs or one each, in place.
 
     Args:
-        layer: With targets that are NaN where not observed. With a `kl_weight` the posterior is that of the prior with
-            its precision multiplied by it.
+        likelihood: Its noise is changed.
+        prior: Of the rows.
+        data: Features (n, d), targets with NaN where not observed, case weights; float64.
+        offset: Constants of the outputs, (k,), or None for zeros.
+        kl_weight: Factor on the divergence: the posterior is that of the prior with its precision multiplied by it.
     """
-    likelihood, features, data, kl_weight = layer.expectation.likelihood, layer.features, layer.data, layer.kl_weight
-    start = likelihood.noise_variance
+    start, features = likelihood.noise_variance, one_tensor(data.x)
     assert start is not None
-    center = features @ layer.prior.mean.mT if layer.offset is None else features @ layer.prior.mean.mT + layer.offset
+    center = features @ prior.mean.mT if offset is None else features @ prior.mean.mT + offset
     target = outputs(data.y, center)
     seen = (~target.isnan()).to(center.dtype)
     if data.weights is not None:
         seen = seen * data.weights[:, None]
     residual = torch.where(target.isnan(), 0.0, target - center)
-    values, projected = _coordinates(layer.prior, features, seen, residual)
+    values, projected = _coordinates(prior, features, seen, residual)
     total, count = (seen * residual.square()).sum(0), seen.sum(0)
     noise = start.detach().to(center.dtype).expand_as(total).clone()
     for _ in range(ROUNDS):

@@ -23,6 +23,8 @@ from bayeskit.core.optimize import minimize_lbfgs
 SCALES = (-20.0, 10.0)
 """Log scales are kept within these, so that no scale is zero or infinite in any floating type."""
 
+COVARIANCES = ("diagonal", "dense", "low_rank", "dense_precision")
+
 SMALLEST_SHARE = 1e-6
 """The least share of a weight's variance given the others that "low_rank" keeps in its diagonal."""
 
@@ -137,8 +139,8 @@ class DiagonalRows(Rows):
         self.log_scale.copy_(-precision.diagonal(dim1=-2, dim2=-1).log() / 2)
 
 
-class DenseRows(Rows):
-    """Covariances by their Cholesky factors: `S = L L'`.
+class TriangularRows(Rows):
+    """Families of a triangular matrix `L = diag(exp r) (I + strictly lower)`.
 
     Args:
         mean: m, (k, d).
@@ -150,9 +152,25 @@ class DenseRows(Rows):
         self.log_scale = nn.Parameter(log_scale.detach().clone())
         self.lower = nn.Parameter(torch.zeros(*mean.shape, mean.shape[1], dtype=mean.dtype, device=mean.device))
 
+    def tril(self) -> Tensor:
+        """L, (k, d, d)."""
+        identity = torch.eye(self.lower.shape[-1], dtype=self.lower.dtype, device=self.lower.device)
+        return self.log_scale.clamp(*SCALES).exp().unsqueeze(-1) * (self.lower.tril(-1) + identity)
+
+    def write(self, mean: Tensor, tril: Tensor) -> None:
+        """Set m and L."""
+        diagonal = tril.diagonal(dim1=-2, dim2=-1)
+        self.mean.copy_(mean)
+        self.log_scale.copy_(diagonal.log())
+        self.lower.copy_((tril / diagonal.unsqueeze(-1)).tril(-1))
+
+
+class DenseRows(TriangularRows):
+    """Covariances by their Cholesky factors: `S = L L'`."""
+
     def parts(self) -> tuple[Tensor, None]:
         """L, and nothing."""
-        return _tril(self.log_scale, self.lower), None
+        return self.tril(), None
 
     @torch.no_grad()
     def assign(self, mean: Tensor, precision: Tensor) -> None:
@@ -160,32 +178,22 @@ class DenseRows(Rows):
         backwards = operators.factorize(precision.flip(-2, -1), name="the precision of the last layer").tril
         upper = backwards.flip(-2, -1)  # U U' = P with U upper triangular, so that S = U^-T U^-1
         identity = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device).expand(upper.shape)
-        _write(self, mean, torch.linalg.solve_triangular(upper, identity, upper=True).mT)
+        self.write(mean, torch.linalg.solve_triangular(upper, identity, upper=True).mT)
 
 
-class PrecisionRows(Rows):
-    """Covariances by the Cholesky factors of their inverses: `S = (L L')^-1`.
-
-    Args:
-        mean: m, (k, d).
-        log_scale: (k, d), where minus the logs of the diagonal of L start.
-    """
-
-    def __init__(self, mean: Tensor, log_scale: Tensor):
-        super().__init__(mean)
-        self.log_scale = nn.Parameter(-log_scale.detach())
-        self.lower = nn.Parameter(torch.zeros(*mean.shape, mean.shape[1], dtype=mean.dtype, device=mean.device))
+class PrecisionRows(TriangularRows):
+    """Covariances by the Cholesky factors of their inverses: `S = (L L')^-1`."""
 
     def parts(self) -> tuple[Tensor, None]:
         """`L^-T`, and nothing."""
-        tril = _tril(self.log_scale, self.lower)
+        tril = self.tril()
         identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
         return torch.linalg.solve_triangular(tril, identity.expand(tril.shape), upper=False).mT, None
 
     @torch.no_grad()
     def assign(self, mean: Tensor, precision: Tensor) -> None:
         """The Gaussian itself."""
-        _write(self, mean, operators.factorize(precision, name="the precision of the last layer").tril)
+        self.write(mean, operators.factorize(precision, name="the precision of the last layer").tril)
 
 
 class LowRankRows(Rows):
@@ -257,16 +265,9 @@ def build(family: str, mean: Tensor, scale: Tensor, *, rank: int = 8) -> Rows:
     if family == "low_rank":
         factor = torch.randn(*mean.shape, min(rank, mean.shape[1]), dtype=mean.dtype, device=mean.device)
         return LowRankRows(mean, scale.log(), 0.1 * scale.unsqueeze(-1) * factor)
-    return _FAMILIES[family](mean, scale.log())
-
-
-_FAMILIES: dict[str, type[DiagonalRows] | type[DenseRows] | type[PrecisionRows]] = {
-    "diagonal": DiagonalRows,
-    "dense": DenseRows,
-    "dense_precision": PrecisionRows,
-}
-
-COVARIANCES = ("diagonal", "dense", "low_rank", "dense_precision")
+    if family == "dense_precision":
+        return PrecisionRows(mean, -scale.log())
+    return (DenseRows if family == "dense" else DiagonalRows)(mean, scale.log())
 
 
 def precision_of(covariances: LinearOperator) -> Tensor:
@@ -278,16 +279,3 @@ def precision_of(covariances: LinearOperator) -> Tensor:
         return half.mT @ half
     precision = operators.solve(covariances, identity)
     return (precision + precision.mT) / 2
-
-
-def _tril(log_scale: Tensor, lower: Tensor) -> Tensor:
-    """`diag(exp r) (I + strictly lower)`."""
-    identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-    return log_scale.clamp(*SCALES).exp().unsqueeze(-1) * (lower.tril(-1) + identity)
-
-
-def _write(rows: DenseRows | PrecisionRows, mean: Tensor, tril: Tensor) -> None:
-    diagonal = tril.diagonal(dim1=-2, dim2=-1)
-    rows.mean.copy_(mean)
-    rows.log_scale.copy_(diagonal.log())
-    rows.lower.copy_((tril / diagonal.unsqueeze(-1)).tril(-1))

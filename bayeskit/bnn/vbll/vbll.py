@@ -1,4 +1,4 @@
-"""Variational Bayesian last layers: a network whose last layer has a law, learnt with the rest by one bound."""
+"""Variational Bayesian last layers: one bound trains a network and the distribution of its last layer's weights."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training.map_training import DEFAULT_TRAINING, QUICK_TRAINING, prepare
 from bayeskit.bnn.training.validation_search import FEWEST_ROWS, check_precision
 from bayeskit.bnn.vbll.joint_training import TrainedBody, train_jointly
-from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer, Optimum
+from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.vbll.row_gaussians import COVARIANCES, Rows, build, covariance, precision_of
 from bayeskit.bnn.vbll.row_prior import RowPrior
 from bayeskit.bnn.vbll.softmax_bounds import BOUNDS
@@ -106,12 +106,11 @@ class VBLL(Inference):
             trained = self._train(head, layer, body, data, known=weights.scale_known, generator=generator)
             closing = _linear_head(trained.network, data)
             data = replace(data, x=with_one(closing.features(data.x), layer.rows.mean.shape[1]))
-            optimum = _optimum(layer.double(), data, trained=bool(trained.history), known=weights.scale_known)
+            elbo, steps = _optimum(layer.double(), data, trained=bool(trained.history), known=weights.scale_known)
             posterior = self._posterior(closing, layer, weights)
         diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out}
-        diagnostics |= {"rounds": optimum.steps, **notes}
-        evidence = Evidence(optimum.elbo, "lower bound")
-        return Fit(posterior, layer.likelihood, evidence, trained.history, diagnostics)
+        diagnostics |= {"rounds": steps, **notes}
+        return Fit(posterior, layer.likelihood, Evidence(elbo, "lower bound"), trained.history, diagnostics)
 
     def _validate(self) -> None:
         checks.choice(self.covariance, name="covariance", options=COVARIANCES)
@@ -206,7 +205,7 @@ def _names(head: Head, weights: GaussianWeights) -> list[str]:
     names = [name for name in head.names if name in weights.mean]
     if not names or not names[0].endswith("weight"):
         raise ValueError(
-            f"`prior` must name the weights of the last layer, {head.names}; it knows {list(weights.mean)}. Let them "
+            f"`prior` must name the weights of the last layer, {head.names}; it names {list(weights.mean)}. Let them "
             "require a gradient before `bnn.gaussian_prior(network)`."
         )
     return names
@@ -260,11 +259,11 @@ def _fits(rows: Tensor) -> bool:
     return len(rows) * rows.shape[1] ** 2 <= LIMIT
 
 
-def _optimum(layer: LikelihoodLayer, features: Data, *, trained: bool, known: bool) -> Optimum:
-    """The optimum of the last layer on all data, or the end of its training if the covariances are too large."""
+def _optimum(layer: LikelihoodLayer, features: Data, *, trained: bool, known: bool) -> tuple[float, int]:
+    """Set the last layer to its optimum on all data unless its covariances are too large; the bound, and the steps."""
     if not _fits(layer.rows.mean):
         with torch.no_grad():
-            return Optimum(float(layer.elbo(features.to(dtype=torch.float64))), 0)
+            return float(layer.elbo(features.to(dtype=torch.float64))), 0
     # Parameters other than a Gaussian noise have been estimated on validation data if there was a training.
     learn = not trained or layer.likelihood.noise_variance is not None
     return layer.optimize(features, learn_noise=learn and not known and len(features) >= FEWEST_ROWS)

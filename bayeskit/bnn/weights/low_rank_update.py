@@ -1,4 +1,4 @@
-"""The covariance of very many weights after few observations: nothing of size p x p is ever formed."""
+"""The covariance of many weights after few observations, as a low-rank update: nothing of size p x p is formed."""
 
 import torch
 from linear_operator import LinearOperator
@@ -10,19 +10,19 @@ from bayeskit.core.operators.chunking import chunks
 
 
 class ConditionedWeights(LinearOperator):
-    """`S = (S0^-1 + A'A)^-1` for p weights of covariance S0, seen through q rows `A = R'J` of a linearized function.
+    """`S = (S0^-1 + A'A)^-1` for p weights of covariance S0, given q observations `A = R'J` of a linearized function.
 
     With `A S0 A' = U diag(v) U'` (q, q) and Woodbury's identity
 
         S = S0 - S0 A' U diag(1 / (1 + v)) U' A S0 = T' T,      T = S0^1/2 (I - A' W A S0),
         W = U diag((1 - (1 + v)^-1/2) / v) U',
 
-    so that a product is one with S0 and a pass forwards and one backwards over the rows. Variances are sums of squares
-    in the space of the weights: no difference of large numbers is taken.
+    so that a product is one with S0 and a forward and a backward pass over the data. Variances are sums of squares in
+    weight space: no difference of large numbers is taken.
 
     Args:
-        before: The linearized function at the rows x, whose weights have covariance S0: `J S0 J'`, (n*k, n*k).
-        root: R at each row, (n, k, k), float64, `R R'` being the precision of what was observed of its k outputs.
+        before: The linearized function at the data x, whose weights have covariance S0: `J S0 J'`, (n*k, n*k).
+        root: R at each data point, (n, k, k), float64, `R R'` being the precision of its k observed outputs.
         vectors: U, (q, q), float64, with q = n*k.
         values: v, (q,), float64.
 
@@ -60,8 +60,8 @@ class ConditionedWeights(LinearOperator):
 
     def spread(self, values: Tensor) -> Tensor:
         """`A' values` for values (q, c), (p, c)."""
-        rows = (self.root @ values.unflatten(0, self.root.shape[:2])).flatten(0, 1)
-        return self.before.pull(rows.to(self.before.mean), self.before.x)
+        dual = (self.root @ values.unflatten(0, self.root.shape[:2])).flatten(0, 1)
+        return self.before.pull(dual.to(self.before.mean), self.before.x)
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         if rhs.dim() == 1:
@@ -82,7 +82,7 @@ class ConditionedWeights(LinearOperator):
         return half_rule(self.weights_before, rhs - self.spread(seen))
 
     def _diagonal(self) -> Tensor:
-        """Unit vectors of some weights at a time, and the sums of squares of their halves."""
+        """Sums of squares of the halves of unit vectors, some at a time."""
         p, pieces = self.shape[-1], []
         for part in chunks(p, p):
             columns = torch.zeros(p, part.stop - part.start, dtype=self.dtype, device=self.device)
@@ -100,9 +100,9 @@ def conditioned(before: operators.Linearized, root: Tensor, kernel: Tensor | Non
     """The covariance of the weights of `before` after observations of its values with precision `R R'`.
 
     Args:
-        before: The linearized function at n rows, `J S0 J'`.
-        root: R at each row, (n, k, k).
-        kernel: `J S0 J'` formed, (n*k, n*k), where it is at hand.
+        before: The linearized function at n inputs, `J S0 J'`.
+        root: R at each input, (n, k, k).
+        kernel: The matrix `J S0 J'`, (n*k, n*k), if it is known.
     """
     root = root.double()
     kernel = before.to_dense() if kernel is None else kernel
@@ -111,7 +111,7 @@ def conditioned(before: operators.Linearized, root: Tensor, kernel: Tensor | Non
 
 
 def between_roots(kernel: Tensor, root: Tensor) -> Tensor:
-    """`R' K R` for a kernel (*g, n*k, n*k) and roots (n, k, k) of the rows' precisions."""
+    """`R' K R` for a kernel (*g, n*k, n*k) and roots (n, k, k) of the precisions of the data."""
     n, k = root.shape[:2]
     blocks = kernel.unflatten(-1, (n, k)).unflatten(-3, (n, k))  # (*g, n, k, n, k)
     return torch.einsum("iab,...iajc,jcd->...ibjd", root, blocks, root).flatten(-2).flatten(-3, -2)
@@ -159,7 +159,7 @@ def _(op: ConditionedWeights, rhs: Tensor) -> Tensor:
 
 @draw_rule.register
 def _(op: ConditionedWeights, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Matheron's rule: draws before the data, corrected by what noisy observations of them would have said."""
+    """Matheron's rule: draws of the prior, corrected by their simulated noisy observations."""
     before = draw_rule(op.weights_before, num_samples, generator)  # (s, p)
     noise = generators.normal((num_samples, len(op.values)), like=op.values, generator=generator)
     seen = op.middle(op.observe(before.mT) + noise.mT, 1 / (1 + op.values))

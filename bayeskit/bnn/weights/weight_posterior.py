@@ -1,7 +1,7 @@
-"""Laws of a network's weights.
+"""Distributions over a network's weights.
 
-A `WeightPosterior` names p weights (all the parameters of a network or some) and says how they are distributed. The
-covariance is a linear operator over the flat vector of them, in the order of `mean`.
+A `WeightPosterior` is a distribution over p named weights, all the parameters of a network or some. Its covariance is
+a linear operator over the flat vector of them, in the order of `mean`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ from bayeskit.core.types import Params
 class WeightPosterior(ABC):
     """A distribution over p named weights.
 
-    Laws: the moments of `sample`, flattened, tend to `mean` and `covariance`.
+    Invariant: the moments of `sample`, flattened, converge to `mean` and `covariance`.
     """
 
     mean: Params
@@ -49,8 +49,8 @@ class GaussianWeights(WeightPosterior):
     Args:
         mean: Leaves (*shape).
         operator: Covariance S over the flat vector, (p, p).
-        scale_known: Whether S is to be taken at its word. A prior of our choosing (`gaussian_prior`) says False, which
-            lets an evidence rescale it; the posterior of earlier data never is rescaled.
+        scale_known: Whether the scale of S is fixed. For a default prior (`gaussian_prior`) it is not, and an evidence
+            may rescale it; the posterior of earlier data is never rescaled.
 
     >>> weights = GaussianWeights({"w": torch.zeros(2)}, DiagLinearOperator(torch.ones(2)))
     >>> round(float(weights.log_prob({"w": torch.zeros(2)})), 4)
@@ -93,14 +93,14 @@ class GaussianWeights(WeightPosterior):
         return -0.5 * (quadratic + self._log_normalizer.to(flat.dtype))
 
     def to(self, device: torch.device) -> "GaussianWeights":
-        """The same law on another device; itself if it is there."""
+        """The same Gaussian on another device; itself if it is there already."""
         if self.flat_mean.device == device:
             return self
         mean = {name: value.to(device) for name, value in self.mean.items()}
         return GaussianWeights(mean, self.operator.to(device), self.scale_known)
 
     def sharpened(self, factor: float) -> "GaussianWeights":
-        """The same law with its precision multiplied by `factor`; itself if its scale is known."""
+        """The same Gaussian with its precision multiplied by `factor`; itself if its scale is known."""
         if self.scale_known:
             return self
         return GaussianWeights(self.mean, self.operator * (1 / factor), scale_known=False)
@@ -119,25 +119,25 @@ class GaussianWeights(WeightPosterior):
 
 
 def named(weights: WeightPosterior, network: nn.Module) -> WeightPosterior:
-    """The law with the network's names, if its weights are named by place ("0", "1", ...); itself if not.
+    """The distribution with the network's names, if its weights are named by position ("0", "1", ...); itself if not.
 
-    Places count the parameters that require a gradient, or all of them in a network that is frozen.
+    Positions count the parameters that require a gradient, or all of them in a network that is frozen.
 
     Raises:
-        ValueError: Those parameters are others in number or shape.
+        ValueError: Those parameters differ in number or shape.
 
-    >>> law = GaussianWeights({"0": torch.zeros(1, 2), "1": torch.zeros(1)}, DiagLinearOperator(torch.ones(3)))
-    >>> list(named(law, nn.Linear(2, 1)).mean)
+    >>> weights = GaussianWeights({"0": torch.zeros(1, 2), "1": torch.zeros(1)}, DiagLinearOperator(torch.ones(3)))
+    >>> list(named(weights, nn.Linear(2, 1)).mean)
     ['weight', 'bias']
     """
     given = dict(network.named_parameters())
-    by_place = list(weights.mean) == [str(i) for i in range(len(weights.mean))]
-    if not isinstance(weights, GaussianWeights) or not by_place or weights.mean.keys() <= given.keys():
+    by_position = list(weights.mean) == [str(i) for i in range(len(weights.mean))]
+    if not isinstance(weights, GaussianWeights) or not by_position or weights.mean.keys() <= given.keys():
         return weights
     chosen = {name: value for name, value in given.items() if value.requires_grad} or given
     if [value.shape for value in chosen.values()] != [value.shape for value in weights.mean.values()]:
         raise ValueError(
-            "The weights are named by place and do not fit the parameters of the network that require a gradient, "
+            "The weights are named by position and do not fit the parameters of the network that require a gradient, "
             f"{list(chosen)}. Give the optimizer `network.named_parameters()`."
         )
     return replace(weights, mean=dict(zip(chosen, weights.mean.values(), strict=True)))
@@ -145,7 +145,7 @@ def named(weights: WeightPosterior, network: nn.Module) -> WeightPosterior:
 
 @dataclass(frozen=True, eq=False)
 class SampledWeights(WeightPosterior):
-    """The uniform law over s stored draws, such as the members of an ensemble or the states of a Markov chain.
+    """The uniform distribution over s stored draws, such as the members of an ensemble or the states of a Markov chain.
 
     Args:
         draws: Leaves (s, *shape).
@@ -159,7 +159,7 @@ class SampledWeights(WeightPosterior):
     buffers: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Memory of its own for each leaf: views of one long vector would not repeat to the bit through a file.
+        # Memory of its own for each leaf: views of one long vector would not be reproduced to the bit through a file.
         own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in self.draws.items()}
         object.__setattr__(self, "draws", own)
 
@@ -186,7 +186,7 @@ class SampledWeights(WeightPosterior):
 
 @dataclass(frozen=True, eq=False)
 class PointWeights(WeightPosterior):
-    """All the mass on one value of the weights: no epistemic uncertainty, and said so.
+    """A point mass at one value of the weights: no epistemic uncertainty.
 
     Args:
         mean: Leaves (*shape).

@@ -255,7 +255,7 @@ def _continued(
     size = len(prior.components)
     members = list(likelihood.components) or [likelihood] * size
     if len(members) != size:
-        raise ValueError(f"the likelihood has {len(members)} components and the prior {size}: they go in pairs")
+        raise ValueError(f"the likelihood has {len(members)} draws and the prior {size} components; they must match")
     settings: dict[str, Any] = {"learn": False} | ({"learn_inducing": False} if isinstance(inner, SGPR) else {})
     condition: Callable[..., Fit] = replace(inner, **settings).infer
     fits = [

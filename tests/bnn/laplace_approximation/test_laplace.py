@@ -260,7 +260,7 @@ def test_the_posterior_of_full_structure_is_refused_by_the_others(generator):
     ("settings", "words"),
     [
         ({"subset": "first"}, "`subset` must be one of"),
-        ({"subset": ["9.weight"]}, "must name parameters that the prior knows"),
+        ({"subset": ["9.weight"]}, "must name parameters that the prior names"),
         ({"structure": "low rank"}, "`structure` must be one of"),
         ({"prior_precision": "guess"}, "`prior_precision` must be one of"),
         ({"prior_precision": -1.0}, "`prior_precision` must be a positive number"),
