@@ -111,9 +111,7 @@ class Federated(TransitionKernel):
         federation.check()
         base = self.kernel.init(position, log_density, generator=generator)
         state = FederatedState(base, clients)
-        return (
-            state if clients is None or not self.conducive else self._with_new_surrogates(state, log_density, generator)
-        )
+        return state if clients is None or not self.conducive else self._make_surrogates(state, log_density, generator)
 
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
@@ -137,7 +135,7 @@ class Federated(TransitionKernel):
     ) -> tuple[FederatedState, Info]:
         """One round: every chain takes `local_steps` at a shard, then positions are exchanged."""
         if state.surrogates and self.refresh is not None and state.count == self.refresh:
-            state = self._with_new_surrogates(state, log_density, generator)
+            state = self._make_surrogates(state, log_density, generator)
         federation = _federation(log_density, state.clients, state.surrogates)
         chains = len(next(iter(state.position.values())))
         sizes = torch.tensor(federation.sizes, dtype=torch.float64, device=generator.device)
@@ -156,9 +154,7 @@ class Federated(TransitionKernel):
         _one_owner(mine)
         return replace(state, base=_exchanged(base, mine)), _exchanged(info, mine)
 
-    def _with_new_surrogates(
-        self, state: FederatedState, log_density: Any, generator: torch.Generator
-    ) -> FederatedState:
+    def _make_surrogates(self, state: FederatedState, log_density: Any, generator: torch.Generator) -> FederatedState:
         """With surrogates about the current positions."""
         federation = _federation(log_density, state.clients, {})
         where = (
@@ -199,9 +195,7 @@ class _Visit:
 
     def __call__(self, position: Position) -> Tensor:
         total = 0 * ravel(position).square().sum(-1)  # a gradient of zeros for chains elsewhere
-        goes = self.visited.repeat(
-            len(total) // len(self.visited)
-        )  # kernels may evaluate several positions of each chain
+        goes = self.visited.repeat(len(total) // len(self.visited))  # kernels may evaluate several positions
         for number, likelihood in self.likelihoods.items():
             rows = (goes == number).nonzero()[:, 0].to(total.device)
             here = {name: leaf[rows] for name, leaf in position.items()}
