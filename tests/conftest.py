@@ -51,8 +51,8 @@ def _seeded(request):
 
     So does the generator `RNG` of a module, whose draws would otherwise depend on the tests that ran before.
     """
-    if "seed_offset" in request.fixturenames:
-        seeds.offset = request.getfixturevalue("seed_offset")
+    chosen = getattr(request.node, "callspec", None)
+    seeds.offset = seeds.FIRST if chosen is None else chosen.params.get("seed_offset", seeds.FIRST)
     torch.manual_seed(0)
     if hasattr(request.module, "RNG"):
         request.module.RNG.bit_generator.state = np.random.default_rng(1).bit_generator.state

@@ -151,7 +151,7 @@ def test_temperature_of_a_gaussian_law_is_its_mean_square_residual():
     square = (weights * ((Y[200:] - mean) / std) ** 2).sum()
     # stationary in log T: log T + W / 2 - square / (2 T) = 0
     assert math.log(t) + weights.sum() / 2 - square / (2 * t) == pytest.approx(0, abs=1e-4)
-    assert t == pytest.approx(4, rel=0.4)  # the variance of 200 squares is 2 / 200: four standard errors
+    assert t == pytest.approx(4, rel=0.5)  # the variance of a mean of 200 squares is 2 / 200: five standard errors
 
 
 def test_a_stretched_law_keeps_its_mean():
@@ -179,7 +179,7 @@ def test_several_outputs_have_a_temperature_each():
         alone = Calibrated(FrozenEstimator(Narrow(width).fit(X[:200], targets[:200, j]))).fit(X[rest], targets[rest, j])
         t = alone.calibration_.temperature.item()
         assert around.calibration_.temperature[j].item() == pytest.approx(t, rel=1e-4)
-        assert t == pytest.approx(width**-2, rel=0.4)  # four standard errors of a mean of 199 squares
+        assert t == pytest.approx(width**-2, rel=0.5)  # five standard errors of a mean of 199 squares
 
 
 def test_correlated_outputs_are_stretched_together():

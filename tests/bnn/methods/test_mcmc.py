@@ -85,9 +85,10 @@ def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     by_chain = draws.reshape(2, 250, 3)
     size, spread = mcmc.ess(by_chain).clamp(max=500), mcmc.ess((by_chain - mean[:, 0]) ** 2).clamp(max=500)
     sd = covariance.diagonal().sqrt()
-    assert ((draws.mean(0) - mean[:, 0]).abs() < (4 / size.sqrt()) * sd).all()
-    assert ((draws.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + bias).all()
-    assert fit.diagnostics["R-hat"] < 1.05
+    assert ((draws.mean(0) - mean[:, 0]).abs() < (5 / size.sqrt()) * sd).all()
+    assert ((draws.std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + bias).all()
+    # Four half-chains of 125: R-hat^2 - 1 is about tau (chi2_3 / 3 - 1) / 125, at tau = 5 above 0.32 once in 100,000.
+    assert fit.diagnostics["R-hat"] < 1.15
 
 
 def test_variables_say_which_draws_predict(generator):
@@ -108,7 +109,7 @@ def test_variables_say_which_draws_predict(generator):
 
 
 def test_structured_draws_have_the_best_independent_law(generator):
-    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 4 standard errors and ten percent, as for SGLD.
+    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 5 standard errors and ten percent, as for SGLD.
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
     precision = prior.weights.covariance.inverse().to_dense() + data.x.mT * data.weights @ data.x / noise
@@ -120,10 +121,10 @@ def test_structured_draws_have_the_best_independent_law(generator):
     sd = precision.diagonal().rsqrt()
     size, spread = mcmc.ess(draws).clamp(max=400), mcmc.ess((draws - mean) ** 2).clamp(max=400)
     flat = draws.flatten(0, 1)
-    assert ((flat.mean(0) - mean).abs() < (4 / size.sqrt()) * sd).all()
-    assert ((flat.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()
+    assert ((flat.mean(0) - mean).abs() < (5 / size.sqrt()) * sd).all()
+    assert ((flat.std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + 0.1).all()
     correlation = torch.corrcoef(flat.T) - torch.eye(3)
-    assert correlation.abs().max() < 4 / size.min().sqrt() + 0.1
+    assert correlation.abs().max() < 5 / size.min().sqrt() + 0.1
 
 
 def test_groups_are_those_of_the_networks_parameters(generator):
@@ -193,7 +194,7 @@ def test_the_noise_is_learnt_with_the_stated_prior(generator):
     sd = (weights * (grid - mean) ** 2).sum().sqrt()
     method = MCMC(mcmc.NUTS(), num_chains=2, num_samples=200, burn_in=80)
     fit = method.infer(prior, Gaussian(0.1), data, generator=generator)
-    assert abs(fit.likelihood.raw_noise.item() - mean) < 4 * sd / 100**0.5  # at least 100 effective draws of 400
+    assert abs(fit.likelihood.raw_noise.item() - mean) < 5 * sd / 100**0.5  # at least 100 effective draws of 400
 
 
 def test_the_log_density_is_the_joint_one(generator):

@@ -71,9 +71,9 @@ def test_clients_that_make_surrogates_sample_the_posterior_and_others_do_not(gen
 
     x = draws(True)
     size = mcmc.ess(x).clamp(max=400)
-    assert ((x.mean((0, 1)) - mean).abs() < 4 / size.sqrt() * sd).all()
+    assert ((x.mean((0, 1)) - mean).abs() < 5 / size.sqrt() * sd).all()
     spread = mcmc.ess((x - mean) ** 2).clamp(max=400)
-    assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
+    assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
     assert (draws(False).flatten(0, 1).std(0) / sd).max() > 1.5
 
 

@@ -54,8 +54,8 @@ def test_weight_samples_through_a_last_layer_have_the_law_of_the_function(genera
     pushed = bnn.monte_carlo(network, weights, x, num_samples=s, generator=generator)
     functions = bnn.BayesNet(network, weights, bnn.Linearize()).sample_functions(s, generator=generator)
     for draws in (pushed.draws, functions(x), values.sample(s, generator=generator)):
-        assert ((draws.mean(0) - values.mean).abs() < 4 * (values.variance / s).sqrt()).all()
-        assert ((draws.var(0) - values.variance).abs() < 4 * values.variance * (2 / s) ** 0.5).all()
+        assert ((draws.mean(0) - values.mean).abs() < 5 * (values.variance / s).sqrt()).all()
+        assert ((draws.var(0) - values.variance).abs() < 5 * values.variance * (2 / s) ** 0.5).all()
 
 
 def test_linearized_functions_agree_between_calls_and_have_the_linear_law(generator):
@@ -66,8 +66,8 @@ def test_linearized_functions_agree_between_calls_and_have_the_linear_law(genera
     functions = posterior.sample_functions(3000, generator=generator)
     draws, values = functions(x), posterior(x)
     assert torch.allclose(torch.cat([functions(x[:2]), functions(x[2:])], dim=1), draws, atol=1e-12)
-    assert ((draws.mean(0) - values.mean).abs() < 4.5 * (values.variance / 3000).sqrt()).all()
-    assert ((draws.var(0) / values.variance - 1).abs() < 4.5 * (2 / 3000) ** 0.5).all()
+    assert ((draws.mean(0) - values.mean).abs() < 5 * (values.variance / 3000).sqrt()).all()
+    assert ((draws.var(0) / values.variance - 1).abs() < 5 * (2 / 3000) ** 0.5).all()
 
 
 def test_monte_carlo_is_a_function_of_the_inputs(generator):
