@@ -1,10 +1,10 @@
-"""Yesterday's posterior inside Avalanche: its strategies train, the posterior of the earlier experiences is the prior.
+"""Bayesian continual learning in Avalanche: the posterior after each experience is the prior of the next one.
 
     bayes = PosteriorPlugin(network, Categorical(10))
     strategy = Naive(model=network, ..., plugins=[bayes])
     for experience in benchmark.train_stream:
         strategy.train(experience)      # loss - log q_{t-1}(w) / n, then q_t = infer(q_{t-1}, experience)
-    bayes.predictive(x)                 # of everything met so far
+    bayes.predictive(x)                 # given all experiences so far
 
 With the Laplace approximation, which is the default, this is online Laplace (Ritter et al., 2018).
 """
@@ -30,20 +30,20 @@ with needed("avalanche-lib", extra="avalanche"):
 class PosteriorPlugin(SupervisedPlugin):
     """Adds `-log q(w) / n` to the loss of an experience of n rows, q being the posterior of those before it.
 
-    After each experience `inference` makes the next posterior, around the weights that the strategy has found. A loss
-    that is a mean over rows of -log p(y | x, w), such as cross entropy, thereby becomes -log p(w | all rows) / n under
-    the Gaussian that stands for the rows not here any more.
+    After each experience `inference` computes the next posterior at the weights that the strategy has trained. A loss
+    that is a mean of -log p(y | x, w), such as cross entropy, thereby becomes -log p(w | all data) / n under the
+    Gaussian approximation of the previous posterior.
 
     Args:
         network: The strategy's model.
-        likelihood: What the strategy's criterion is the negative logarithm of.
-        inference: How a posterior is made; `bnn.Laplace` over all weights with a diagonal covariance where None is
-            given. It must take the weights as they are trained, and return a Gaussian law of them.
+        likelihood: The likelihood whose negative logarithm is the strategy's criterion.
+        inference: `bnn.Laplace` over all weights with a diagonal covariance if None. It must use the weights as they
+            are trained, and return a Gaussian posterior over them.
         prior_precision: Factor on the precision of the first prior.
         random_state: Seed of the inference.
 
     Attributes:
-        posterior: The `BayesNet` reached; the prior at first.
+        posterior: The current posterior, a `BayesNet`; the prior at first.
 
     References:
         Ritter, Botev, Barber. Online structured Laplace approximations for overcoming catastrophic forgetting.
@@ -66,15 +66,15 @@ class PosteriorPlugin(SupervisedPlugin):
         self.likelihood, self.random_state = likelihood, random_state
 
     def before_backward(self, strategy: Any, **_: Any) -> None:
-        """The prior's share of the loss."""
+        """Add the negative log prior to the loss."""
         weights = self.posterior.weights
         assert isinstance(weights, GaussianWeights)
         live = dict(strategy.model.named_parameters())
-        here = {name: live[name] for name in weights.mean}  # no copies: the optimizer is to feel it
+        here = {name: live[name] for name in weights.mean}  # no copies, so that the optimizer sees the gradient
         strategy.loss = strategy.loss - weights.log_prob(here) / len(strategy.experience.dataset)
 
     def after_training_exp(self, strategy: Any, **_: Any) -> None:
-        """Today's posterior."""
+        """Compute the posterior after an experience."""
         rows = [row[:2] for row in strategy.experience.dataset]
         x, y = torch.stack([torch.as_tensor(x) for x, _ in rows]), torch.tensor([y for _, y in rows])
         prior = replace(self.posterior, network=strategy.model)
@@ -85,6 +85,6 @@ class PosteriorPlugin(SupervisedPlugin):
         self.posterior, self.likelihood = fit.posterior, fit.likelihood
 
     def predictive(self, x: Tensor) -> Predictive:
-        """The law of a label at each input, given everything met so far."""
+        """The predictive distribution of the label at each input, given all experiences so far."""
         with torch.no_grad():
             return self.likelihood.predictive(self.posterior(x))

@@ -1,9 +1,9 @@
-"""Draws of an estimator's predictions as BaaL's heuristics take them: rows, outputs, iterations.
+"""Posterior samples of an estimator's predictions in BaaL's convention: inputs, outputs, iterations.
 
     from baal.active.heuristics import BALD
-    order = BALD()(draws(estimator, X_pool, iterations=64))    # the rows to label first
+    order = BALD()(draws(estimator, X_pool, iterations=64))    # inputs in the order to label them
 
-Nothing of BaaL is imported, so what stands here also serves any code that keeps to that convention.
+BaaL is not imported, so this also serves other code with that convention.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from bayeskit.active import function_draws as functions
 from bayeskit.core import checks
 
 ROWS = 1_024
-"""Rows drawn together; functions agree within them, not between them."""
+"""Inputs sampled jointly; between such blocks functions are independent. Bounds the joint covariance to 8 MiB."""
 
 
 def draws(estimator: Any, X: Any, *, iterations: int = 20, random_state: Any = 0) -> np.ndarray:
-    """Class probabilities, or function values, under functions drawn from the posterior.
+    """Class probabilities, or function values, under functions sampled from the posterior.
 
-    out[i, j, s] = p(y_i = j | f_s) for labels, f_s(x_i)_j in the target's units for numbers,   f_s ~ q(f)
+    out[i, j, s] = p(y_i = j | f_s) for classes, f_s(x_i)_j in the target's units for regression,   f_s ~ q(f)
 
-    A method that stores draws of its weights gives draws of those.
+    A method that stores samples of its weights resamples those.
 
     Args:
         estimator: A fitted GPClassifier, BNNClassifier, GPRegressor or BNNRegressor.
@@ -36,8 +36,8 @@ def draws(estimator: Any, X: Any, *, iterations: int = 20, random_state: Any = 0
         (n, c, s) class probabilities in the order of `classes_`, or (n, k, s) values.
 
     Raises:
-        TypeError: The estimator is none of this library.
-        NotFittedError: It is not fitted.
+        TypeError: The estimator is not of this library.
+        NotFittedError: The estimator is not fitted.
 
     Examples:
         >>> from bayeskit import BNNClassifier
@@ -48,10 +48,7 @@ def draws(estimator: Any, X: Any, *, iterations: int = 20, random_state: Any = 0
     """
     checks.positive(iterations, name="iterations", integer=True)
     if not hasattr(estimator, "latent"):
-        raise TypeError(
-            f"`estimator` must be a GP or BNN estimator of this library, for it has draws; got "
-            f"{type(estimator).__name__}"
-        )
+        raise TypeError(f"`estimator` must be a GP or BNN estimator of this library; got {type(estimator).__name__}")
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     n = len(X)
     return np.concatenate([_drawn(estimator, X[i : i + ROWS], iterations, seed) for i in range(0, max(n, 1), ROWS)])

@@ -1,7 +1,7 @@
-"""Bayesian optimization by BoTorch, over any posterior of this library.
+"""Bayesian optimization in BoTorch with any posterior of this library.
 
 model = as_model(GPRegressor().fit(X, y))
-candidates, _ = optimize_acqf(qLogExpectedImprovement(model, best_f), bounds, q=2, ...)    # all BoTorch's
+candidates, _ = optimize_acqf(qLogExpectedImprovement(model, best_f), bounds, q=2, ...)    # BoTorch's own
 """
 
 import copy
@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import operators
-from bayeskit.core.likelihood import Drawn, Gaussian
 from bayeskit.core.posterior import FunctionValues, SampledValues
-from bayeskit.integrations.botorch_given import Observed, check_estimator, check_inputs, chosen, joined, told
+from bayeskit.integrations.botorch_observations import (
+    Observed,
+    check_estimator,
+    check_inputs,
+    checked,
+    concatenated,
+    output_positions,
+)
 from bayeskit.integrations.botorch_posteriors import blocks, gaussian, noisy
 from bayeskit.integrations.optional_import import needed
 
@@ -23,23 +29,23 @@ with needed("BoTorch", extra="botorch"):
     from botorch.posteriors.ensemble import EnsemblePosterior
 
 ROWS = 256
-"""Inputs whose joint covariance is formed at once, more only where q is; the blocks of q are kept."""
+"""Inputs per joint covariance, of which the blocks of q are kept: half a MiB, unless q is larger."""
 
 
 def as_model(estimator: Any) -> "EstimatorModel":
-    """A fitted regressor as a BoTorch `Model`: what its acquisition functions and optimizers take.
+    """A fitted regressor as a BoTorch `Model`, for its acquisition functions and optimizers.
 
     Inputs and outputs are in the units of the data. `posterior(X)` of X (*b, q, d) is a `GPyTorchPosterior` where the
-    law of the function is Gaussian (processes, linearized networks, Bayesian last layers), with gradients in X, and an
-    `EnsemblePosterior` of fixed functions where it is draws. `observation_noise=True` adds the learnt noise.
-    `condition_on_observations` and `fantasize` are exact where function and noise are Gaussian, hyperparameters,
-    features and scales kept.
+    function is Gaussian (processes, linearized networks, Bayesian last layers), with gradients in X, and otherwise an
+    `EnsemblePosterior` of fixed functions. `observation_noise=True` adds the learned noise.
+    `condition_on_observations` and `fantasize` are exact where function and noise are Gaussian, at fixed
+    hyperparameters, features and scales.
 
     Args:
         estimator: A fitted GPRegressor or BNNRegressor.
 
     Returns:
-        The model; it holds the estimator and does not train.
+        The model, which refers to the estimator and is not trained further.
 
     Raises:
         TypeError: The estimator is not a regressor of this library, or its latents are not the outputs.
@@ -60,7 +66,7 @@ class EstimatorModel(Model, FantasizeMixin):
 
     Args:
         estimator: A fitted GPRegressor or BNNRegressor.
-        observed: Further observations, exactly conditioned on; None for none.
+        observed: Further observations to condition on exactly, or None.
     """
 
     def __init__(self, estimator: Any, observed: Observed | None = None):
@@ -72,12 +78,12 @@ class EstimatorModel(Model, FantasizeMixin):
 
     @property
     def num_outputs(self) -> int:
-        """How many outputs, m."""
+        """Number of outputs, m."""
         return self.estimator.num_outputs_
 
     @property
     def batch_shape(self) -> torch.Size:
-        """That of the observations told after the fit; () without any."""
+        """The batch shape of the observations after the fit; () without any."""
         return torch.Size() if self.observed is None else self.observed.batch_shape
 
     def posterior(  # pyright: ignore[reportIncompatibleMethodOverride]  # BoTorch's two bases disagree on it
@@ -87,29 +93,29 @@ class EstimatorModel(Model, FantasizeMixin):
         observation_noise: bool | Tensor = False,
         posterior_transform: Any = None,
     ) -> Posterior:
-        """The joint law of the outputs at q inputs, for each of a batch.
+        """The joint distribution of the outputs at q inputs, for each of a batch.
 
         Args:
             X: (*b, q, d), in the units of the data.
             output_indices: Which outputs; None for all.
-            observation_noise: Whether to add the learnt noise; or noise variances, (*b, q, m) or broadcasting.
+            observation_noise: Whether to add the learned noise; or noise variances, (*b, q, m) or broadcasting.
             posterior_transform: Applied to the result.
 
         Returns:
             `GPyTorchPosterior` or `EnsemblePosterior`, of batch *b broadcast against that of the model.
         """
         check_inputs(X, self.estimator.n_features_in_)
-        outputs = None if output_indices is None else chosen(output_indices, self.num_outputs)
+        outputs = None if output_indices is None else output_positions(output_indices, self.num_outputs)
         earlier = () if self.observed is None else (self.observed.x, self.observed.y)
         wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (X, *earlier))
         noise = None if observation_noise is False else self._noise(observation_noise, X)
         with torch.set_grad_enabled(wanted):
-            law = self._law(X) if self.observed is None else self._conditioned(X, self.observed)
+            joint = self._joint(X) if self.observed is None else self._conditioned(X, self.observed)
             posterior: Posterior
-            if isinstance(law, tuple):
-                posterior = gaussian(law, noise, outputs)
+            if isinstance(joint, tuple):
+                posterior = gaussian(joint, noise, outputs)
             else:
-                functions = law if noise is None else noisy(law, noise)
+                functions = joint if noise is None else noisy(joint, noise)
                 posterior = EnsemblePosterior(functions if outputs is None else functions[..., outputs])
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
@@ -119,21 +125,21 @@ class EstimatorModel(Model, FantasizeMixin):
         Args:
             X: (*b, n, d).
             Y: (*c, n, m), with leading axes of its own for fantasies.
-            noise: Noise variances, broadcasting against Y; None for the learnt noise.
+            noise: Noise variances, broadcasting against Y; None for the learned noise.
 
         Raises:
             NotImplementedError: The function or the noise is not Gaussian.
             ValueError: There is not one finite row of `Y` for each row of `X`, or `noise` does not fit.
         """
         check_inputs(X, self.estimator.n_features_in_)
-        if not isinstance(self.likelihood, Gaussian) or not isinstance(self._law(X[..., :1, :].detach()), tuple):
+        if self.likelihood.noise_variance is None or not isinstance(self._joint(X[..., :1, :].detach()), tuple):
             method = type(self.estimator.inference_).__name__
             raise NotImplementedError(
                 f"{method} under {type(self.likelihood).__name__} noise has no exact conditioning: fit the estimator "
-                "again with the new observations, or use a method with a Gaussian law of the function"
+                "again with the new observations, or use a method with a Gaussian posterior"
             )
-        added = told(X, Y, self._noise(True, X) if noise is None else noise, num_outputs=self.num_outputs)
-        observed = added if self.observed is None else joined(self.observed, added)
+        added = checked(X, Y, self._noise(True, X) if noise is None else noise, num_outputs=self.num_outputs)
+        observed = added if self.observed is None else concatenated(self.observed, added)
         return type(self)(self.estimator, observed)
 
     def _noise(self, given: bool | Tensor, X: Tensor) -> Tensor:
@@ -141,48 +147,47 @@ class EstimatorModel(Model, FantasizeMixin):
         if isinstance(given, Tensor):
             return given
         scale = self.estimator.target_scaler_.scale.to(X)
-        if isinstance(self.likelihood, Gaussian):
-            return (self.likelihood.noise.to(X) * scale.square()).expand(self.num_outputs)
-        if isinstance(self.likelihood, Drawn):
-            members: list[Any] = list(self.likelihood.members)
-            noises = torch.stack([member.noise.to(X) for member in members])
-            average = self.likelihood.weights.to(X) @ noises
-            return (average * scale.square()).expand(self.num_outputs)
+        noise = self.likelihood.noise_variance
+        if self.likelihood.components:
+            noises = torch.stack([member.noise_variance.to(X) for member in self.likelihood.components])
+            noise = self.likelihood.weights.to(X) @ noises
+        if noise is not None:
+            return (noise.to(X) * scale.square()).expand(self.num_outputs)
         raise NotImplementedError(
             f"`observation_noise=True` needs Gaussian noise, and that of {type(self.likelihood).__name__} is not: give "
             "noise variances, or use the posterior of the function"
         )
 
     def _values(self, x: Tensor) -> FunctionValues:
-        """The law of the function at inputs (n, d), in the units of the data."""
+        """The function values at inputs (n, d), in the units of the data."""
         e = self.estimator
         x = x.to(e.device_)
         shift, scale = (t.to(e.device_) for t in (e.target_scaler_.shift, e.target_scaler_.scale))
         values = e.posterior_(x if e.input_scaler_ is None else e.input_scaler_(x)).affine(shift, scale)
         return SampledValues(values.mean.unsqueeze(0)) if e.inference_.kind == "point" else values
 
-    def _law(self, X: Tensor) -> "tuple[Tensor, Tensor] | Tensor":
+    def _joint(self, X: Tensor) -> "tuple[Tensor, Tensor] | Tensor":
         """Mean (*b, q, m) and covariance (*b, q m, q m), point-major; or functions (*b, s, q, m)."""
         *batch, q, d = X.shape
         flat = X.reshape(-1, q, d)
-        laws = [blocks(self._values(part.reshape(-1, d)), q) for part in flat.split(max(1, ROWS // q))]
-        if isinstance(laws[0], tuple):
-            mean, covariance = (torch.cat(parts).to(X) for parts in zip(*laws, strict=True))
+        found = [blocks(self._values(part.reshape(-1, d)), q) for part in flat.split(max(1, ROWS // q))]
+        if isinstance(found[0], tuple):
+            mean, covariance = (torch.cat(parts).to(X) for parts in zip(*found, strict=True))
             return mean.reshape(*batch, q, -1), covariance.reshape(*batch, *covariance.shape[1:])
-        functions = torch.cat([law for law in laws if isinstance(law, Tensor)]).to(X)
+        functions = torch.cat([part for part in found if isinstance(part, Tensor)]).to(X)
         return functions.reshape(*batch, *functions.shape[1:])
 
     def _conditioned(self, X: Tensor, observed: Observed) -> tuple[Tensor, Tensor]:
-        """N(m + C' S^-1 (y - m_o), K - C' S^-1 C), with S and C from the joint law at both sets of inputs."""
+        """N(m + C' S^-1 (y - m_o), K - C' S^-1 C), with S and C from the joint distribution at both sets of inputs."""
         batch = torch.broadcast_shapes(X.shape[:-2], observed.x.shape[:-2])
         both = torch.cat([observed.x.expand(*batch, -1, -1), X.expand(*batch, -1, -1)], -2)
-        law = self._law(both)
-        assert isinstance(law, tuple)
-        mean, covariance = law
+        joint = self._joint(both)
+        assert isinstance(joint, tuple)
+        mean, covariance = joint
         size, m = observed.x.shape[-2] * self.num_outputs, self.num_outputs
         noise = observed.noise.expand(*observed.noise.shape[:-2], *observed.y.shape[-2:]).flatten(-2)
-        told = covariance[..., :size, :size] + torch.diag_embed(noise)
-        factor = operators.factorize(told, name="the covariance of the observations told to the model")
+        given = covariance[..., :size, :size] + torch.diag_embed(noise)
+        factor = operators.factorize(given, name="the covariance of the observations after the fit")
         half = factor.half_solve(covariance[..., :size, size:])
         residual = (observed.y - mean[..., : size // m, :]).flatten(-2)  # (*c, n m)
         white = torch.linalg.solve_triangular(factor.tril, residual.unsqueeze(-1).to(factor.tril), upper=False)

@@ -1,4 +1,4 @@
-"""What an adapter says when the library it adapts to is not there."""
+"""Error messages for missing optional libraries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needed(library: str, *, extra: str) -> Iterator[None]:
-    """Imports that need an optional library: where it is missing, how to install it.
+    """Import an optional library; if it is missing, say how to install it.
 
     Args:
         library: Its name.

@@ -1,10 +1,10 @@
-"""Estimators for the query strategies of scikit-activeml: rows without a label are left out, draws are a method.
+"""Estimators for the query strategies of scikit-activeml, which fit on the labeled data only.
 
 classifier = BayesianClassifier(BNNClassifier(), classes=[0, 1])
 GreedyBALD(sample_predictions_method_name="sample_proba").query(X, y, classifier)    # y is NaN where unlabeled
 ExpectedModelVarianceReduction().query(X, y, BayesianRegressor(GPRegressor()))
 
-Labels not known are NaN, or whatever `missing_label` says.
+Missing labels are NaN, or `missing_label`.
 """
 
 from typing import Any
@@ -21,12 +21,12 @@ with needed("scikit-activeml", extra="skactiveml"):
 
 
 class BayesianClassifier(SklearnClassifier):
-    """scikit-activeml's `SklearnClassifier` around a classifier of ours, with draws of its probabilities.
+    """scikit-activeml's `SklearnClassifier` around a classifier of this library, with sampled probabilities.
 
     Args:
         estimator: GPClassifier or BNNClassifier.
-        classes: All the labels that may come.
-        missing_label: What stands for a label not known.
+        classes: All possible labels.
+        missing_label: The value of a missing label.
         cost_matrix: Costs of wrong labels (c, c), or None.
         random_state: Seed.
 
@@ -55,7 +55,7 @@ class BayesianClassifier(SklearnClassifier):
         )
 
     def sample_proba(self, X: Any, n_samples: int = 10, random_state: Any = None) -> np.ndarray:
-        """Class probabilities under functions drawn from the posterior.
+        """Class probabilities under functions sampled from the posterior.
 
         Args:
             X: Inputs (n, d).
@@ -63,8 +63,8 @@ class BayesianClassifier(SklearnClassifier):
             random_state: Seed; None for the model's.
 
         Returns:
-            (s, n, c), a class that has no label yet at probability zero. Where no estimator could be fitted (no labels,
-            or one class of them), each draw is `predict_proba`, which scikit-activeml then takes from the counts.
+            (s, n, c), with probability zero for classes without labels. If no estimator could be fitted (no labels, or
+            those of one class), each sample is `predict_proba`, which scikit-activeml then takes from the counts.
 
         Raises:
             NotFittedError: `fit` was not called.
@@ -82,10 +82,10 @@ class BayesianClassifier(SklearnClassifier):
 
 
 class BayesianRegressor(SklearnNormalRegressor):
-    """scikit-activeml's `SklearnNormalRegressor`, which reads mean and standard deviation of a regressor of ours.
+    """scikit-activeml's `SklearnNormalRegressor`, around a regressor of this library.
 
     Args:
         estimator: GPRegressor or BNNRegressor.
-        missing_label: What stands for a target not known.
+        missing_label: The value of a missing target.
         random_state: Seed.
     """

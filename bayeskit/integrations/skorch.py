@@ -1,10 +1,10 @@
-"""Inferences inside skorch: its loop trains the module, an inference of ours turns it into a posterior.
+"""Inference in skorch: its loop trains the module, an inference of this library computes the posterior.
 
     net = BayesianNetClassifier(MyModule, inference=bnn.Laplace(pretrained=True), lr=0.01, max_epochs=30)
-    net.fit(X, y)                 # callbacks, schedules and early stopping as ever; then the posterior
-    net.predict_proba(X)          # of the posterior
+    net.fit(X, y)                 # callbacks, schedules and early stopping as usual; then the posterior
+    net.predict_proba(X)          # posterior predictive
 
-`max_epochs=0` leaves the training to the inference, which then starts where the module starts.
+`max_epochs=0` leaves the training to the inference, which then starts from the initial weights.
 """
 
 from typing import Any
@@ -24,14 +24,14 @@ with needed("skorch", extra="skorch"):
 
 
 class BayesianNetClassifier(PosteriorNet, NeuralNetClassifier):
-    """skorch's `NeuralNetClassifier` with the predictions of a posterior.
+    """skorch's `NeuralNetClassifier` with posterior predictive distributions.
 
     Args:
         module: Returns logits (n, c).
-        inference: `bnn.Laplace(pretrained=True)` where None is given; any other, or its registered name.
-        criterion: Of skorch's loop.
+        inference: An inference or its registered name; `bnn.Laplace(pretrained=True)` if None.
+        criterion: The loss of skorch's loop.
         random_state: Seed of the inference.
-        **settings: As skorch takes them: `lr`, `max_epochs`, `optimizer`, `callbacks`, `module__...`.
+        **settings: Those of skorch: `lr`, `max_epochs`, `optimizer`, `callbacks`, `module__...`.
 
     Attributes:
         result_: The `Fit`: posterior, likelihood, evidence, diagnostics.
@@ -75,16 +75,16 @@ class BayesianNetClassifier(PosteriorNet, NeuralNetClassifier):
 
 
 class BayesianNetRegressor(PosteriorNet, NeuralNetRegressor):
-    """skorch's `NeuralNetRegressor` with the predictions of a posterior, in the units of the module's own outputs.
+    """skorch's `NeuralNetRegressor` with posterior predictive distributions, in the units of the module's outputs.
 
-    The noise variance is the inference's to learn, from the module's mean squared residual on.
+    The inference learns the noise variance, starting from the module's mean squared residual.
 
     Args:
         module: Returns means (n, k).
         inference: As for the classifier.
-        criterion: Of skorch's loop.
+        criterion: The loss of skorch's loop.
         random_state: Seed of the inference.
-        **settings: As skorch takes them.
+        **settings: Those of skorch.
 
     Attributes:
         result_: The `Fit`: posterior, likelihood, evidence, diagnostics.

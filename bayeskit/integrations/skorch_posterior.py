@@ -1,4 +1,4 @@
-"""What both nets of `integrations.skorch` add to skorch's own: a posterior behind the predictions."""
+"""Posterior inference after training, for both nets of `integrations.skorch`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,19 +23,19 @@ with needed("skorch", extra="skorch"):
     from skorch.utils import to_device
 
 ROWS = 2_000
-"""Rows whose residuals say where the noise starts."""
+"""Data points whose residuals give the initial noise variance, to a few percent."""
 
 
 class PosteriorNet:
-    """Mixed into a skorch net: inference after training, and predictions from the posterior."""
+    """Mixin for skorch nets: inference after training, and predictions from the posterior."""
 
-    result_: Fit | None = None  # None while skorch trains: its callbacks then score the module itself
+    result_: Fit | None = None  # None during training, when callbacks score the module itself
 
     def set_params(self: Any, **settings: Any) -> Any:
-        """As in skorch; `inference__...` are settings of the inference, so that a grid search reaches them.
+        """As in skorch; `inference__...` are settings of the inference, for grid search.
 
         Raises:
-            ValueError: There are such settings, and `inference` is no object that has any.
+            ValueError: There are such settings, and `inference` is not an object with settings.
         """
         nested = {name: value for name, value in settings.items() if name.startswith("inference__")}
         super().set_params(  # type: ignore[misc]
@@ -51,10 +51,10 @@ class PosteriorNet:
         return self
 
     def partial_fit(self: Any, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Any:
-        """Train on, then infer; the posterior is that of the rows of this call.
+        """Continue training, then infer the posterior given the data of this call.
 
         Args:
-            X: Inputs, as skorch takes them: array, tensor, dictionary of those, or `Dataset` of pairs.
+            X: Inputs of skorch: array, tensor, dictionary of those, or `Dataset` of pairs.
             y: Targets; None for a `Dataset`.
             classes: As in skorch.
             **fit_params: As in skorch.
@@ -71,7 +71,7 @@ class PosteriorNet:
         return self
 
     def predictive(self: Any, X: Any) -> Predictive:
-        """The law of an observation at each row of `X`.
+        """The predictive distribution of an observation at each input.
 
         Raises:
             NotFittedError: There is no posterior yet.
@@ -85,11 +85,11 @@ class PosteriorNet:
             return self.result_.likelihood.predictive(self.result_.posterior(as_inputs(x)))
 
     def parts(self: Any, X: Any) -> Iterator[Any]:
-        """The laws of observations, batch by batch of skorch's."""
+        """The predictive distributions, one for each of skorch's batches."""
         return (self._predictive(x) for x, _ in self._batches(X))
 
     def _batches(self: Any, X: Any, y: Any = None) -> Iterator[tuple[Any, Any]]:
-        """What skorch's own iterator makes of anything that skorch takes, on the net's device."""
+        """The batches of skorch's own iterator, on the net's device."""
         for batch in self.get_iterator(self.get_dataset(X, y), training=False):
             x, targets = unpack_data(batch)
             yield to_device(x, self.device), to_device(targets, self.device)

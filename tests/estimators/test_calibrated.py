@@ -229,9 +229,9 @@ def test_isotonic_mends_a_shape_that_no_temperature_can():
 
 def test_tied_and_extreme_transforms_make_a_map_all_the_same():
     from bayeskit.estimators.post_hoc import HeldOut
-    from bayeskit.estimators.posterior_predictive import law
+    from bayeskit.estimators.posterior_predictive import posterior_predictive
 
-    said = law(Narrow(1e-6).fit(X, Y), X)  # every transform is 0 or 1
+    said = posterior_predictive(Narrow(1e-6).fit(X, Y), X)  # every transform is 0 or 1
     learnt = Quantiles.learn([HeldOut(said, torch.as_tensor(Y), torch.ones(400, dtype=torch.float64))])
     assert (learnt.stated.diff() > 0).all() and (learnt.observed.diff() > 0).all()
     assert learnt(said).log_prob(Y).isfinite().all()
@@ -358,7 +358,7 @@ def test_tensors_and_datasets_reach_the_network():
 def test_any_regressor_that_states_a_spread():
     model = Calibrated(GaussianProcessRegressor(alpha=0.25), random_state=0).fit(X[:60], Y[:60])
     assert isinstance(model.predictive(X).base.base, GaussianPredictive)
-    with pytest.raises(TypeError, match="states no law"):
+    with pytest.raises(TypeError, match="has no predictive distribution"):
         Calibrated(Ridge()).fit(X, Y)
 
 

@@ -1,6 +1,7 @@
-"""A fitted predictive as a module that `torch.export` can trace."""
+"""A fitted predictive distribution as a module that `torch.export` can trace."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def predictive_module(estimator: Any) -> nn.Module:
 
     Args:
         estimator: Fitted by any inference whose posterior is a conditioned `GaussianProcess`: exact (by Cholesky
-            factors), SGPR, SVGP. See `gp.traced_kernel.traced` for the kernels.
+            factors), SGPR, SVGP. See `export_kernels.traced` for the kernels.
 
     Returns:
         A module. A regressor's maps inputs (n, d), in their own units, to means and variances of an observation, each
@@ -55,35 +56,33 @@ def predictive_module(estimator: Any) -> nn.Module:
     latents, likelihood = _Latents(posterior), estimator.likelihood_
     if isinstance(likelihood, Categorical) and posterior.mixing is not None:
         raise TypeError("a Categorical likelihood of correlated latents (`num_latents`) cannot be exported")
-    if isinstance(likelihood, Bernoulli | Categorical):
-        law = _Two(likelihood) if isinstance(likelihood, Bernoulli) else _Several(likelihood)
-        return _Predictive(estimator.input_scaler_, latents, law).eval()
-    if not isinstance(likelihood, Gaussian | StudentT | Heteroscedastic):
+    build = next((build for kind, build in _OBSERVATIONS.items() if isinstance(likelihood, kind)), None)
+    if build is None:
         raise TypeError(
-            f"a {type(likelihood).__name__} likelihood cannot be exported; those that can are Gaussian, StudentT, "
-            "Heteroscedastic, Bernoulli and Categorical"
+            f"a {type(likelihood).__name__} likelihood cannot be exported; those that can are "
+            f"{', '.join(kind.__name__ for kind in _OBSERVATIONS)}"
         )
-    return _Predictive(estimator.input_scaler_, latents, _Observed(likelihood, estimator.target_scaler_)).eval()
+    return _Predictive(estimator.input_scaler_, latents, build(likelihood, estimator.target_scaler_)).eval()
 
 
 class _Predictive(nn.Module):
     """Raw inputs, standardized inputs, latents, observations."""
 
-    def __init__(self, scaler: Any, latents: nn.Module, law: nn.Module):
+    def __init__(self, scaler: Any, latents: nn.Module, observation: nn.Module):
         super().__init__()
         self.shift: Tensor
         self.scale: Tensor
         one = torch.ones(1, dtype=torch.float64)
         self.register_buffer("shift", 0 * one if scaler is None else scaler.shift.clone())
         self.register_buffer("scale", one if scaler is None else scaler.scale.clone())
-        self.latents, self.law = latents, law
+        self.latents, self.observation = latents, observation
 
     def forward(self, x: Tensor) -> Any:
-        return self.law(*self.latents((x.double() - self.shift) / self.scale))
+        return self.observation(*self.latents((x.double() - self.shift) / self.scale))
 
 
 class _Latents(nn.Module):
-    """Means and variances (n, k) of a conditioned process; the equations are those of `conditioned.py`.
+    """Means and variances (n, k) of a conditioned process; equations in `conditioned_kernel.py`.
 
     With a mixing W of independent latent functions, the outputs have means W m and variances (W * W) v.
     """
@@ -93,7 +92,7 @@ class _Latents(nn.Module):
         kernel, mean = posterior.kernel, posterior.mean
         assert isinstance(kernel, Conditioned) and isinstance(mean, ConditionedMean)
         if mean.z is not kernel.z and not torch.equal(mean.z, kernel.z):
-            raise TypeError("a posterior whose mean and covariance have inputs of their own cannot be exported")
+            raise TypeError("a posterior whose mean and covariance have different inputs cannot be exported")
         self.kernel: Any = traced(kernel.base, kernel.z)
         self.mean, self.num_latents = mean.base_mean, posterior.num_latents
         self.mixing: Tensor | None
@@ -118,28 +117,22 @@ class _Latents(nn.Module):
         return (mean, variance) if self.mixing is None else (mean @ self.mixing.mT, variance @ self.mixing.square().mT)
 
 
-class _Observed(nn.Module):
-    """Mean and variance of y in the target's units."""
+class _Numbers(nn.Module):
+    """Mean and variance of y in the target's units, under additive noise of the given variance."""
 
-    def __init__(self, likelihood: Likelihood, scaler: Any):
+    def __init__(self, noise: Tensor | None, scaler: Any):
         super().__init__()
         self.shift: Tensor
         self.scale: Tensor
         self.noise: Tensor | None
         self.register_buffer("shift", scaler.shift.clone())
         self.register_buffer("scale", scaler.scale.clone())
-        noise = None
-        if isinstance(likelihood, Gaussian):
-            noise = likelihood.noise.detach()
-        elif isinstance(likelihood, StudentT):
-            spread = likelihood.df / (likelihood.df - 2) if likelihood.df > 2 else math.inf
-            noise = likelihood.scale.detach().square() * spread
-        self.register_buffer("noise", noise)
+        self.register_buffer("noise", noise)  # None where the second half of the latents are log variances
 
     def forward(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         if self.noise is not None:
             variance = variance + self.noise
-        else:  # the second half of the latents are log variances: E exp(g) = exp(E g + Var g / 2)
+        else:  # E exp(g) = exp(E g + Var g / 2)
             (mean, log_mean), (variance, log_variance) = mean.chunk(2, dim=-1), variance.chunk(2, dim=-1)
             variance = variance + (log_mean + log_variance / 2).exp()
         mean, variance = self.shift + self.scale * mean, self.scale.square() * variance
@@ -147,10 +140,10 @@ class _Observed(nn.Module):
 
 
 class _Two(nn.Module):
-    """Probabilities of two classes: E Phi(f) in closed form, E sigmoid(f) by sums.
+    """Probabilities of two classes: E Phi(f) in closed form, E sigmoid(f) by quadrature.
 
-    With f ~ N(m, s^2), the trapezoidal rule in (f - m) / s serves s below 4. Beyond, sigmoid(f) = Phi(c f) + g(f) with
-    g zero outside of [-40, 40]: E Phi(c f) is closed, and E g is a sum over f, in which the density is smooth.
+    With f ~ N(m, s^2), the trapezoidal rule in (f - m) / s is used for s <= 4. Beyond, sigmoid(f) = Phi(c f) + g(f), g
+    zero outside [-40, 40]: E Phi(c f) has a closed form, and E g is a sum over f, in which the density is smooth.
     """
 
     def __init__(self, likelihood: Bernoulli):
@@ -178,7 +171,7 @@ class _Two(nn.Module):
 
 
 class _Several(nn.Module):
-    """Probabilities of several classes: the softmax averaged over the fixed draws that the library uses."""
+    """Probabilities of several classes: the softmax averaged over the same quasi-Monte Carlo points as elsewhere."""
 
     def __init__(self, likelihood: Categorical):
         super().__init__()
@@ -188,3 +181,17 @@ class _Several(nn.Module):
     def forward(self, mean: Tensor, variance: Tensor) -> Tensor:
         f = mean + variance.sqrt() * self.draws.unsqueeze(-2)  # (s, n, c)
         return f.softmax(-1).mean(0)
+
+
+def _student_t_variance(likelihood: StudentT) -> Tensor:
+    return likelihood.scale.detach().square() * (likelihood.df / (likelihood.df - 2) if likelihood.df > 2 else math.inf)
+
+
+_OBSERVATIONS: dict[type[Likelihood], Callable[[Any, Any], nn.Module]] = {
+    Gaussian: lambda likelihood, scaler: _Numbers(likelihood.noise.detach(), scaler),
+    StudentT: lambda likelihood, scaler: _Numbers(_student_t_variance(likelihood), scaler),
+    Heteroscedastic: lambda likelihood, scaler: _Numbers(None, scaler),
+    Bernoulli: lambda likelihood, scaler: _Two(likelihood),
+    Categorical: lambda likelihood, scaler: _Several(likelihood),
+}
+"""The module from moments of the latents to predictions, from a likelihood and the scaler of the targets."""

@@ -1,4 +1,4 @@
-"""Kernels written so that `torch.export` can trace them: plain tensor operations, fixed hyperparameters."""
+"""Kernels that `torch.export` can trace: plain tensor operations, fixed hyperparameters."""
 
 import math
 from functools import reduce
@@ -28,7 +28,7 @@ from bayeskit.gp.kernels.stationary import CANCELLATION
 
 
 def traced(kernel: Kernel, z: Tensor) -> nn.Module:
-    """The covariances with fixed inputs as a module: `module(x)` is k(z, x), and `module.variance(x)` is k(x, x).
+    """Covariances with fixed inputs as a module: `module(x)` is k(z, x), and `module.variance(x)` is k(x, x).
 
     Args:
         kernel: RBF, Matern, rational quadratic, periodic, linear, polynomial, cosine and constant kernels, scaled,
@@ -55,7 +55,7 @@ def traced(kernel: Kernel, z: Tensor) -> nn.Module:
 
 
 def _whole(kernel: Kernel, z: Tensor) -> nn.Module:
-    """A kernel of all the columns it is given."""
+    """A kernel that uses all columns."""
     if type(kernel) is ScaleKernel:
         return _Combined([_Constant(kernel.outputscale, z), traced(kernel.base_kernel, z)], product=True)
     if type(kernel) in (AdditiveKernel, ProductKernel):
@@ -150,7 +150,7 @@ class _OfDistance(nn.Module):
         self.register_buffer("a", (z - self.center) / self.lengthscale)
         size = float(self.a.square().sum(-1).max()) if len(z) else 0.0
         self.apart = torch.finfo(z.dtype).eps * size > CANCELLATION
-        self.law = kernel.nu if isinstance(kernel, MaternKernel) else math.inf
+        self.smoothness = kernel.nu if isinstance(kernel, MaternKernel) else math.inf
         self.alpha: Tensor | None
         self.register_buffer("alpha", kernel.alpha.detach()[..., None] if isinstance(kernel, RQKernel) else None)
 
@@ -158,10 +158,10 @@ class _OfDistance(nn.Module):
         squared = self._squared((x - self.center) / self.lengthscale)
         if self.alpha is not None:
             return (1 + squared / (2 * self.alpha)) ** -self.alpha
-        if self.law == math.inf:
+        if self.smoothness == math.inf:
             return (-squared / 2).exp()
-        u = (2 * self.law * squared).sqrt()
-        polynomial = {0.5: 1.0, 1.5: 1 + u, 2.5: 1 + u + u**2 / 3}[self.law]
+        u = (2 * self.smoothness * squared).sqrt()
+        polynomial = {0.5: 1.0, 1.5: 1 + u, 2.5: 1 + u + u**2 / 3}[self.smoothness]
         return polynomial * (-u).exp()
 
     def variance(self, x: Tensor) -> Tensor:

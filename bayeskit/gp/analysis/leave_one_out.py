@@ -1,12 +1,12 @@
-r"""What a fitted process says of each row of its own data when that row alone is left out.
+r"""Leave-one-out cross-validation of a fitted Gaussian process in closed form.
 
-The posterior is a prior times one Gaussian site a row, in the values g_i that the sites speak of: f(x_i) itself in an
-exact process, A_i' v with f(Z) = L v and A_i = L^-1 k(Z, x_i) where there are inducing points. With g_i ~ N(c_i, h_i)
-under the posterior, and row i of weight w_i having derivatives (a_i, b_i) of its expected log likelihood,
+The posterior is the prior times one Gaussian site for each data point, a function of g_i: f(x_i) itself in an exact
+process, A_i' v with f(Z) = L v and A_i = L^-1 k(Z, x_i) where there are inducing points. With g_i ~ N(c_i, h_i) under
+the posterior, and point i of weight w_i having derivatives (a_i, b_i) of its expected log likelihood,
 
     h_i'  =  h_i / (1 - w_i b_i h_i),        c_i'  =  c_i - w_i a_i h_i / (1 - w_i b_i h_i)
 
-are variance and mean without it: a rank-one downdate of the posterior precision. The rest of the variance of f(x_i),
+are variance and mean without it: a rank-one downdate of the posterior precision. The remaining variance of f(x_i),
 k(x_i, x_i) - |A_i|^2, does not depend on the data. In an exact process 1 - w_i b_i h_i = D_i [C^-1]_ii, and the two
 lines are Rasmussen and Williams (2006), equation 5.12, without the noise.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit
 from bayeskit.core.inputs import one_tensor
-from bayeskit.core.likelihood import Drawn
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import GaussianValues, Posterior
 from bayeskit.core.predictive import Predictive, pool
 from bayeskit.core.types import Data
@@ -33,23 +33,23 @@ from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 from bayeskit.gp.process.process_mixture import ProcessMixture
 
 CORRELATED = (
-    "correlated outputs (`num_latents`, a prior with a `mixing`) have no leave-one-out here, since a row speaks of "
-    "several functions at once: fit without `num_latents`"
+    "correlated outputs (`num_latents`, a prior with a `mixing`) have no leave-one-out here, since a target depends on "
+    "several functions: fit without `num_latents`"
 )
 
 
 def leave_one_out(fit: Fit, data: Data) -> Predictive:
-    """The law of y at each training input, given all other rows, at the fitted hyperparameters and inducing points.
+    """The predictive distribution of each training target given all other data, at the fitted hyperparameters.
 
-    - Exact for Gaussian noise: with an exact process, and with `SGPR`, `SVGP` or `DualSVGP`, what a fit without the row
-      would say at the same inducing points and hyperparameters. `OrthogonalSVGP` has no best Gaussian at its points, so
-      there it is an approximation.
-    - For any other likelihood the row's Gaussian site is taken out and the other sites stay as they are, where a new
-      fit would move them: an approximation, good where no single row decides.
-    - A mixture over hyperparameters is reweighted: draw s counts in proportion to w_s / p_s(y_i | the other rows).
+    - Exact for Gaussian noise: with an exact process, and with `SGPR`, `SVGP` or `DualSVGP`, that of a fit without the
+      data point at the same inducing points and hyperparameters. `OrthogonalSVGP` has no optimal Gaussian at its
+      points, so there it is an approximation.
+    - For any other likelihood the Gaussian site of the point is removed and the other sites are kept, where a new fit
+      would change them: an approximation, good where no single point has a large influence.
+    - A mixture over hyperparameters is reweighted: sample s has weight in proportion to w_s / p_s(y_i | other data).
 
-    No hyperparameter is learnt anew, so each row has still had its say in those. A repeated row loses one copy, a
-    weighted row all its weight; the law returned is that of an observation of weight one.
+    Hyperparameters are not learned again, so they still depend on each point. Of a repeated point one copy is removed,
+    of a weighted point all its weight; the distribution returned is that of an observation of weight one.
 
     Args:
         fit: Of `gp.Exact` (by Cholesky), `gp.SGPR`, `gp.SVGP`, `gp.DualSVGP`, `gp.OrthogonalSVGP` or
@@ -57,12 +57,12 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
         data: What it was fitted to: inputs (n, d), targets, weights.
 
     Returns:
-        One law a row, n in all.
+        n predictive distributions, one for each data point.
 
     Raises:
         TypeError: The fit is of another kind.
-        ValueError: A row that counts (of positive weight, with a target that is not NaN) is not among those that an
-            exact process was fitted to, or several conditionings at inducing points are folded into one.
+        ValueError: A point of positive weight and observed target is not among those that an exact process was fitted
+            to, or several conditionings at inducing points are merged into one.
 
     References:
         Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 5.4.2.
@@ -81,8 +81,8 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
         10
     """
     checks.same_length(data.x, data.y, names=("data.x", "data.y"))
-    if isinstance(fit.posterior, ProcessMixture) and isinstance(fit.likelihood, Drawn):
-        return _mixed(fit.posterior, fit.likelihood, data)
+    if isinstance(fit.posterior, ProcessMixture) and fit.likelihood.components:
+        return _mixed(fit.posterior, fit.likelihood.components, data)
     if not isinstance(fit.posterior, GaussianProcess) or not isinstance(fit.posterior.kernel, Conditioned):
         raise TypeError(_refusal(fit.posterior))
     if fit.posterior.mixing is not None:
@@ -92,12 +92,12 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
 
 
 def _refusal(posterior: Posterior) -> str:
-    """Why there is no closed form, and what has one."""
+    """Why there is no closed form, and which inferences have one."""
     kernel = posterior.kernel if isinstance(posterior, GaussianProcess) else None
     if isinstance(kernel, Nearest):
         return (
-            "the law of `gp.SWSGP`, in which every input sees only its nearest inducing values, has no leave-one-out "
-            "in closed form: fit with `gp.SVGP` or `gp.SGPR`"
+            "the posterior of `gp.SWSGP`, in which every input depends on its nearest inducing values only, has no "
+            "leave-one-out in closed form: fit with `gp.SVGP` or `gp.SGPR`"
         )
     if isinstance(posterior, StackedProcess):
         return CORRELATED
@@ -108,27 +108,27 @@ def _refusal(posterior: Posterior) -> str:
     )
 
 
-def _mixed(posterior: ProcessMixture, likelihood: Drawn, data: Data) -> Predictive:
+def _mixed(posterior: ProcessMixture, likelihoods: tuple[Likelihood, ...], data: Data) -> Predictive:
     """p(y_i | rest) = sum_s u_is p_s(y_i | rest) with u_is in proportion to w_s / p_s(y_i | rest)^weight."""
-    pairs = zip(posterior.components, likelihood.members, strict=True)
-    parts = [leave_one_out(Fit(process, member), data) for process, member in pairs]  # type: ignore[arg-type]
+    pairs = zip(posterior.components, likelihoods, strict=True)
+    parts = [leave_one_out(Fit(process, member), data) for process, member in pairs]
     scores = torch.stack([_scores(part, data.y) for part in parts])  # (s, n)
     scores = scores if data.weights is None else scores * data.weights
     return pool(parts, (posterior.weights.log().unsqueeze(-1) - scores).softmax(0))
 
 
-def _scores(law: Predictive, y: Tensor) -> Tensor:
-    """Log densities (n,) of what was observed; where there are gaps, of independent normal outputs."""
+def _scores(predictive: Predictive, y: Tensor) -> Tensor:
+    """Log densities (n,) of the observed targets; where some are missing, of independent normal outputs."""
     missing = y.isnan()
     if not bool(missing.any()):
-        return law.log_prob(y)
-    mean, std = (value.reshape(y.shape) for value in (law.mean, law.std))  # type: ignore[attr-defined]
+        return predictive.log_prob(y)
+    mean, std = (value.reshape(y.shape) for value in (predictive.mean, predictive.std))  # type: ignore[attr-defined]
     each = torch.distributions.Normal(mean, std).log_prob(torch.where(missing, mean, y))
     return torch.where(missing, 0.0, each).reshape(len(y), -1).sum(-1)
 
 
 def _without(fit: Fit, kernel: Conditioned, data: Data) -> GaussianValues:
-    """The law of each f(x_i) given the other rows, independent between rows."""
+    """The distribution of each f(x_i) given the other data, independent between points."""
     process = fit.posterior
     assert isinstance(process, GaussianProcess)
     model = learnable(process, fit.likelihood, learn=False)
@@ -142,7 +142,7 @@ def _without(fit: Fit, kernel: Conditioned, data: Data) -> GaussianValues:
     slope, curvature = model.site_gradients(mean.mT, (parts.rest + spread).mT, y)  # (n, k) each
     taken = weights * curvature.mT  # w b
     left = 1 - taken * parts.total + taken * parts.lost  # 1 - w b h
-    # Sites that are not those of this posterior exactly must not leave a law wider than the prior.
+    # Where the sites are not exactly those of this posterior, the variance must not exceed the prior's.
     left = torch.maximum(left, spread / parts.before)
     variance = parts.rest + spread / left
     mean = mean - weights * slope.mT * spread / left
@@ -151,13 +151,13 @@ def _without(fit: Fit, kernel: Conditioned, data: Data) -> GaussianValues:
 
 @dataclass(frozen=True, eq=False)
 class _Variances:
-    """The variance of f(x_i), taken apart; each part (n,) or (k, n).
+    """The terms of the variance of f(x_i), each (n,) or (k, n).
 
     Args:
-        total: That of g_i under the posterior, plus `lost`.
-        lost: What is written apart because 1 - w b (total - lost) would round off.
-        rest: What the data do not change.
-        before: That of g_i before the data.
+        total: The posterior variance of g_i, plus `lost`.
+        lost: A term kept separate because 1 - w b (total - lost) would cancel.
+        rest: The variance of f(x_i) given g_i, which does not depend on the data.
+        before: The prior variance of g_i.
     """
 
     total: Tensor
@@ -170,8 +170,8 @@ def _inducing(kernel: Conditioned, x: Tensor) -> _Variances:
     """With g = A'v: |R'A|^2, and beside it k - |A|^2."""
     if len(kernel.blocks) > 1:
         raise ValueError(
-            f"`fit` folds {len(kernel.blocks)} conditionings at inducing points into one, which cannot be taken apart "
-            "row by row; fit all rows at once"
+            f"`fit` merges {len(kernel.blocks)} conditionings at inducing points into one, from which single data "
+            "points cannot be removed; fit all data at once"
         )
     assert kernel.root is not None
     found = []
@@ -185,7 +185,7 @@ def _inducing(kernel: Conditioned, x: Tensor) -> _Variances:
 
 
 def _noisy(kernel: Conditioned, x: Tensor, counted: Tensor) -> _Variances:
-    """With g = f(x_i) and C = k(X, X) + D: D_i - D_i^2 [C^-1]_ii; rows that do not count, (n,), need not be known."""
+    """With g = f(x_i) and C = k(X, X) + D: D_i - D_i^2 [C^-1]_ii; `counted` (n,) are the points that must be known."""
     if kernel.noise is None:
         raise TypeError("`fit` must hold a process conditioned on noisy values or at inducing points")
     place, known = places(kernel.z, x)
@@ -193,8 +193,7 @@ def _noisy(kernel: Conditioned, x: Tensor, counted: Tensor) -> _Variances:
     if unknown and not bool(known.any()):
         raise ValueError(
             "no row of `data` is one that `fit` is conditioned on. A coreset (`gp.CoresetGP`) has no leave-one-out, as "
-            "what it is conditioned on are pseudo observations: use `gp.SGPR`; of `gp.Exact`, give the rows it was "
-            "fitted to"
+            "it is conditioned on pseudo observations: use `gp.SGPR`; for `gp.Exact`, pass the data it was fitted to"
         )
     if unknown:
         raise ValueError(
@@ -204,7 +203,7 @@ def _noisy(kernel: Conditioned, x: Tensor, counted: Tensor) -> _Variances:
     identity = torch.eye(len(kernel.z), dtype=x.dtype, device=x.device)
     inverse = torch.linalg.solve_triangular(kernel.tril, identity, upper=False).square().sum(-2)  # [C^-1]_ii
     total, lost = (part[..., place] for part in torch.broadcast_tensors(kernel.noise, kernel.noise**2 * inverse))
-    silent = ~known | ~lost.isfinite()  # rows of weight zero and missing entries, from which nothing is taken
+    silent = ~known | ~lost.isfinite()  # points of weight zero and missing entries, of which nothing is removed
     if bool(silent.any()):
         total = torch.where(silent, gram_diagonal(kernel, x), total)
         lost = torch.where(silent, 0.0, lost)

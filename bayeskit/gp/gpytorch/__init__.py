@@ -1,1 +1,1 @@
-"""The bridge to and from GPyTorch."""
+"""Conversion of GPyTorch models and likelihoods."""

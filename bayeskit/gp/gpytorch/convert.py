@@ -31,12 +31,12 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
 
     - `ExactGP` of one output, or of a batch of independent ones, and `ApproximateGP` with a variational strategy over
       inducing values (whitened, unwhitened, contour integral, large batch, orthogonally decoupled, any variational
-      distribution, independent tasks, linear coregionalization) become a `GaussianProcess`: in float64, with functions
-      to draw, a prior for more data.
+      distribution, independent tasks, linear coregionalization) become a `GaussianProcess` in
+      float64, with function samples, which can be the prior for more data.
     - `ExactGP` with a multitask kernel, and strategies with inducing points of their own for each function, become a
       `StackedProcess`: the same, for `gp.Exact`.
     - Any other module with parts of gpytorch whose call returns a `MultivariateNormal` becomes a `GPyTorchModel`, which
-      asks it for its values and has no functions to draw.
+      evaluates the module and has no function samples.
 
     Its numbers are those of gpytorch without conjugate gradients, and without the jitter (1e-6 in float64, 1e-4 in
     float32) that gpytorch's variational strategies add to the predicted variances.
@@ -47,11 +47,11 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
             `model.likelihood` if None. `gp.likelihood_from_gpytorch` turns it into one of this library.
 
     Returns:
-        The law of the function given what the model was trained on.
+        The posterior of the function given the training data of the model.
 
     Raises:
         TypeError: `model` is not a gpytorch model, or `likelihood` not a gpytorch likelihood.
-        ValueError: The model has not been trained, or its calls are draws rather than laws.
+        ValueError: The model has not been trained, or its calls return samples instead of distributions.
 
     Examples:
         >>> import gpytorch
@@ -80,7 +80,7 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
     if likelihood is not None and not isinstance(likelihood, GPyTorchLikelihood):
         raise TypeError(f"`likelihood` must be a gpytorch likelihood; got {type(likelihood).__name__}")
     if isinstance(model, DeepGP):
-        raise ValueError("a DeepGP returns draws of its hidden layers, not one law: use `model(x)` itself")
+        raise ValueError("a DeepGP returns samples of its hidden layers, not one distribution: use `model(x)` itself")
     plain = copied(model).double()
     found: Posterior | None = None
     with exact_algebra(), torch.no_grad():
@@ -108,7 +108,7 @@ def _exact(model: Any, likelihood: Any) -> Posterior | None:
         rows = stacked(x, prior.num_outputs)
         return replace(prior, process=_given(prior.process, rows, y.reshape(-1, 1), noise.reshape(-1)))
     if y.dim() == 2 and isinstance(likelihood, MultitaskGaussianLikelihood):
-        noise = noise.reshape(y.shape).mT  # a multitask law of independent outputs, point-major
+        noise = noise.reshape(y.shape).mT  # a multitask distribution of independent outputs, point-major
     elif y.dim() == 2:
         y = y.mT
     y = y.reshape(len(x), -1)
@@ -128,7 +128,7 @@ def _rows(inputs: tuple[Tensor, ...] | None) -> Tensor | None:
 
 
 def _noise(likelihood: Any, shape: torch.Size, x: Tensor) -> Tensor | None:
-    """Noise variances of the training rows: (n,), (k, n), or (n*k,) of tasks; None where tasks share their noise."""
+    """Noise variances of the training data: (n,), (k, n), or (n*k,) of tasks; None where tasks share their noise."""
     if isinstance(likelihood, MultitaskGaussianLikelihood):
         if likelihood.has_task_noise and likelihood.rank > 0:
             return None

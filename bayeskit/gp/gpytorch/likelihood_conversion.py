@@ -10,7 +10,7 @@ from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Likelihoo
 
 
 def likelihood_from_gpytorch(likelihood: Any) -> Likelihood:
-    """The same law of the observations, its parameters kept as they are.
+    """The same likelihood in this library, with fixed parameters.
 
     Args:
         likelihood: `GaussianLikelihood`, `FixedNoiseGaussianLikelihood` with one noise for all rows,
@@ -54,11 +54,11 @@ def _constant(noise: Tensor) -> bool:
 def _reason(likelihood: Any) -> str:
     """Why a likelihood is refused."""
     if isinstance(likelihood, theirs.FixedNoiseGaussianLikelihood):
-        return "the noise of a new row is not known where the rows of the data have noises of their own"
+        return "the noise at a new input is unknown where each data point has its own"
     if isinstance(likelihood, theirs.MultitaskGaussianLikelihood):
         return "the noise of the outputs is correlated, and outputs are independent here given the function"
     if isinstance(likelihood, theirs.SoftmaxLikelihood):
-        return "it mixes the latents by learnt weights; build it with `mixing_weights=False`"
+        return "it mixes the latents by learned weights; build it with `mixing_weights=False`"
     if isinstance(likelihood, theirs.PoissonLikelihood):
         return "its rate is softplus(f), and that of `Poisson` here is exp(f)"
     return "write a `Likelihood` with its `distribution`, a class of five lines"

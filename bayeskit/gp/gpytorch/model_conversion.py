@@ -1,4 +1,4 @@
-"""A gpytorch model asked for its own predictions."""
+"""Posteriors that evaluate a gpytorch model itself."""
 
 import copy
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, eq=False)
 class GPyTorchModel(Posterior):
-    """The law that a gpytorch model itself predicts, in its own floating type: `model(x)` in evaluation mode.
+    """The posterior that a gpytorch model itself predicts, in its own floating type: `model(x)` in evaluation mode.
 
-    For models that are no `GaussianProcess` of this library. It gives joint values at any inputs, by Cholesky factors
-    and never by conjugate gradients, but no functions.
+    For models that are no `GaussianProcess` of this library. It gives joint distributions at any inputs, by Cholesky
+    factors and never by conjugate gradients, but no function samples.
 
     Args:
         model: A module whose call returns a `MultivariateNormal` or a `MultitaskMultivariateNormal`.
@@ -44,32 +44,31 @@ class GPyTorchModel(Posterior):
     model: nn.Module
 
     def __call__(self, x: Inputs) -> GaussianValues:
-        """Joint law of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
+        """Joint distribution of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
         weights = [p for p in self.model.parameters() if p.is_floating_point()]
         rows = one_tensor(x)
         rows = rows.to(weights[0]) if weights else rows
         with exact_algebra(), torch.no_grad():
-            law = self.model(rows)
-        return values_of(law)
+            return values_of(self.model(rows))
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
-        """Refused: the model gives laws at inputs named together, from which no function is fixed everywhere.
+        """Not supported: the model gives joint distributions at given inputs only.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
-            f"{type(self.model).__name__} gives joint laws at given inputs and no functions: its variational family or "
-            "its forward is not one that `gp.from_gpytorch` turns into a GaussianProcess. Draw values at all the "
-            "inputs you need at once, by `posterior(x).sample(...)`"
+            f"{type(self.model).__name__} gives joint distributions at given inputs and no functions: its variational "
+            "family or its forward is not one that `gp.from_gpytorch` turns into a GaussianProcess. Sample values at "
+            "all the inputs you need together, by `posterior(x).sample(...)`"
         )
 
 
-def values_of(law: Any) -> GaussianValues:
-    """A gpytorch law as values over n inputs and k outputs; a batch of laws is a law of independent outputs.
+def values_of(normal: Any) -> GaussianValues:
+    """A gpytorch distribution as values over n inputs and k outputs; its batch axis is one of independent outputs.
 
     Args:
-        law: A `MultitaskMultivariateNormal` without batch, or a `MultivariateNormal` of batch shape () or (k,).
+        normal: A `MultitaskMultivariateNormal` without batch, or a `MultivariateNormal` of batch shape () or (k,).
 
     Raises:
         TypeError: It is something else.
@@ -78,26 +77,26 @@ def values_of(law: Any) -> GaussianValues:
         >>> values_of(MultivariateNormal(torch.zeros(2, 3), torch.eye(3).expand(2, 3, 3))).covariance.shape
         torch.Size([6, 6])
     """
-    if not isinstance(law, MultivariateNormal) or len(law.batch_shape) > 1:
-        shape = f" of batch shape {tuple(law.batch_shape)}" if isinstance(law, MultivariateNormal) else ""
+    if not isinstance(normal, MultivariateNormal) or len(normal.batch_shape) > 1:
+        shape = f" of batch shape {tuple(normal.batch_shape)}" if isinstance(normal, MultivariateNormal) else ""
         raise TypeError(
             "`model(x)` must be a gpytorch MultivariateNormal of batch shape () or (k,), or a "
-            f"MultitaskMultivariateNormal without batch; got {type(law).__name__}{shape}"
+            f"MultitaskMultivariateNormal without batch; got {type(normal).__name__}{shape}"
         )
-    covariance: LinearOperator = law.lazy_covariance_matrix
-    if isinstance(law, MultitaskMultivariateNormal):
-        if law.batch_shape:
-            raise TypeError(f"`model(x)` must have no batch beside its tasks; got {tuple(law.batch_shape)}")
-        return GaussianValues(law.mean, covariance if law._interleaved else _point_major(covariance, law.mean))
-    if law.batch_shape:
-        each = covariance.expand(*law.batch_shape, *covariance.shape[-2:])
-        return GaussianValues(law.mean.mT, BlockInterleavedLinearOperator(each))
-    return GaussianValues(law.mean.unsqueeze(-1), covariance)
+    covariance: LinearOperator = normal.lazy_covariance_matrix
+    if isinstance(normal, MultitaskMultivariateNormal):
+        if normal.batch_shape:
+            raise TypeError(f"`model(x)` must have no batch beside its tasks; got {tuple(normal.batch_shape)}")
+        return GaussianValues(normal.mean, covariance if normal._interleaved else _point_major(covariance, normal.mean))
+    if normal.batch_shape:
+        each = covariance.expand(*normal.batch_shape, *covariance.shape[-2:])
+        return GaussianValues(normal.mean.mT, BlockInterleavedLinearOperator(each))
+    return GaussianValues(normal.mean.unsqueeze(-1), covariance)
 
 
 @contextmanager
 def exact_algebra() -> Iterator[None]:
-    """Gpytorch without conjugate gradients, Lanczos or left-out variances, at any size, and without its warnings."""
+    """Settings under which gpytorch uses Cholesky factors at any size, computes all variances and does not warn."""
     settings = (
         gpytorch.settings.max_cholesky_size(2**62),
         gpytorch.settings.fast_computations(False, False, False),
@@ -112,7 +111,7 @@ def exact_algebra() -> Iterator[None]:
 
 
 def copied(module: M) -> M:
-    """A frozen copy in evaluation mode, without what gpytorch has cached for predictions."""
+    """A frozen copy in evaluation mode, without the prediction caches of gpytorch."""
     memo: dict[int, Any] = {}
     for part in module.modules():
         for name in ("_memoize_cache", "prediction_strategy"):  # these hold tensors that cannot be copied

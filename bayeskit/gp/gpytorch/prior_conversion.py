@@ -1,4 +1,4 @@
-"""The prior inside a gpytorch model."""
+"""The prior process of a gpytorch model."""
 
 from typing import Any
 
@@ -15,34 +15,34 @@ from bayeskit.gp.model.multitask import StackedProcess
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 
 ROWS = 8
-"""Inputs at which a prior is held against what the model's `forward` says."""
+"""Inputs at which a prior is compared with the model's `forward`; a difference shows at any few of them."""
 
 
 def prior_of(model: Any, x: Tensor) -> GaussianProcess | StackedProcess | None:
     """The process that the model's `forward` describes, in float64; None where it describes none.
 
-    It is `mean_module` and `covar_module` where `forward` says at some inputs what these say. Otherwise mean and kernel
-    are read off `forward` itself, so that features, warped inputs and sums made there are kept; not so for correlated
-    tasks, which are a process here only where `covar_module` takes tasks and inputs apart.
+    It has `mean_module` and `covar_module` if these agree with `forward` at some inputs. Otherwise mean and kernel call
+    `forward` itself, which keeps features, warped inputs and sums formed there; for correlated tasks there is a process
+    only where `covar_module` is a kernel of inputs times a covariance of tasks.
 
     Args:
         model: A gpytorch model in float64, in evaluation mode.
         x: Inputs (n, d) of the model.
     """
     x = x[:ROWS]
-    law = model.forward(x)
-    if not isinstance(law, MultivariateNormal):
+    normal = model.forward(x)
+    if not isinstance(normal, MultivariateNormal):
         return None
-    multitask = isinstance(law, MultitaskMultivariateNormal)
-    if len(law.batch_shape) > (0 if multitask else 1):
+    multitask = isinstance(normal, MultitaskMultivariateNormal)
+    if len(normal.batch_shape) > (0 if multitask else 1):
         return None
-    k = law.event_shape[-1] if multitask else law.batch_shape.numel()
+    k = normal.event_shape[-1] if multitask else normal.batch_shape.numel()
     mean, kernel = getattr(model, "mean_module", None), getattr(model, "covar_module", None)
     if isinstance(mean, Mean) and isinstance(kernel, Kernel):
         plain = _of_modules(mean, kernel, x, k)
-        if plain is not None and _same(plain(x), values_of(law)):
+        if plain is not None and _same(plain(x), values_of(normal)):
             return plain
-    return None if multitask else GaussianProcess(ForwardMean(model), ForwardKernel(model, law.batch_shape), k)
+    return None if multitask else GaussianProcess(ForwardMean(model), ForwardKernel(model, normal.batch_shape), k)
 
 
 class ForwardKernel(Kernel):
@@ -50,7 +50,7 @@ class ForwardKernel(Kernel):
 
     Args:
         model: A gpytorch model.
-        batch: Batch shape of the law.
+        batch: Batch shape of its distribution.
     """
 
     def __init__(self, model: nn.Module, batch: torch.Size):
@@ -63,9 +63,9 @@ class ForwardKernel(Kernel):
         """Covariances (*b, n1, n2), or their diagonal with `diag` (gpytorch's calling convention)."""
         if last_dim_is_batch:
             raise ValueError("a ForwardKernel does not support `last_dim_is_batch=True`")
-        law: Any = self.model.forward(torch.cat([x1, x2], dim=-2))
+        normal: Any = self.model.forward(torch.cat([x1, x2], dim=-2))
         cut = x1.shape[-2]
-        block = law.lazy_covariance_matrix[..., :cut, cut:]
+        block = normal.lazy_covariance_matrix[..., :cut, cut:]
         return block.diagonal(dim1=-1, dim2=-2) if diag else block.to_dense()
 
 
@@ -82,8 +82,8 @@ class ForwardMean(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Means (*b, n)."""
-        law: Any = self.model.forward(x)
-        return law.mean
+        normal: Any = self.model.forward(x)
+        return normal.mean
 
 
 def _of_modules(mean: Mean, kernel: Kernel, x: Tensor, k: int) -> GaussianProcess | StackedProcess | None:
@@ -103,7 +103,7 @@ def _of_modules(mean: Mean, kernel: Kernel, x: Tensor, k: int) -> GaussianProces
 def _terms(kernel: Kernel) -> list[OutputKernel]:
     """The terms of a kernel over correlated tasks: a kernel of inputs times a covariance of tasks; [] for no such sum.
 
-    gpytorch's multitask kernels pass over the `active_dims` of what is inside them; whoever compares will notice.
+    gpytorch's multitask kernels ignore the `active_dims` of their parts; the comparison with `forward` detects it.
     """
     parts: list[Any] = list(kernel.covar_module_list) if type(kernel) is LCMKernel else [kernel]
     if not all(type(part) is MultitaskKernel for part in parts):
@@ -114,7 +114,7 @@ def _terms(kernel: Kernel) -> list[OutputKernel]:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two laws agree to far beyond what a different prior would."""
+    """Whether two distributions agree, within tolerances far below the difference of any other prior."""
     joint = first.covariance.to_dense(), second.covariance.to_dense()
     return torch.allclose(first.mean, second.mean, rtol=1e-7, atol=1e-9) and torch.allclose(
         *joint, rtol=1e-7, atol=1e-9 * float(joint[1].abs().max())

@@ -1,6 +1,6 @@
-"""What the variational strategies of gpytorch say of the function, as conditioned processes.
+"""Variational posteriors of gpytorch as conditioned processes.
 
-With K = k(Z, Z) + jitter = L L' and the strategy's Gaussian N(a, S), the law of v = L^-1 (f(Z) - m(Z)) is
+With K = k(Z, Z) + jitter = L L' and the strategy's Gaussian N(a, S), the distribution of v = L^-1 (f(Z) - m(Z)) is
 
     whitened:      N(a, S)                                        f(Z) = m(Z) + L v
     unwhitened:    N(L^-1 (a - m(Z)), L^-1 S L^-T)                f(Z) ~ N(a, S)
@@ -97,10 +97,10 @@ def _processes(model: Any, strategy: Any, count: int | None) -> list[GaussianPro
 
 def _moments(strategy: Any) -> tuple[Tensor, Tensor | None]:
     """Mean (m,) or (k, m) of the strategy's Gaussian and a root of its covariance, None where that is zero."""
-    law = strategy._variational_distribution()
-    if isinstance(law, Delta):
-        return law.mean, None
-    return law.mean, semidefinite_root(law.lazy_covariance_matrix.to_dense(), name="covariance of the inducing values")
+    q = strategy._variational_distribution()
+    if isinstance(q, Delta):
+        return q.mean, None
+    return q.mean, semidefinite_root(q.lazy_covariance_matrix.to_dense(), name="covariance of the inducing values")
 
 
 def _conditioned(
@@ -124,7 +124,7 @@ def _conditioned(
 
 
 def _shifted(process: GaussianProcess, strategy: Any) -> GaussianProcess:
-    """The process moved by k(x, b) a, its covariance kept: at f(b) = L v, v ~ N(L' a, I) instead of N(0, I)."""
+    """The process with mean shifted by k(x, b) a and unchanged covariance: f(b) = L v, v ~ N(L' a, I), not N(0, I)."""
     z, weights = strategy.inducing_points, strategy._variational_distribution().mean
     tril = factorize(gram(process.kernel, z, z), name="covariance of the orthogonal inducing values").tril
     whitened = (tril.mT @ weights.unsqueeze(-1)).squeeze(-1).expand(process.num_outputs, len(z))
@@ -141,7 +141,7 @@ def _mixed(processes: list[GaussianProcess], mixing: Tensor) -> StackedProcess:
 
 
 def _output(prior: GaussianProcess, j: int) -> GaussianProcess:
-    """One of the outputs of a process by itself."""
+    """A single output of a process."""
     kernel: Kernel = prior.kernel[j] if prior.kernel.batch_shape else prior.kernel
     return GaussianProcess(_Row(prior.mean, prior.num_outputs, j), kernel)
 
@@ -151,7 +151,7 @@ def _one(root: Tensor, j: int) -> Tensor:
 
 
 class _Row(Mean):
-    """One of the rows of a mean of batch shape (k,)."""
+    """A single output of a mean of batch shape (k,)."""
 
     def __init__(self, base: Mean, num_outputs: int, row: int):
         super().__init__()

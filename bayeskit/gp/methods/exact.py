@@ -204,7 +204,7 @@ def _by_cholesky(
     value = -0.5 * (whitened.square().sum() + outputs * factor.logdet().sum()) + seen.log_constant
     jitter = factor.jitter * covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     posterior = model.process().conditioned(
-        inputs(rows), seen.blinded(factor.tril), whitened, noise=seen.noise + jitter
+        inputs(rows), seen.with_infinite_noise(factor.tril), whitened, noise=seen.noise + jitter
     )
     return posterior, value
 

@@ -1,1 +1,1 @@
-"""What every GP inference shares: hyperparameters, default priors, inducing points, training data, the base class."""
+"""Shared parts of GP inferences: hyperparameters, default priors, inducing points, training sets, the base class."""

@@ -1,36 +1,34 @@
-"""Rows of a training set as Gaussian observations of the latent functions, with a noise variance for each entry."""
+"""Training data as Gaussian observations of the latent functions, with a noise variance for each entry."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood import Conjugate
 from bayeskit.core.types import Data
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.training_set import inputs
 
 MISSING_NOISE = 1e300
-"""The noise variance that stands for infinity where a finite number is needed; its root times itself is finite."""
+"""A finite stand-in for infinite noise variance, whose square root times itself is still finite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Values v_ji = f_j(x_i) + N(0, s_ji) for k functions and n rows, each counted w_i times.
+    """Values v_ji = f_j(x_i) + N(0, s_ji) of k functions at n inputs, each with weight w_i.
 
-    An entry of noise s that counts as w copies is one of noise D = s / w with another constant, and one that is missing
-    has an infinite D:
+    An entry of noise s and weight w equals one of noise D = s / w up to a constant, and a missing one has infinite D:
 
         N(v; f, s)^w = N(v; f, D) sqrt(2 pi D) / (2 pi s)^(w / 2).
 
-    D is written `scale / weights`: what outputs differ in, and what rows differ in.
+    D is stored as `scale / weights`, which vary over outputs and over inputs.
 
     Args:
         residual: v - m(x), (k, n), zero where missing.
         scale: (1,) if it is the same for all outputs, else (k,).
         weights: Positive, (n,) if all outputs share them, else (k, n); None for ones.
-        seen: Which entries are not missing, (k, n); None for all.
-        normalizer: Sum of w log(2 pi s) over the entries seen.
+        seen: Mask of the entries that are not missing, (k, n); None for all.
+        normalizer: Sum of w log(2 pi s) over the observed entries.
     """
 
     residual: Tensor
@@ -41,13 +39,12 @@ class Observations:
 
     @classmethod
     def build(cls, model: Model, rows: Data) -> "Observations":
-        """What rows say of the functions at the model's present hyperparameters, differentiable.
+        """The observations at the current hyperparameters of a model, differentiable in these.
 
         Args:
             model: Mean, kernel and conjugate likelihood.
             rows: Inputs (n, d), targets, positive weights or None.
         """
-        assert isinstance(model.likelihood, Conjugate)
         values, variance = model.likelihood.observations(rows.y)  # (n, k); (1,), (k,) or (n, k)
         residual = model.residual(inputs(rows), values.double())
         seen = ~residual.isnan() if bool(residual.isnan().any()) else None
@@ -56,7 +53,7 @@ class Observations:
         counts = torch.ones_like(residual[0]) if rows.weights is None else rows.weights
         weights = counts / variance if by_entry else rows.weights
         if weights is not None and len(residual) == 1:
-            weights = weights.reshape(-1)  # rows of a single output have one system however their noise differs
+            weights = weights.reshape(-1)  # a single output has one system whatever its noise
         logs = counts * (2 * torch.pi * (variance if by_entry else variance.unsqueeze(-1))).log().expand_as(residual)
         return cls(
             residual=residual if seen is None else torch.where(seen, residual, 0.0),
@@ -68,7 +65,7 @@ class Observations:
 
     @property
     def shared(self) -> bool:
-        """Whether all outputs have the same noise and the same rows."""
+        """Whether all outputs have the same noise and the same observed inputs."""
         return len(self.scale) == 1 and self.seen is None and (self.weights is None or self.weights.dim() == 1)
 
     @property
@@ -91,7 +88,7 @@ class Observations:
 
     @property
     def log_constant(self) -> Tensor:
-        """What makes -(r' C^-1 r + log|C|) / 2 the log evidence, C = K + D over the entries seen: a scalar."""
+        """The constant that turns -(r' C^-1 r + log|C|) / 2 into the log evidence, C = K + D over observed entries."""
         logs = self.noise.log().expand_as(self.residual)
         logs = logs if self.seen is None else torch.where(self.seen, logs, 0.0)
         return 0.5 * (logs.sum() - self.normalizer)
@@ -108,8 +105,8 @@ class Observations:
         noisy = covariance + torch.diag_embed(torch.where(self.seen, self.noise, 1.0))
         return torch.where(both, noisy, torch.eye(len(both[0]), dtype=noisy.dtype, device=noisy.device))
 
-    def blinded(self, tril: Tensor) -> Tensor:
-        """The factor of C as it is with infinite noise where missing, from that with rows of the identity there."""
+    def with_infinite_noise(self, tril: Tensor) -> Tensor:
+        """The factor of C with infinite noise where missing, from that with rows of the identity there."""
         if self.seen is None:
             return tril
         return tril + torch.diag_embed(torch.zeros_like(self.residual).masked_fill(~self.seen, MISSING_NOISE**0.5))

@@ -1,4 +1,4 @@
-"""Priors to start from: for inputs of any scale, for a kernel of the user's, for correlated outputs."""
+"""GP priors: the default for inputs of any scale, one with a user's kernel, and correlated outputs."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ def kernel_prior(
     dtype: torch.dtype | None = None,
     generator: torch.Generator,
 ) -> GaussianProcess:
-    """A process with a learnt constant mean and a user's kernel, or that of `default_prior`.
+    """A process with a learned constant mean and a user's kernel, or that of `default_prior`.
 
     Args:
         kernel: A gpytorch kernel (copied), or None.
@@ -36,7 +36,7 @@ def kernel_prior(
         num_outputs: k, as many as the likelihood needs.
         num_latents: q for correlated outputs, mixtures of q functions; None for independent ones.
         dtype: Floating type of the hyperparameters, float64 if None; values are formed in float64 whatever it is.
-        generator: Unused: nothing here is random. Every builder of priors takes it.
+        generator: Unused; part of the signature of every prior builder.
 
     Raises:
         TypeError: `kernel` is not a gpytorch kernel.
@@ -68,12 +68,13 @@ def kernel_prior(
 def default_prior(x: Tensor, num_outputs: int = 1, num_latents: int | None = None) -> GaussianProcess:
     """A process for targets of about unit variance: constant mean, scaled Matern-5/2 kernel, a lengthscale a feature.
 
-    The start comes from the distinct inputs: lengthscale_j = sqrt(d) std(x_j), so that two rows of the data are about
-    as far apart, in lengthscales, whatever d is. Hyperparameters are held by weak priors rather than bounds: their
-    logarithms are normal around the start with standard deviation sqrt(3) (lengthscales) and 3 (output scale).
+    Initial values come from the distinct inputs: lengthscale_j = sqrt(d) std(x_j), so that the distance between two
+    inputs is about the same number of lengthscales for every d. Hyperparameters have weak priors instead of bounds:
+    their logarithms are normal around the initial values, with standard deviation sqrt(3) for lengthscales and 3 for
+    the output scale.
 
     With `num_latents=q` the outputs are correlated: mixtures f = W g of q functions, each with such a kernel of its own
-    (the linear model of coregionalization), W learnt from the start of `gp.mixing.starting_mixing`.
+    (the linear model of coregionalization), W learned from `kernels.mixed_likelihood.starting_mixing`.
 
     Args:
         x: The inputs to model, (n, d).
@@ -118,15 +119,15 @@ def default_prior(x: Tensor, num_outputs: int = 1, num_latents: int | None = Non
 
 
 def coregionalized(latents: GaussianProcess, num_outputs: int) -> GaussianProcess:
-    """Correlated outputs f = W g of independent functions g, with W to be learnt.
+    """Correlated outputs f = W g of independent functions g, with a learned W.
 
     Args:
-        latents: The law of g: a process of q independent outputs, with one kernel for all (the intrinsic
-            coregionalization model) or one each (the linear model of coregionalization).
+        latents: The process g of q independent outputs, with one kernel for all (the intrinsic coregionalization
+            model) or one each (the linear model of coregionalization).
         num_outputs: k.
 
     Returns:
-        The process f, W at `gp.mixing.starting_mixing`.
+        The process f, with W from `kernels.mixed_likelihood.starting_mixing`.
 
     Examples:
         >>> latents = default_prior(torch.zeros(3, 1), num_outputs=2)
@@ -141,6 +142,6 @@ def coregionalized(latents: GaussianProcess, num_outputs: int) -> GaussianProces
 
 
 def _log_scale() -> Positive:
-    """A positive parameter searched on the logarithmic scale, where steps mean the same at any size."""
+    """A positive parameter optimized on the logarithmic scale, where a step is a relative change."""
     exponential: Any = torch.exp
     return Positive(transform=exponential, inv_transform=torch.log)

@@ -1,4 +1,4 @@
-"""What is learnt besides the function: parameters of mean, kernel and likelihood, held by weak priors."""
+"""Hyperparameters of mean, kernel and likelihood, learned under weak priors."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
 from bayeskit.core import generators
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.normals import LOG_2PI
 from bayeskit.core.types import History
 from bayeskit.gp.kernels import mixed_likelihood
@@ -30,13 +30,13 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass
 class Model:
-    """Copies of a prior's mean and kernel and of a likelihood, in float64, to be changed by learning.
+    """Float64 copies of a prior's mean and kernel and of a likelihood, whose hyperparameters are learned in place.
 
     Args:
         mean: The mean function.
         kernel: The kernel.
-        likelihood: The law of the observations.
-        num_latents: How many independent functions g there are, q.
+        likelihood: The likelihood of the observations.
+        num_latents: Number of independent latent functions g, q.
         mixing: W, (k, q), where the outputs are f = W g; None where they are g itself.
     """
 
@@ -47,10 +47,8 @@ class Model:
     mixing: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._noise_start = (
-            self.likelihood.raw_noise.detach().clone() if isinstance(self.likelihood, Gaussian) else None
-        )
-
+        noise = self.likelihood.noise_parameter
+        self._noise_start = None if noise is None else noise.detach().clone()
         named = [entry for module in (self.mean, self.kernel) for entry in module.named_priors()]
         self._priors = [
             (owner, _log_density(prior), closure)
@@ -60,28 +58,28 @@ class Model:
 
     @property
     def num_outputs(self) -> int:
-        """How many functions an inference has a law for: those that are independent before the data, q."""
+        """Number of functions that an inference has a posterior over: the independent latent ones, q."""
         return self.num_latents
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is to be learnt: everything that needs a gradient, once each."""
+        """The parameters to learn: all that require a gradient, each once."""
         modules = (self.mean, self.kernel, self.likelihood)
         found = [p for module in modules for p in module.parameters()]
         found += [self.mixing] if isinstance(self.mixing, nn.Parameter) else []
         return list({id(p): p for p in found if p.requires_grad}.values())
 
     def process(self) -> GaussianProcess:
-        """The prior at the present hyperparameters, frozen."""
+        """The prior at the current hyperparameters, frozen."""
         num_outputs = self.num_latents if self.mixing is None else len(self.mixing)
         return GaussianProcess(self.mean, self.kernel, num_outputs, self.mixing).frozen()
 
     def frozen_likelihood(self) -> Likelihood:
-        """The likelihood with its parameters frozen, so that a further inference only conditions."""
+        """The likelihood with its parameters frozen, so that a further inference learns nothing."""
         return copy.deepcopy(self.likelihood).requires_grad_(False)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Targets minus mean function, one row an output: (k, n), for methods to which outputs are independent."""
+        """Targets minus mean function, one row per output, (k, n), for methods that model outputs independently."""
         if self.mixing is not None:
             raise ValueError(
                 "this method models outputs independently and would drop the `mixing` of the prior; use `gp.SVGP`, or "
@@ -107,24 +105,23 @@ class Model:
         return mixed_likelihood.couplings(self.likelihood, self.mixing, mean, variance, y)
 
     def log_prior(self) -> Tensor:
-        """Log density of what is learnt: priors registered on mean and kernel, a log-normal one on the noise.
+        """Log prior density: the priors registered on mean and kernel, and a log-normal one on the noise.
 
-        The entries of a learnt mixing have a normal one, without which W could grow as the kernel's scale shrinks.
+        The entries of a learned mixing have a normal one, without which W could grow as the kernel's scale shrinks.
         """
         total = torch.zeros((), dtype=torch.float64, device=_device(self))
         for owner, density, closure in self._priors:
             total = total + density(closure(owner))
-        noise = self.likelihood.raw_noise if isinstance(self.likelihood, Gaussian) else None
-        if noise is not None and noise.requires_grad:
-            # On the raw scale, which also pulls back a search that stepped so far down that noise = floor to rounding.
-            shift = noise - self._noise_start  # pyright: ignore[reportOperatorIssue]
-            total = total - 0.5 * (shift / NOISE_SPREAD).square().sum()
+        noise = self.likelihood.noise_parameter
+        if noise is not None and self._noise_start is not None and noise.requires_grad:
+            # On the raw scale, whose gradient remains where a step has made the noise equal to its floor.
+            total = total - 0.5 * ((noise - self._noise_start) / NOISE_SPREAD).square().sum()
         if self.mixing is not None and self.mixing.requires_grad:
             total = total - 0.5 * (self.mixing / mixed_likelihood.MIXING_SPREAD).square().sum()
         return total
 
     def center(self, y: Tensor, weights: Tensor | None) -> None:
-        """Start a learnable constant mean at the mean of the targets (n, k), those that are not missing (NaN)."""
+        """Set a learnable constant mean to the mean of the targets (n, k), without missing ones (NaN)."""
         if type(self.mean) is ConstantMean and self.mean.raw_constant.requires_grad:
             seen = ~y.isnan()
             w = seen.to(y) if weights is None else seen * weights.unsqueeze(-1)
@@ -137,20 +134,20 @@ class Model:
                 constant.copy_(average.reshape(constant.shape) if constant.numel() == len(average) else average.mean())
 
     def values(self) -> list[Tensor]:
-        """Copies of the present values of `parameters`."""
+        """Copies of the current values of `parameters`."""
         return [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def set(self, values: list[Tensor]) -> None:
-        """Put values kept by `values` back."""
+        """Restore values returned by `values`."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
     @torch.no_grad()
     def scatter(self, generator: torch.Generator) -> None:
-        """Move every parameter by a standard normal step in its unconstrained form, for another start.
+        """Add a standard normal step to every unconstrained parameter, for a random restart.
 
-        The weights of networks stay: on their scale such a step would leave nothing of what the layers started from.
+        The weights of networks stay: on their scale such a step would erase their initialization.
         """
         kept = {id(p) for p in network_weights(self.kernel)}
         for parameter in self.parameters:
@@ -159,8 +156,8 @@ class Model:
 
 
 def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) -> Model:
-    """Copies to learn on; with `learn=False`, or where all is frozen already, nothing in them needs a gradient."""
-    shared: dict[int, Any] = {}  # a parameter of both mean and kernel stays one
+    """A model with copies of prior and likelihood; with `learn=False` none of its parameters requires a gradient."""
+    shared: dict[int, Any] = {}  # a parameter of both mean and kernel stays a single one
     mean, kernel = _copied(prior.mean, learn, shared), _copied(prior.kernel, learn, shared)
     mixed = None
     if prior.mixing is not None:
@@ -169,7 +166,7 @@ def learnable(prior: GaussianProcess, likelihood: Likelihood, *, learn: bool) ->
 
 
 def _log_density(prior: Prior) -> Callable[[Any], Tensor]:
-    """Log density of independent values, without the layers of torch's distributions for the usual one."""
+    """Log density of independent values, with a fast path for normal priors."""
     if type(prior) is not NormalPrior:
         return lambda value: prior.log_prob(value).sum()
     transform, loc, scale = prior._transform, prior.loc, prior.scale
@@ -184,7 +181,7 @@ def _log_density(prior: Prior) -> Callable[[Any], Tensor]:
 
 def _copied(module: M, learn: bool, shared: dict[int, Any]) -> M:
     if any(True for _ in module.parameters()) and is_frozen(module):
-        return module  # nothing will change it, and a conditioned kernel carries large tensors
+        return module  # frozen, and a conditioned kernel holds large tensors
     copied = copy.deepcopy(module, shared).double()
     return copied if learn else copied.requires_grad_(False)
 
@@ -197,19 +194,19 @@ def _device(model: Model) -> torch.device:
 def best_of_starts(
     model: Model, search: Callable[[], History], *, restarts: int, generator: torch.Generator
 ) -> History:
-    """Search from the present hyperparameters and from random ones; the best optimum stays in `model`.
+    """Optimize from the current hyperparameters and from random ones, and keep the best optimum in `model`.
 
     Args:
-        model: What is learnt, changed in place.
-        search: Improves the hyperparameters from where they are; its curve "loss" says how good they became.
-        restarts: Further random starts.
+        model: The model, changed in place.
+        search: Optimizes the hyperparameters from their current values; its curve "loss" is compared.
+        restarts: Number of further random starts.
         generator: Source of randomness.
 
     Returns:
         The curves of the best search.
 
     Raises:
-        torch.linalg.LinAlgError: A factorization fails where the first start stands.
+        torch.linalg.LinAlgError: A factorization fails in the search from the current hyperparameters.
     """
     start, found = model.values(), []
     for attempt in range(1 + restarts):
@@ -221,7 +218,7 @@ def best_of_starts(
         except (LinAlgError, FloatingPointError):
             if not attempt:
                 raise
-            continue  # a random start may lie where nothing can be factorized; the first one may not
+            continue  # at a random start a factorization may fail
         found.append((min(history["loss"]), attempt, model.values(), history))
     _, _, values, history = min(found, key=lambda one: one[:2])
     model.set(values)

@@ -1,4 +1,4 @@
-"""What the mini-batch phases of sparse methods share where their settings leave it open."""
+"""Defaults of the mini-batch phases of sparse methods: number type and training settings."""
 
 import torch
 
@@ -10,14 +10,17 @@ TYPES = {"single": torch.float32, "double": torch.float64}
 PRECISIONS = ("auto", *TYPES)
 
 SINGLE_ROWS = 8192
-"""Rows from which products are in float32: fewer cost little, and then weights equal repeated rows to rounding."""
+"""Number of data from which products are in float32; with fewer, weights equal repeated data to float64 rounding."""
 
 DEFAULT_STEPS = 400
+"""Optimizer steps whatever the number of data, so that the cost does not grow with it."""
+
 DEFAULT_BATCH = 1024
+"""Data per mini-batch."""
 
 
 def product_type(precision: str, num_rows: int) -> torch.dtype:
-    """The type of the products of mini-batch steps over so many rows, from "single", "double" or "auto".
+    """The number type of matrix products in mini-batch steps, from "single", "double" or "auto".
 
     Raises:
         ValueError: `precision` is none of the three.
@@ -33,7 +36,7 @@ def product_type(precision: str, num_rows: int) -> torch.dtype:
 
 
 def default_training(num_rows: int) -> Training:
-    """About `DEFAULT_STEPS` steps of Adam in batches of `DEFAULT_BATCH`, whatever the number of rows.
+    """About `DEFAULT_STEPS` steps of Adam in batches of `DEFAULT_BATCH`, for any number of data.
 
     Examples:
         >>> default_training(100_000).max_epochs

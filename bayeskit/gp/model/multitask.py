@@ -1,4 +1,4 @@
-"""Exact inference for correlated outputs: every observed number is one row [x, j] of one function."""
+"""Exact inference for correlated outputs, as one function of an input and an output index, h([x, j])."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference
 from bayeskit.core.inputs import one_tensor
-from bayeskit.core.likelihood import Gaussian, Likelihood
+from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Data, Inputs
 from bayeskit.gp.kernels.coregionalization import OutputKernel, OutputMean
@@ -20,11 +20,11 @@ from bayeskit.gp.process.gaussian_process import GaussianProcess
 class StackedProcess(Posterior):
     """k correlated outputs given as one function of input and output, f_j(x) = h([x, j]).
 
-    What exact inference makes of a prior with a `mixing`: the data couple the latent functions, so the posterior of the
-    outputs is no mixture of independent functions any more. It is a prior for further exact inference.
+    The exact posterior of a prior with a `mixing`: the data couple the latent functions, so the outputs are no longer
+    mixtures of independent functions. It can be the prior of further exact inference.
 
     Args:
-        process: The law of h, a process of one output over inputs (n, d + 1).
+        process: h, a process of one output over inputs (n, d + 1).
         num_outputs: k.
 
     Examples:
@@ -40,12 +40,12 @@ class StackedProcess(Posterior):
     num_outputs: int
 
     def __call__(self, x: Inputs) -> GaussianValues:
-        """Joint law of the k outputs at inputs (n, d)."""
+        """Joint distribution of the k outputs at inputs (n, d)."""
         values = self.process(stacked(one_tensor(x), self.num_outputs))
         return GaussianValues(values.mean.reshape(-1, self.num_outputs), values.covariance)
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
-        """S fixed functions, from inputs (n, d) to values (s, n, k); see `gp.pathwise.draws`."""
+        """S fixed functions, from inputs (n, d) to values (s, n, k); see `GaussianProcess`."""
         return _Unstacked(self.process.sample_functions(num_samples, generator=generator), self.num_outputs)
 
 
@@ -70,14 +70,14 @@ def infer_stacked(
     learn: bool,
     generator: torch.Generator,
 ) -> Fit:
-    """Inference for correlated outputs by one for a single output, on rows [x, j]; NaN in y is an output not observed.
+    """Inference for correlated outputs by an inference for a single output, on inputs [x, j]; NaN in y is missing.
 
     Args:
-        inference: What conditions a process of one output.
-        prior: A process with a `mixing`, or what a former call made of one.
-        likelihood: Gaussian noise of one variance for all outputs.
-        data: Inputs (n, d), targets (n, k) with NaN where there is none, weights or None.
-        learn: Whether hyperparameters are learnt.
+        inference: An inference for processes of one output.
+        prior: A process with a `mixing`, or the posterior of an earlier call.
+        likelihood: Gaussian noise with one variance for all outputs.
+        data: Inputs (n, d), targets (n, k) with NaN where missing, weights or None.
+        learn: Whether hyperparameters are learned.
         generator: Source of randomness.
 
     Returns:
@@ -90,12 +90,12 @@ def infer_stacked(
         )
     if y.shape[-1] != prior.num_outputs:
         raise ValueError(f"the prior has `num_outputs={prior.num_outputs}`; got targets of {y.shape[-1]} outputs")
-    if not isinstance(likelihood, Gaussian):
+    if likelihood.noise_variance is None:
         raise TypeError(
             "exact inference for correlated outputs handles Gaussian noise; got "
             f"{type(likelihood).__name__}: use `gp.SVGP`"
         )
-    if likelihood.noise.numel() > 1:
+    if likelihood.noise_variance.numel() > 1:
         raise ValueError(
             "exact inference for correlated outputs takes one noise variance for all of them; use `Gaussian()` with a "
             "single number, or `gp.SVGP`"
@@ -112,11 +112,11 @@ def infer_stacked(
 
 
 def _single(prior: GaussianProcess, likelihood: Likelihood, data: Data, *, learn: bool) -> GaussianProcess:
-    """The process of one output over rows [x, j], its constant mean started at the averages of the targets."""
+    """The process of one output over inputs [x, j], its constant mean initialized with the averages of the targets."""
     model = learnable(prior, likelihood, learn=learn)
     assert model.mixing is not None
     if model.parameters and len(data):
-        averages = data.y.double().nanmean(0).nan_to_num()  # of what is observed of each output
+        averages = data.y.double().nanmean(0).nan_to_num()  # of the observed targets of each output
         model.center(torch.where(data.y.isnan(), averages, data.y.double()), data.weights)
     kernel = OutputKernel(model.kernel, model.mixing)
     return GaussianProcess(OutputMean(model.mean, kernel.mixing), kernel)

@@ -1,4 +1,4 @@
-"""Data as Gaussian-process inference wants it: checked, in float64, in an order of its own."""
+"""Training sets of Gaussian processes: checked, in float64, deduplicated and sorted."""
 
 import torch
 
@@ -13,18 +13,16 @@ from bayeskit.gp.process.gaussian_process import GaussianProcess
 
 
 def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> Data:
-    """The distinct rows that count, sorted, in float64 (class codes stay integers), weights dropped where all are one.
+    """The distinct data points, sorted, in float64 (class codes stay integers), weights dropped where all are one.
 
-    A row of weight zero, or of which no target was observed (all NaN), is left out, and equal rows become one of their
-    summed weight: a weight is a number of copies.
-    With rows sorted by content too, every later step, down to the shuffling of mini-batches, is the same in whatever
-    order and with whatever repetition the data came.
+    Points of weight zero or without any observed target (all NaN) are removed, and equal points become one with their
+    summed weight: a weight is a number of copies. As points are sorted, every later step, including the shuffling of
+    mini-batches, is independent of the order and the repetitions of the data.
 
     Raises:
         ValueError: A shape is wrong, a value is infinite, an input or a weight is NaN, a weight is negative, a target
             lies outside the support of the likelihood, the prior has another number of outputs than the likelihood
-            needs, or an output has no observation at all (of a prior that has seen data before, more data need not
-            have one).
+            needs, or an output has no observation at all and the prior was not conditioned on data before.
     """
     x = checks.tensor(one_tensor(data.x), name="data.x").double()
     y = data.y.double() if data.y.is_floating_point() else data.y
@@ -63,12 +61,12 @@ def inputs(data: Data) -> torch.Tensor:
 
 
 def _merged(x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None) -> Data:
-    """The distinct rows of (x, y) in lexicographic order, each with the weight of all its copies."""
+    """The distinct points (x, y) in lexicographic order, each with the summed weight of its copies."""
     targets = y if y.dim() > 1 else y.unsqueeze(-1)
     if not len(x):
         return Data(x, y)
     columns = [x, targets.double()]
-    if bool(targets.isnan().any()):  # NaN equals nothing and has no place in an order: a number and a flag instead
+    if bool(targets.isnan().any()):  # NaN is neither equal nor ordered: use a number and a flag
         columns = [x, targets.nan_to_num(nan=0.0), targets.isnan().double()]
     table, position, copies = torch.unique(torch.cat(columns, dim=-1), dim=0, return_inverse=True, return_counts=True)
     total = copies.to(x) if weights is None else torch.zeros_like(table[:, 0]).index_add(0, position, weights)

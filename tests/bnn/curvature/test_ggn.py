@@ -54,13 +54,13 @@ def test_full_and_diagonal(name, generator, monkeypatch):
     network, data, likelihood = case(name, generator)
     flat, expected = written_out(network, data, likelihood)
     function = NetworkFunction(network, parameters(network))
-    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 4 * len(flat) * 4 * 2)  # two or three rows at a time
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 4 * len(flat) * 4 * 2)  # two or three data points at a time
     assert torch.allclose(ggn.full(function, flat, data, likelihood).matrix, expected, atol=1e-10)
     diagonal = ggn.diagonal(function, flat, data, likelihood).diagonal
     assert torch.allclose(diagonal, expected.diagonal(), atol=1e-10)
 
 
-def test_factors_are_the_sums_they_are_said_to_be(generator):
+def test_factors_are_sums_over_layer_inputs_and_gradients(generator):
     network, data, likelihood = case("deep", generator)
     flat, _ = written_out(network, data, likelihood)
     found = kronecker(NetworkFunction(network, parameters(network)), flat, data, likelihood)

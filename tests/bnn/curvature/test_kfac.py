@@ -1,4 +1,4 @@
-"""Kronecker factors task after task: the nearest product of a sum of two, and the laws that are made of it."""
+"""Kronecker factors in continual learning: the nearest product of a sum of two, and the posteriors from it."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def regression(generator, n=45):
     )
 
 
-def test_a_linear_network_in_three_chunks_is_that_of_all_rows(generator):
+def test_a_linear_network_in_three_chunks_is_that_of_all_data(generator):
     (x, y), likelihood = regression(generator), Gaussian(torch.tensor([0.3, 2.0]), learn=False)
     inference = bnn.Laplace(structure="kronecker", prior_precision=1.0, training=SHORT)
     posterior = bnn.gaussian_prior(seeded(lambda: nn.Linear(3, 2).double()))
@@ -85,7 +85,7 @@ def test_a_linear_network_in_three_chunks_is_that_of_all_rows(generator):
 
 
 def networks(name, generator):
-    """A network and two sets of rows."""
+    """A network and two data sets."""
     if name == "convolutions":
         (x, y), network = images(generator, n=16), seeded(lambda: Convolutional(normalize=False).double())
     else:
@@ -104,7 +104,7 @@ def test_precisions_of_a_deep_network_add_up_to_the_nearest_products(name, gener
     flat = flatten(two.mean, two.mean)
     function = NetworkFunction(fit.posterior.network, two.mean)
     new = {name: (index, g, a) for index, g, a, name in kronecker(function, flat, second, Categorical(3)).layers}
-    before = torch.linalg.inv(one.weights.covariance.to_dense()) - base  # the curvature of the first rows
+    before = torch.linalg.inv(one.weights.covariance.to_dense()) - base  # the curvature of the first data
     after = torch.linalg.inv(two.covariance.to_dense()) - base
     for index, g, a in new.values():
         block = index[:, None], index
@@ -126,13 +126,13 @@ def test_precisions_of_a_deep_network_add_up_to_the_nearest_products(name, gener
 
 def test_the_penalty_of_training_is_the_log_density(generator):
     network, (rows, _) = networks("layers", generator)
-    law = ALL.infer(bnn.gaussian_prior(network), Categorical(3), rows, generator=generator).posterior.weights
-    flat = law.flat_mean + 0.1 * torch.randn(2, len(law.flat_mean), generator=generator, dtype=torch.float64)
-    dense = torch.distributions.MultivariateNormal(law.flat_mean, law.covariance.to_dense())
+    weights = ALL.infer(bnn.gaussian_prior(network), Categorical(3), rows, generator=generator).posterior.weights
+    flat = weights.flat_mean + 0.1 * torch.randn(2, len(weights.flat_mean), generator=generator, dtype=torch.float64)
+    dense = torch.distributions.MultivariateNormal(weights.flat_mean, weights.covariance.to_dense())
     flat.requires_grad_()
-    (slope,) = torch.autograd.grad(law.log_density(flat).sum(), flat)
+    (slope,) = torch.autograd.grad(weights.log_density(flat).sum(), flat)
     (expected,) = torch.autograd.grad(dense.log_prob(flat).sum(), flat)
-    assert torch.allclose(law.log_density(flat), dense.log_prob(flat), atol=1e-10)
+    assert torch.allclose(weights.log_density(flat), dense.log_prob(flat), atol=1e-10)
     assert torch.allclose(slope, expected, atol=1e-10)
 
 
@@ -156,15 +156,15 @@ def test_the_evidence_is_that_of_the_covariances(shift, generator):
     network, (first, second) = networks("layers", generator)
     before = ALL.infer(bnn.gaussian_prior(network), Categorical(3), first, generator=generator).posterior.weights
     parts = [(operators.KroneckerInverse(*block._args[:4], shift), *rest) for block, *rest in before.covariance.blocks]
-    law = GaussianWeights(before.mean, LayerBlocks(*(piece for part in parts for piece in part)))
-    function, flat = NetworkFunction(network, before.mean), law.flat_mean
+    weights = GaussianWeights(before.mean, LayerBlocks(*(piece for part in parts for piece in part)))
+    function, flat = NetworkFunction(network, before.mean), weights.flat_mean
     curvature = kronecker(function, flat, second, Categorical(3))
-    prior = prior_precision(law, list(law.mean), "kronecker", 1.0)
+    prior = prior_precision(weights, list(weights.mean), "kronecker", 1.0)
     offset, ones = torch.full_like(flat, 0.1), torch.zeros(1, dtype=torch.float64)
     noise = torch.tensor(0.7, dtype=torch.float64)
     model = curvature.evidence(Expansion(offset, offset, ones.sum(), Noise(1.0, ones.sum(), -9.0), prior))
     log_prior, occam = model.expansion.log_prior(ones), model.occam(ones, noise)
-    dense = law.covariance.to_dense()
+    dense = weights.covariance.to_dense()
     after = curvature.covariance(prior, ones, (-noise).exp(), dtype=torch.float64).to_dense()
     scaled = [(index, (-noise).exp() * g, a, name) for index, g, a, name in curvature.layers]
     again = KroneckerCurvature(tuple(scaled)).covariance(prior, ones, torch.ones_like(noise), dtype=torch.float64)
@@ -177,8 +177,10 @@ def test_the_evidence_is_that_of_the_covariances(shift, generator):
 def test_a_prior_of_one_layer_adds_up_as_the_whole_matrix_does(shift):
     one, two = torch.eye(1).double(), torch.eye(2).double()
     block = operators.KroneckerInverse(one, torch.ones(1).double(), two, torch.ones(2).double(), shift)
-    law = GaussianWeights({"weight": torch.zeros(1, 2).double()}, LayerBlocks(block, torch.arange(2), two[0] + two[1]))
-    prior = bnn.BayesNet(seeded(lambda: nn.Linear(2, 1, bias=False).double()), law, bnn.Linearize())
+    weights = GaussianWeights(
+        {"weight": torch.zeros(1, 2).double()}, LayerBlocks(block, torch.arange(2), two[0] + two[1])
+    )
+    prior = bnn.BayesNet(seeded(lambda: nn.Linear(2, 1, bias=False).double()), weights, bnn.Linearize())
     found = [
         bnn.Laplace("all", structure, 1.0, pretrained=True)
         .infer(prior, Gaussian(1.0, learn=False), Data(two, two[:, :1]), generator=torch.Generator())

@@ -29,7 +29,7 @@ class WeightTwice(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Rows meet those of a buffer, which another layer reads."""
+    """Mixes its inputs with a buffer, which another layer reads."""
 
     def __init__(self, rows):
         super().__init__()
@@ -85,9 +85,9 @@ def test_variances_and_curvature_are_those_of_the_jacobian(name, generator):
     assert separates(function, flat, x) == (name == "layers alone")
     jacobian = jacrev(lambda w: function(w, x))(flat).double()  # (n, k, p)
     variances = torch.rand(len(flat), generator=generator)
-    law = GaussianWeights(like, DiagLinearOperator(variances))
+    weights = GaussianWeights(like, DiagLinearOperator(variances))
     expected = torch.einsum("nkp,p->nk", jacobian.square(), variances.double())
-    assert torch.allclose(linearize(network, law, x).moments[1].double(), expected, rtol=1e-4)  # single precision
+    assert torch.allclose(linearize(network, weights, x).moments[1].double(), expected, rtol=1e-4)  # single precision
     y = torch.zeros(5, expected.shape[1])
     found = diagonal(function, flat, Data(x, y), Gaussian(1.0)).diagonal
     assert torch.allclose(found, jacobian.square().sum((0, 1)), rtol=1e-4, atol=1e-6)
@@ -123,7 +123,7 @@ def test_predictions_under_inference_mode(structure, generator):
         assert torch.allclose(posterior(x.clone()).moments[1], expected, rtol=1e-4)
 
 
-def test_kronecker_factors_of_rows_that_meet_are_refused(generator):
+def test_kronecker_factors_of_mixed_inputs_are_refused(generator):
     x = torch.randn(5, 4, 3, generator=generator)
     prior = bnn.gaussian_prior(seeded(Bags))
     inference = bnn.Laplace("all", "kronecker", 1.0, pretrained=True)

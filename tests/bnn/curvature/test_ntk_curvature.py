@@ -1,4 +1,4 @@
-"""The linearized network as a Gaussian process: what the kernels say is what the p x p matrix says."""
+"""The linearized network as a Gaussian process: the kernels give the same as the p x p matrix."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ SHORT = Training(lr=1e-2, max_epochs=5, batch_size=32)
 
 
 def case(name, generator, n=12):
-    """A network of three outputs, rows with case weights, and a likelihood."""
+    """A network of three outputs, data with case weights, and a likelihood."""
     x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     weights = 0.5 + torch.rand(n, generator=generator, dtype=torch.float64)
     y = torch.randn(n, 3, generator=generator, dtype=torch.float64)
@@ -141,7 +141,7 @@ def conditioned_and_matrix(generator, before=None):
 @pytest.mark.parametrize("twice", [False, True])
 def test_conditioned_weights_do_what_their_matrix_does(twice, generator):
     op, dense = conditioned_and_matrix(generator)
-    if twice:  # more rows after the first ones
+    if twice:  # more data after the first
         op, dense = conditioned_and_matrix(generator, before=op)
     p = len(dense)
     v = torch.randn(p, 2, generator=generator, dtype=torch.float64)
@@ -173,10 +173,9 @@ def test_kernels_of_large_networks_are_those_of_small_ones(generator, monkeypatc
         assert torch.allclose(values.diagonal(), values.to_dense().diagonal(), atol=1e-10)
 
 
-def test_rows_beyond_the_limit_are_refused_with_a_remedy(generator, monkeypatch):
-    network, data, likelihood = case("classes", generator)
-    monkeypatch.setattr("bayeskit.bnn.laplace_approximation.laplace.KERNEL_LIMIT", 30)
-    with pytest.raises(ValueError, match=r"36 x 36 matrix.*limit is 30.*'kronecker'"):
+def test_data_beyond_the_limit_are_refused_with_a_remedy(generator):
+    network, data, likelihood = case("classes", generator, n=1_700)
+    with pytest.raises(ValueError, match=r"5100 x 5100 matrix.*limit is 5000.*'kronecker'"):
         bnn.Laplace("all", "kernel").infer(bnn.gaussian_prior(network), likelihood, data, generator=generator)
 
 

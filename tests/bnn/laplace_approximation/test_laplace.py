@@ -24,7 +24,7 @@ def linear(inputs=3, outputs=2, *, bias=True, seed=0):
 
 
 def known(prior):
-    """The same prior, to be taken at its word."""
+    """The same prior, of known scale."""
     weights = bnn.GaussianWeights(prior.weights.mean, prior.weights.covariance)
     return bnn.BayesNet(prior.network, weights, prior.push_forward)
 
@@ -227,7 +227,7 @@ def test_a_factor_for_each_part_of_the_prior_is_a_kernel_with_scales(structure, 
 
 
 @pytest.mark.parametrize("structure", ["full", "kernel"])
-def test_parts_that_are_learnt_gain_evidence_and_the_others_stay(structure, generator):
+def test_learnt_factors_gain_evidence_and_the_others_are_fixed(structure, generator):
     x, y = problem(generator, n=40, outputs=1)
     y = y - 5 * x[:, 1:2] + 3  # the second column and the bias want weak priors
 
@@ -301,7 +301,7 @@ def test_arguments_stay_as_they_were(generator):
     assert likelihood.noise.item() == pytest.approx(0.1)
 
 
-def test_all_weights_of_a_small_network_are_refitted_while_that_is_cheap(generator, monkeypatch):
+def test_small_networks_are_refitted_for_many_rounds_and_large_ones_for_few(generator, monkeypatch):
     x = torch.linspace(-2, 2, 60, dtype=torch.float64)[:, None]
     data = Data(x, x.abs() + 0.1 * torch.randn(60, 1, generator=generator, dtype=torch.float64))
     with torch.random.fork_rng():
@@ -314,5 +314,5 @@ def test_all_weights_of_a_small_network_are_refitted_while_that_is_cheap(generat
     monkeypatch.setattr(evidence_refit, "ROUNDS_WORK", 0.0)  # as if the network were large
     fewest = method.infer(prior, Gaussian(0.01), data, generator=torch.Generator().manual_seed(0))
     assert (many.diagnostics["rounds"] > 10, fewest.diagnostics["rounds"]) == (True, 3)
-    # The training is short and three rounds are on the way: some fifteen nats were left when this was written.
+    # The training is short and three rounds are not enough: some fifteen nats were left when this was written.
     assert float(many.log_evidence) > float(fewest.log_evidence) + 5

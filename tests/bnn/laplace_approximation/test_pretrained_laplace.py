@@ -18,7 +18,7 @@ def rows(generator, n=60):
 
 
 def trained(data):
-    """A network with more weights than there are rows, fitted to them."""
+    """A network with more weights than data points, fitted to them."""
     network = seeded(lambda: bnn.MLP(2, 1, hidden=(10, 10), dtype=torch.float64))
     weights = list(network.parameters())
 
@@ -31,7 +31,7 @@ def trained(data):
 
 
 @pytest.mark.parametrize("structure", ["full", "kronecker", "diagonal"])
-def test_trained_weights_stay(structure, generator):
+def test_trained_weights_are_kept(structure, generator):
     data = rows(generator)
     network = trained(data)
     inference = bnn.Laplace(subset="all", structure=structure, pretrained=True)
@@ -44,7 +44,7 @@ def test_trained_weights_stay(structure, generator):
 
 
 @pytest.mark.parametrize("structure", ["kronecker", "diagonal"])
-def test_a_curvature_that_drops_terms_leaves_the_noise_of_held_out_rows(structure, generator):
+def test_a_curvature_that_neglects_terms_keeps_the_noise_of_the_validation_data(structure, generator):
     data, training = rows(generator), Training(lr=2e-2, max_epochs=40, batch_size=32, validation_fraction=0.2)
     prior = bnn.gaussian_prior(seeded(lambda: bnn.MLP(2, 1, hidden=(10, 10), dtype=torch.float64)))
     inferences = [

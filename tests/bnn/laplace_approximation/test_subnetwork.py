@@ -1,4 +1,4 @@
-"""A law of the most uncertain weights: all of them is the full structure, fewer a deterministic rest."""
+"""A posterior of the most uncertain weights: of all it is the full structure, of fewer the rest is fixed."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_subnetwork_of_all_weights_is_the_network(classes, generator):
 
 
 def test_the_most_uncertain_weights_are_conditioned_on_the_others(generator):
-    """Their covariance inverts their block of the precision; the rest has none, and stays."""
+    """Their covariance inverts their block of the precision; the rest has none and is fixed."""
     given = case(generator)
     some = infer(7, given, generator, prior_precision=2.0)
     whole = infer("all", given, generator, prior_precision=2.0)

@@ -1,4 +1,4 @@
-"""Push-forwards: what a law of weights says about functions."""
+"""Push-forwards of a distribution over weights to functions."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_function_covariance_is_the_dense_product(names, generator):
     assert torch.allclose(values.output_covariance(), blocks, atol=1e-10)
 
 
-def test_weight_samples_through_a_last_layer_have_the_law_of_the_function(generator):
+def test_weight_samples_through_a_last_layer_have_the_distribution_of_the_function(generator):
     """Four standard errors: s / sqrt(n) of a mean, v sqrt(2 / n) of a variance."""
     network = bnn.MLP(3, 2, hidden=(5,), dtype=torch.float64)
     weights = gaussian(network, generator, ["3.weight", "3.bias"])
@@ -58,7 +58,7 @@ def test_weight_samples_through_a_last_layer_have_the_law_of_the_function(genera
         assert ((draws.var(0) - values.variance).abs() < 5 * values.variance * (2 / s) ** 0.5).all()
 
 
-def test_linearized_functions_agree_between_calls_and_have_the_linear_law(generator):
+def test_linearized_functions_agree_between_calls_and_have_the_linearized_distribution(generator):
     network = seeded(Convolutional).double()
     weights = gaussian(network, generator, ["first.weight", "head.weight"])
     posterior = bnn.BayesNet(network, weights, bnn.Linearize())
@@ -78,7 +78,7 @@ def test_monte_carlo_is_a_function_of_the_inputs(generator):
     functions = prior.sample_functions(4, generator=generator)
     assert functions(x).shape == (4, 7, 1)
     stored = prior(x).draws
-    assert all((stored - f).abs().amax((1, 2)).min() < 1e-6 for f in functions(x))  # each is one of the law's draws
+    assert all((stored - f).abs().amax((1, 2)).min() < 1e-6 for f in functions(x))  # each is one of the draws
 
 
 def test_stored_draws_are_all_used_or_picked(generator):
@@ -127,16 +127,16 @@ def test_gaussian_log_prob_is_that_of_torch(generator):
     mean = {"a": torch.randn(2, 2, generator=generator), "b": torch.randn(1, generator=generator)}
     root = torch.randn(5, 5, generator=generator)
     covariance = root @ root.mT + torch.eye(5)
-    law = torch.distributions.MultivariateNormal(flatten(mean, mean), covariance)
+    reference = torch.distributions.MultivariateNormal(flatten(mean, mean), covariance)
     params = {"a": torch.randn(7, 2, 2, generator=generator), "b": torch.randn(7, 1, generator=generator)}
     weights = bnn.GaussianWeights(mean, Inverse(torch.linalg.inv(covariance)))
-    assert torch.allclose(weights.log_prob(params), law.log_prob(flatten(params, mean)), atol=1e-3)
+    assert torch.allclose(weights.log_prob(params), reference.log_prob(flatten(params, mean)), atol=1e-3)
     diagonal = bnn.GaussianWeights(mean, DiagLinearOperator(torch.arange(1.0, 6.0)))
-    law = torch.distributions.Normal(flatten(mean, mean), torch.arange(1.0, 6.0).sqrt())
-    assert torch.allclose(diagonal.log_prob(params), law.log_prob(flatten(params, mean)).sum(-1), atol=1e-4)
+    reference = torch.distributions.Normal(flatten(mean, mean), torch.arange(1.0, 6.0).sqrt())
+    assert torch.allclose(diagonal.log_prob(params), reference.log_prob(flatten(params, mean)).sum(-1), atol=1e-4)
 
 
-def test_sharpening_spares_a_scale_that_is_known():
+def test_sharpening_does_not_change_a_known_scale():
     weights = bnn.gaussian_prior(nn.Linear(1, 1)).weights
     assert weights.sharpened(4.0).covariance.diagonal().tolist() == [0.25, 0.25]
     known = bnn.GaussianWeights(weights.mean, weights.covariance)

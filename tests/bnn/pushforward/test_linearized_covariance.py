@@ -34,7 +34,7 @@ def case(generator, outputs, dtype=torch.float64, factor=2.0, structure="kernel"
 
 @pytest.mark.parametrize("structure", KINDS)
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_it_is_the_covariance_by_way_of_the_weights(structure, outputs, generator, monkeypatch):
+def test_it_is_the_covariance_in_weight_space(structure, outputs, generator, monkeypatch):
     posterior = case(generator, outputs, structure=structure)
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     op = posterior(x).covariance
@@ -96,8 +96,8 @@ def test_other_layers_go_through_the_weights(generator):
     assert torch.allclose(values.variance, expected.variance, rtol=1e-3)  # single precision
 
 
-def test_single_precision_at_the_rows_is_no_difference_of_rounded_numbers(generator):
-    """With a prior a million times wider than the noise says, variances at the rows are differences of like numbers."""
+def test_single_precision_at_the_data_is_no_difference_of_rounded_numbers(generator):
+    """Of a prior variance a million times the noise, variances at the data are differences of almost equal numbers."""
     single = case(generator.manual_seed(0), 1, dtype=torch.float32, factor=1e-6)
     double = case(generator.manual_seed(0), 1, dtype=torch.float32, factor=1e-6, structure="full")
     x = torch.randn(9, 3, generator=generator.manual_seed(0))
@@ -109,7 +109,7 @@ def test_single_precision_at_the_rows_is_no_difference_of_rounded_numbers(genera
 @pytest.mark.parametrize(
     "settings", [{"subset": "all", "structure": "kernel"}, {"subset": "all", "structure": "kronecker"}, {"subset": 20}]
 )
-def test_estimators_fit_go_on_and_survive_a_file(settings, generator, tmp_path):
+def test_estimators_fit_continue_and_are_saved(settings, generator, tmp_path):
     x = torch.randn(30, 3, generator=generator, dtype=torch.float64).numpy()
     inference = bnn.Laplace(**settings, training=Training(lr=1e-2, max_epochs=3))
     model = BNNRegressor(inference=inference, random_state=0).fit(x, x[:, 0])
@@ -122,14 +122,14 @@ def test_estimators_fit_go_on_and_survive_a_file(settings, generator, tmp_path):
         assert (model.partial_fit(x, x[:, 0]).latent(x).variance < narrowed).all()
 
 
-# Of the Markov chains one, for the law of the draws is the same.
+# One Markov chain for all: their draws are pushed forward alike.
 CHAINS = [name for name in registry.names("regression", family="bnn") if registry.inference_class(name) is bnn.MCMC]
 NETWORKS = [name for name in registry.names("regression", family="bnn") if name not in CHAINS or name == "sgld"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_method_has_a_joint_law_of_few_rows_of_a_network_of_many_weights(name, generator):
-    """Forty thousand weights, whose covariance would be 13 GB: an operator over ten rows and two outputs."""
+def test_every_method_has_a_joint_distribution_at_few_inputs_of_a_network_of_many_weights(name, generator):
+    """Forty thousand weights, whose covariance would be 13 GB: an operator over ten inputs and two outputs."""
     x = torch.randn(10, 3, generator=generator)
     prior = bnn.gaussian_prior(seeded(lambda: bnn.MLP(3, 2, hidden=(200, 200))))
     settings = {"subset": "all", "structure": "diagonal"} if name == "laplace" else {}

@@ -92,7 +92,7 @@ def test_a_body_learns_with_it(name):
 
 
 @every_layer
-def test_draws_have_the_joint_law(name):
+def test_draws_have_the_joint_moments(name):
     layer, features, _ = made(name)
     with torch.no_grad():
         values = layer.values(features[:3])

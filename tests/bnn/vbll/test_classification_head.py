@@ -25,11 +25,11 @@ def log_sum_exp_by_draws(mean, variance, s=40_000):
 
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 10.0])
-def test_jensen_is_above_knowles_minka_is_above_the_truth(scale):
+def test_jensen_is_above_knowles_minka_is_above_the_expectation(scale):
     mean, variance = logits(scale=scale)
-    truth, error = log_sum_exp_by_draws(mean, variance)
+    expected, error = log_sum_exp_by_draws(mean, variance)
     assert (jensen(mean, variance) >= knowles_minka(mean, variance)).all()
-    assert (knowles_minka(mean, variance) >= truth - 5 * error).all()
+    assert (knowles_minka(mean, variance) >= expected - 5 * error).all()
 
 
 def test_the_tilt_is_stationary():
@@ -47,15 +47,15 @@ def test_without_variance_all_are_exact():
 
 
 def test_knowles_minka_refuses_correlated_logits():
-    """For f and -f of variance 4 its formula would be 1.693, below the truth of 1.750."""
+    """For f and -f of variance 4 its formula would be 1.693, below the expectation of 1.750."""
     mean, pair = torch.zeros(1, 2), torch.tensor([[[4.0, -4.0], [-4.0, 4.0]]])
     with pytest.raises(ValueError, match="independent across classes"):
         knowles_minka(mean, pair)
     z, w = (torch.tensor(v) for v in hermegauss(100))
-    truth = float((w / w.sum() * torch.stack([2 * z, -2 * z]).logsumexp(0)).sum())
-    assert truth == pytest.approx(1.750, abs=1e-3)
-    assert float(knowles_minka(mean, pair.diagonal(dim1=-2, dim2=-1))) < truth
-    assert float(jensen(mean, pair)) > truth
+    expected = float((w / w.sum() * torch.stack([2 * z, -2 * z]).logsumexp(0)).sum())
+    assert expected == pytest.approx(1.750, abs=1e-3)
+    assert float(knowles_minka(mean, pair.diagonal(dim1=-2, dim2=-1))) < expected
+    assert float(jensen(mean, pair)) > expected
     assert torch.allclose(
         knowles_minka(mean, torch.diag_embed(torch.ones(1, 2))), knowles_minka(mean, torch.ones(1, 2))
     )
@@ -140,7 +140,7 @@ def test_a_tighter_bound_is_larger_at_its_optimum():
     assert reached[0] < reached[1] < reached[2]
 
 
-def test_partial_fit_of_classes_goes_on():
+def test_partial_fit_of_classes_continues():
     features, _ = problem(n=60)
     y = labels(features)
     layer = seeded(bnn.VBLLClassification, 5, 3, num_data=60)
@@ -177,10 +177,10 @@ def test_generative_evidence():
         rows = features[y == c]
         n = len(rows)
         for s, column in zip(layer.log_noise.exp(), rows.unbind(1), strict=True):
-            law = torch.distributions.MultivariateNormal(
+            marginal = torch.distributions.MultivariateNormal(
                 torch.zeros(n, dtype=s.dtype), 2.0 * torch.ones(n, n, dtype=s.dtype) + s * torch.eye(n, dtype=s.dtype)
             )
-            exact = exact + law.log_prob(column)
+            exact = exact + marginal.log_prob(column)
     assert reached == pytest.approx(exact.item(), abs=1e-9)
 
 
@@ -222,7 +222,7 @@ def test_generative_partial_fit_is_fit():
     assert torch.allclose(stream.rows.log_scale, batch.rows.log_scale, rtol=1e-8)
 
 
-def test_generative_learns_where_classes_lie():
+def test_generative_learns_the_centers_of_classes():
     g = torch.Generator().manual_seed(0)
     centers = 3 * torch.randn(3, 4, generator=g)
     y = torch.randint(3, (300,), generator=g)

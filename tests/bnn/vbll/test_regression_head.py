@@ -17,13 +17,13 @@ def log_evidence(features, y, noise):
     """log N(y_o; 0, Phi Phi' / d + s_o I), summed over outputs."""
     n, d = features.shape
     gram, eye = features @ features.mT / d, torch.eye(n, dtype=features.dtype)
-    laws = [td.MultivariateNormal(torch.zeros(n, dtype=gram.dtype), gram + s * eye) for s in noise]
-    return sum(law.log_prob(column) for law, column in zip(laws, y.unbind(1), strict=True))
+    marginals = [td.MultivariateNormal(torch.zeros(n, dtype=gram.dtype), gram + s * eye) for s in noise]
+    return sum(q.log_prob(column) for q, column in zip(marginals, y.unbind(1), strict=True))
 
 
 @pytest.mark.parametrize("covariance", EXACT)
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_row_and_flat(covariance, outputs):
+def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_data_point_and_flat(covariance, outputs):
     features, y = problem(k=outputs)
     layer = regression(features, y, covariance=covariance)
     evidence = log_evidence(features, y, layer.likelihood.noise)
@@ -35,7 +35,7 @@ def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_row_and_flat(cova
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
-def test_no_law_of_the_family_exceeds_the_log_evidence(covariance):
+def test_no_member_of_the_family_exceeds_the_log_evidence(covariance):
     features, y = problem()
     layer = disturbed(regression(features, y, covariance=covariance))
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_trace_log_determinant_and_divergence(covariance):
 
 
 @pytest.mark.parametrize("covariance", EXACT)
-def test_one_row_after_the_other_is_all_at_once(covariance):
+def test_one_data_point_after_the_other_is_all_at_once(covariance):
     features, y = problem(n=20)
     batch, stream = regression(features, y, covariance=covariance), regression(features, y, covariance=covariance)
     evidence = batch.fit(features, y)
@@ -129,7 +129,7 @@ def test_learnt_noise_is_that_of_the_largest_evidence(outputs):
             assert log_evidence(features, y, other) < reached
 
 
-def test_missing_targets_of_an_output_are_as_if_it_had_fewer_rows():
+def test_missing_targets_of_an_output_are_as_if_it_had_fewer_data():
     features, y = problem()
     gaps = y.clone()
     gaps[10:, 1] = math.nan

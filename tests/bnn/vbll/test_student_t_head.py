@@ -1,4 +1,4 @@
-"""The Student-t layer against the Normal-inverse-gamma evidence."""
+"""The Student-t layer against the evidence of the normal-gamma model."""
 
 import pytest
 import torch
@@ -20,13 +20,13 @@ def log_evidence(features, y):
     """y_o ~ t_{2a}(0, b/a (Phi Phi' / d + I)), summed over outputs."""
     n, d = features.shape
     scale = (features @ features.mT / d + torch.eye(n, dtype=features.dtype)) * RATE / SHAPE
-    law = multivariate_t(shape=scale.numpy(), df=2 * SHAPE)
-    return sum(law.logpdf(column.numpy()) for column in y.unbind(1))
+    marginal = multivariate_t(shape=scale.numpy(), df=2 * SHAPE)
+    return sum(marginal.logpdf(column.numpy()) for column in y.unbind(1))
 
 
 @pytest.mark.parametrize("covariance", ["dense", "dense_precision"])
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_row_and_flat(covariance, outputs):
+def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_data_point_and_flat(covariance, outputs):
     features, y = problem(k=outputs)
     layer = student(features, y, covariance)
     assert layer.fit(features, y) == pytest.approx(log_evidence(features, y), abs=1e-10)
@@ -37,7 +37,7 @@ def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_row_and_flat(cova
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
-def test_no_law_of_the_family_exceeds_the_log_evidence(covariance):
+def test_no_member_of_the_family_exceeds_the_log_evidence(covariance):
     features, y = problem()
     layer = disturbed(student(features, y, covariance))
     assert -len(y) * layer.loss(features, y).item() < log_evidence(features, y)
@@ -51,7 +51,7 @@ def test_the_diagonal_optimum_is_flat():
     assert all(value.grad.abs().max() < 1e-12 for value in layer.parameters())
 
 
-def test_one_row_after_the_other_is_all_at_once():
+def test_one_data_point_after_the_other_is_all_at_once():
     features, y = problem(n=20)
     batch, stream = student(features, y), student(features, y)
     evidence = batch.fit(features, y)
@@ -67,7 +67,7 @@ def test_the_predictive_is_the_ratio_of_evidences():
     features, y = problem(n=12, k=1)
     layer = student(features[:11], y[:11])
     layer.fit(features[:11], y[:11])
-    law = layer.predictive(features[11:])
+    predictive = layer.predictive(features[11:])
     ratio = log_evidence(features, y) - log_evidence(features[:11], y[:11])
-    assert float(law.log_prob(y[11:])) == pytest.approx(ratio, abs=1e-10)
-    assert torch.allclose(law.epistemic, layer.values(features[11:]).variance, rtol=1e-10)
+    assert float(predictive.log_prob(y[11:])) == pytest.approx(ratio, abs=1e-10)
+    assert torch.allclose(predictive.epistemic, layer.values(features[11:]).variance, rtol=1e-10)

@@ -23,7 +23,7 @@ SHORT = Training(lr=2e-2, max_epochs=15, batch_size=32, validation_fraction=0.15
 
 
 def known(prior):
-    """The same prior, to be taken at its word."""
+    """The same prior, of known scale."""
     weights = bnn.GaussianWeights(prior.weights.mean, prior.weights.covariance)
     return bnn.BayesNet(prior.network, weights, prior.push_forward)
 
@@ -97,7 +97,7 @@ def test_three_parts_in_turn_are_all_at_once(generator):
     assert evidence == pytest.approx(float(whole.log_evidence), abs=1e-8)
 
 
-def test_more_data_leave_noise_and_body_as_they_are(generator):
+def test_more_data_do_not_change_noise_and_body(generator):
     data = table(generator)
     first = bnn.VBLL(training=SHORT).infer(bnn.gaussian_prior(network()), Gaussian(), data, generator=generator)
     second = bnn.VBLL(training=SHORT).infer(first.posterior, first.likelihood, data, generator=generator)
@@ -107,7 +107,7 @@ def test_more_data_leave_noise_and_body_as_they_are(generator):
     assert (second.posterior(data.x).variance < first.posterior(data.x).variance).all()
 
 
-def test_weights_repeat_rows(generator):
+def test_case_weights_are_repetitions(generator):
     data, body, likelihood = table(generator, n=10), network(), Gaussian()
     weights = torch.arange(1, 11, dtype=torch.float64) % 3 + 1
     repeated = torch.arange(10).repeat_interleave(weights.long())
@@ -149,8 +149,8 @@ def test_other_likelihoods_end_where_the_bound_is_flat(likelihood, outputs, read
     def bound(move):
         moved = copy.deepcopy(fit.posterior.weights.mean)
         moved["2.weight"] = moved["2.weight"] + move
-        law = bnn.GaussianWeights(moved, fit.posterior.weights.covariance)
-        f = bnn.BayesNet(fit.posterior.network, law, bnn.Linearize())(data.x)
+        weights = bnn.GaussianWeights(moved, fit.posterior.weights.covariance)
+        f = bnn.BayesNet(fit.posterior.network, weights, bnn.Linearize())(data.x)
         center = torch.cat([moved["2.weight"], moved["2.bias"][:, None]], dim=1)
         prior = torch.tensor([8.0] * 8 + [1.0], dtype=torch.float64)
         expected = Expectation(fit.likelihood, "knowles_minka" if fit.likelihood.has_logits else "expectation")
@@ -163,7 +163,7 @@ def test_other_likelihoods_end_where_the_bound_is_flat(likelihood, outputs, read
         assert bound(move) < best and bound(-move) < best
 
 
-def test_features_come_from_what_reaches_the_layer(generator):
+def test_features_are_the_inputs_of_the_layer(generator):
     """Dropout, BatchNorm and an in-place activation below; statistics are those of the training."""
     x, y = images(generator)
     net = seeded(Convolutional)
@@ -178,7 +178,7 @@ def test_features_come_from_what_reaches_the_layer(generator):
     assert fit.posterior(x).variance.dtype == torch.float32
 
 
-def test_the_law_is_that_of_linearization_without_its_cost(generator):
+def test_the_posterior_is_that_of_linearization_without_its_cost(generator):
     """Structured values against the generic operator over the same weights."""
     data = table(generator, outputs=3)
     fit = pretrained(network(3), Gaussian(), data, generator)
@@ -193,7 +193,7 @@ def test_the_law_is_that_of_linearization_without_its_cost(generator):
 
 @pytest.mark.parametrize("covariance", ["diagonal", "low_rank", "dense_precision"])
 def test_a_posterior_of_any_family_is_the_prior_of_more(covariance, generator):
-    """Its precision comes back from the operator, row by row."""
+    """Its precision is recovered from the operator, row by row."""
     data, body, likelihood = table(generator, outputs=2), network(2), Gaussian(noise=0.2, learn=False)
     first = pretrained(body, likelihood, data.rows(slice(0, 20)), generator, covariance=covariance, rank=2)
     second = bnn.VBLL(covariance="dense").infer(
@@ -239,7 +239,7 @@ def test_prediction_by_draws(generator):
     assert ((values.mean - closed.mean).abs() < 5 * closed.variance.sqrt() / 8).all()  # of 64 draws
 
 
-def test_a_frozen_body_is_left_and_a_frozen_bias_kept(generator):
+def test_a_frozen_body_and_a_frozen_bias_are_kept(generator):
     net = network()
     net[0].requires_grad_(False)
     net[2].bias.requires_grad_(False)
@@ -272,7 +272,7 @@ def test_too_large_for_an_optimum_is_trained_by_mini_batches(generator, monkeypa
     assert fit.diagnostics["rounds"] == 0
 
 
-def test_what_it_cannot_do_is_said(generator):
+def test_what_it_cannot_do_is_refused_by_name(generator):
     data, prior = table(generator), bnn.gaussian_prior(network())
     with pytest.raises(ValueError, match="Leave `bound` out"):
         bnn.VBLL(bound="knowles_minka").infer(prior, Gaussian(), data, generator=generator)
@@ -288,7 +288,7 @@ def test_what_it_cannot_do_is_said(generator):
         bnn.VBLL().infer(bnn.gaussian_prior(net), Gaussian(), data, generator=generator)
 
 
-def test_what_reaches_the_layer_is_differentiable(generator):
+def test_the_features_are_differentiable(generator):
     net, x = network(), table(generator).x
     head = find_head(net, x)
     params = {"0.weight": torch.zeros(8, 2, dtype=torch.float64, requires_grad=True)}
@@ -309,7 +309,7 @@ def test_in_the_estimators(generator):
     assert labels.score(x, y > 0) > 0.9
 
 
-def test_labels_get_steps_enough_before_a_training_stops(generator):
+def test_labels_get_enough_steps_before_a_training_stops(generator):
     # Nothing is to be learnt here, so a training stops as soon as it may: after 10 epochs of one step, or after 40.
     x, y = torch.randn(60, 4, generator=generator), torch.randint(3, (60,), generator=generator)
     prior = bnn.gaussian_prior(seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))))

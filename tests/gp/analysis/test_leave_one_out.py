@@ -216,7 +216,7 @@ def test_refusals():
     method = gp.SGPR(num_inducing=5, learn=False)
     first = method.infer(prior, noise(), data.rows(slice(0, 6)), generator=generator())
     second = method.infer(first.posterior, noise(), data.rows(slice(6, 12)), generator=generator())
-    with pytest.raises(ValueError, match="folds 2 conditionings"):
+    with pytest.raises(ValueError, match="merges 2 conditionings"):
         gp.leave_one_out(second, data)
 
 

@@ -255,7 +255,7 @@ def test_exact_model_whose_tasks_share_their_noise_is_asked_itself():
     posterior = gp.from_gpytorch(model)
     assert type(posterior) is GPyTorchModel
     same(posterior, model, inputs())
-    with pytest.raises(ValueError, match="gives joint laws at given inputs and no functions"):
+    with pytest.raises(ValueError, match="gives joint distributions at given inputs and no functions"):
         posterior.sample_functions(2, generator=generator())
 
 
@@ -555,7 +555,7 @@ def test_likelihoods():
 @pytest.mark.parametrize(
     ("likelihood", "reason"),
     [
-        (lambda: L.FixedNoiseGaussianLikelihood(torch.tensor([0.1, 0.2])), "the noise of a new row is not known"),
+        (lambda: L.FixedNoiseGaussianLikelihood(torch.tensor([0.1, 0.2])), "the noise at a new input is unknown"),
         (lambda: L.MultitaskGaussianLikelihood(num_tasks=2, rank=1), "the noise of the outputs is correlated"),
         (lambda: L.SoftmaxLikelihood(num_features=2, num_classes=3), "build it with `mixing_weights=False`"),
         (L.PoissonLikelihood, r"its rate is softplus\(f\)"),

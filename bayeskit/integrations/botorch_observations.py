@@ -1,4 +1,4 @@
-"""What BoTorch and its users hand over to a model of ours: checked, and kept."""
+"""Checked inputs of the BoTorch model: observations after the fit, estimators, output indices, noise variances."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeskit.core.likelihood import Drawn, Gaussian, StudentT
+from bayeskit.core.likelihood import StudentT
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What a model was told after its fit.
+    """Observations that a model is conditioned on after its fit.
 
     Args:
         x: Inputs (*b, n, d).
@@ -29,8 +29,8 @@ class Observed:
         return torch.broadcast_shapes(self.x.shape[:-2], self.y.shape[:-2])
 
 
-def told(x: Tensor, y: Tensor, noise: Tensor, *, num_outputs: int) -> Observed:
-    """Observations that fit each other.
+def checked(x: Tensor, y: Tensor, noise: Tensor, *, num_outputs: int) -> Observed:
+    """Observations of matching shapes.
 
     Args:
         x: Inputs (*b, n, d).
@@ -39,7 +39,7 @@ def told(x: Tensor, y: Tensor, noise: Tensor, *, num_outputs: int) -> Observed:
         num_outputs: m.
 
     Raises:
-        ValueError: They do not, or something is not finite.
+        ValueError: Shapes do not match, or a value is not finite.
     """
     if y.ndim < 2 or y.shape[-2:] != (x.shape[-2], num_outputs):
         raise ValueError(
@@ -51,7 +51,7 @@ def told(x: Tensor, y: Tensor, noise: Tensor, *, num_outputs: int) -> Observed:
     return Observed(x, y, noise.expand(torch.broadcast_shapes(noise.shape, y.shape[-2:])))
 
 
-def joined(first: Observed, second: Observed) -> Observed:
+def concatenated(first: Observed, second: Observed) -> Observed:
     """All observations, batches broadcast."""
 
     def cat(a: Tensor, b: Tensor) -> Tensor:
@@ -63,16 +63,16 @@ def joined(first: Observed, second: Observed) -> Observed:
 
 
 def check_estimator(estimator: Any) -> None:
-    """Raise unless it is a fitted regressor whose latents are the outputs."""
+    """Raise unless this is a fitted regressor whose latents are the outputs."""
     from sklearn.utils.validation import check_is_fitted
 
     if not all(hasattr(type(estimator), name) for name in ("sample_functions", "sample_y")):
         raise TypeError(f"`estimator` must be a GPRegressor or BNNRegressor; got {type(estimator).__name__}")
     check_is_fitted(estimator)
     likelihood = estimator.likelihood_
-    members = list(likelihood.members) if isinstance(likelihood, Drawn) else [likelihood]
-    allowed = (Gaussian,) if isinstance(likelihood, Drawn) else (Gaussian, StudentT)
-    if not all(isinstance(member, allowed) for member in members):
+    members = likelihood.components or (likelihood,)
+    student = isinstance(likelihood, StudentT)
+    if not student and any(member.noise_variance is None for member in members):
         raise TypeError(
             f"`estimator` must have a likelihood whose latents are the outputs, Gaussian or StudentT; got "
             f"{type(members[0]).__name__}"
@@ -80,7 +80,7 @@ def check_estimator(estimator: Any) -> None:
 
 
 def check_inputs(x: Any, num_features: int) -> None:
-    """Raise unless these are inputs (*b, q, d) of real numbers."""
+    """Raise unless these are floating-point inputs (*b, q, d)."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         found = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"`X` must be a tensor of real numbers, best in float64; got {found}")
@@ -91,8 +91,8 @@ def check_inputs(x: Any, num_features: int) -> None:
         )
 
 
-def chosen(output_indices: list[int], num_outputs: int) -> list[int]:
-    """Outputs counted from 0, wherever they were counted from; raise unless there are such."""
+def output_positions(output_indices: list[int], num_outputs: int) -> list[int]:
+    """Non-negative output indices; raise if one is out of range."""
     m = num_outputs
     if not output_indices or any(not -m <= i < m for i in output_indices):
         raise ValueError(f"`output_indices` must choose among the {m} outputs, 0 to {m - 1}; got {output_indices}")
@@ -100,10 +100,10 @@ def chosen(output_indices: list[int], num_outputs: int) -> list[int]:
 
 
 def variances(noise: Tensor, shape: torch.Size, *, name: str = "observation_noise") -> Tensor:
-    """Noise variances as they were given, spread over (*b, q, m).
+    """Noise variances, expanded to (*b, q, m).
 
     Raises:
-        ValueError: They do not fit, or one is no variance.
+        ValueError: They do not broadcast, or one is negative or NaN.
     """
     try:
         wide = noise.expand(shape)
