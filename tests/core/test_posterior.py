@@ -73,6 +73,7 @@ def test_covariance_is_symmetric_and_positive_semidefinite(values):
     assert torch.linalg.eigvalsh(matrix).min() > -1e-12
 
 
+@pytest.mark.monte_carlo
 @every_law
 def test_moments_of_samples_tend_to_mean_and_covariance(values):
     s = 4000

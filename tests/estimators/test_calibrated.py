@@ -75,6 +75,7 @@ class Sure(ClassifierMixin, BaseEstimator):
 # -- classes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("factor", [0.2, 5.0])
 def test_temperature_undoes_a_factor_on_the_logits(factor):
     rows = slice(200, None)
@@ -86,6 +87,7 @@ def test_temperature_undoes_a_factor_on_the_logits(factor):
     assert (other.predict(X) == scaled.predict(X)).all()
 
 
+@pytest.mark.monte_carlo
 def test_temperature_is_that_of_scikit_learn_up_to_the_prior():
     x, y = make_classification(4_000, n_classes=3, n_informative=6, flip_y=0.1, random_state=0)
     model = Sure(4.0).fit(x[:500], y[:500])
@@ -100,6 +102,7 @@ def test_temperature_is_that_of_scikit_learn_up_to_the_prior():
     assert np.allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=0.012)
 
 
+@pytest.mark.monte_carlo
 def test_temperature_stays_finite_where_every_held_out_row_is_right():
     x = np.r_[RNG.normal(-3, 0.5, 40), RNG.normal(3, 0.5, 40)][:, None]
     y = np.repeat([0, 1], 40)
@@ -120,6 +123,7 @@ def test_isotonic_is_that_of_scikit_learn_but_for_one_row_spread_over_the_classe
     assert ours.predictive(X).log_prob(labels).isfinite().all() and expected.min() == 0
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", METHODS)
 def test_probabilities_that_are_too_sure_come_true(method):
     x, y = make_classification(6_000, n_informative=5, flip_y=0.2, random_state=1)
@@ -143,6 +147,7 @@ def test_the_parts_of_uncertainty_keep_their_proportion():
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.monte_carlo
 def test_temperature_of_a_gaussian_law_is_its_mean_square_residual():
     model = Narrow().fit(X[:200], Y[:200])
     weights = RNG.uniform(0, 3, 200)
@@ -167,6 +172,7 @@ def test_a_stretched_law_keeps_its_mean():
     assert metrics.crps(law, Y) == pytest.approx(metrics.crps(law.affine(5.0, 2.0), 5 + 2 * Y) / 2)
 
 
+@pytest.mark.monte_carlo
 def test_several_outputs_have_a_temperature_each():
     targets = np.column_stack([Y, -Y, Y + RNG.normal(size=400)])
     widths, rest = np.array([0.5, 2.0, 1.0]), np.delete(np.arange(200, 400), 7)
@@ -182,6 +188,7 @@ def test_several_outputs_have_a_temperature_each():
         assert t == pytest.approx(width**-2, rel=0.5)  # five standard errors of a mean of 199 squares
 
 
+@pytest.mark.monte_carlo
 def test_correlated_outputs_are_stretched_together():
     targets = np.column_stack([Y, Y + 0.1 * RNG.normal(size=400)])
     model = GPRegressor(num_latents=1, inference=registry.quick("exact"), random_state=0).fit(X[:40], targets[:40])
@@ -190,6 +197,7 @@ def test_correlated_outputs_are_stretched_together():
     assert around.calibration_.temperature.shape == (2,) and after > before - 0.2
 
 
+@pytest.mark.monte_carlo
 def test_isotonic_of_numbers_makes_the_pit_uniform_at_the_knots():
     model = Narrow().fit(X[:100], Y[:100])
     around = Calibrated(FrozenEstimator(model), "isotonic").fit(X[100:], Y[100:])
@@ -202,6 +210,7 @@ def test_isotonic_of_numbers_makes_the_pit_uniform_at_the_knots():
     assert (np.diff(around.calibration_.stated) > 0).all() and (np.diff(observed) > 0).all()
 
 
+@pytest.mark.monte_carlo
 def test_isotonic_weights_are_repetitions():
     model = FrozenEstimator(Narrow().fit(X[:100], Y[:100]))
     times = RNG.integers(1, 4, 300)
@@ -213,6 +222,7 @@ def test_isotonic_weights_are_repetitions():
     assert (law - other).abs().max() < 0.05
 
 
+@pytest.mark.monte_carlo
 def test_isotonic_mends_a_shape_that_no_temperature_can():
     x = RNG.uniform(-1, 1, (6_000, 1))
     y = x[:, 0] + RNG.exponential(1.0, 6_000)
@@ -306,6 +316,7 @@ def test_it_is_what_is_inside():
     assert model.classes_.tolist() == ["a", "b", "c"]
 
 
+@pytest.mark.monte_carlo
 def test_pipelines_and_searches_both_ways():
     outside = make_pipeline(StandardScaler(), Calibrated(Narrow(), random_state=0)).fit(X, Y)
     inside = Calibrated(make_pipeline(StandardScaler(), Narrow()), random_state=0).fit(X, Y)

@@ -66,6 +66,7 @@ def test_correlated_outputs(name, kernel):
     assert GPRegressor(**settings).fit(X[:20], targets[:20]).inference_.__class__.__name__ == "Exact"
 
 
+@pytest.mark.monte_carlo
 def test_correlated_classes():
     model = GPClassifier(num_latents=2, inference=registry.quick("svgp"), random_state=0)
     model.fit(X, np.digitize(X[:, 0], [-0.5, 0.5]))
@@ -93,6 +94,7 @@ def test_several_outputs(build):
     assert model.latent(X[:5]).covariance.shape == (15, 15)
 
 
+@pytest.mark.monte_carlo
 def test_joint_draws_have_the_joint_covariance():
     model = exact().fit(X[:10], Y[:10])
     points = np.array([[3.0, 3.0], [3.1, 3.0]])
@@ -201,6 +203,7 @@ def test_kernels_of_gpytorch_are_copied_and_frozen_ones_are_kept():
         exact(kernel="rbf").fit(X, Y)
 
 
+@pytest.mark.monte_carlo
 def test_other_likelihoods():
     robust = GPRegressor(inference=registry.quick("svgp"), likelihood=StudentT(), random_state=0).fit(X, Y)
     low, high = robust.predictive(X).interval(0.9)
@@ -269,6 +272,7 @@ def test_token_ids_reach_an_embedding(name, container):
     assert model.predict(tokens).shape == (30,)
 
 
+@pytest.mark.monte_carlo
 def test_more_classes():
     labels = np.array(["low", "mid", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
     for build in (GPClassifier, BNNClassifier):

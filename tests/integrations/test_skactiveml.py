@@ -30,6 +30,7 @@ def test_strategies_of_classes_choose_rows_without_a_label(estimator):
         assert len(set(chosen)) == 4 and np.isnan(PARTLY[chosen]).all()
 
 
+@pytest.mark.monte_carlo
 def test_draws_average_to_the_probabilities():
     model = BayesianClassifier(CLASSIFIERS[1], classes=[0, 1], random_state=0).fit(X, PARTLY)
     drawn = model.sample_proba(X, n_samples=4000)

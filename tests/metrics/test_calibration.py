@@ -45,6 +45,7 @@ def test_equal_mass_bins_hold_equal_numbers():
     assert metrics.reliability(p, labels, binning="mass", num_bins=5).counts.tolist() == [60] * 5
 
 
+@pytest.mark.monte_carlo
 def test_calibrated_probabilities_have_small_error_and_overconfident_ones_a_sign():
     p = RNG.dirichlet(np.ones(3), 20_000)
     labels = (RNG.uniform(size=20_000)[:, None] > p.cumsum(1)).sum(1)
@@ -60,6 +61,7 @@ def test_one_bin_and_equal_confidences():
     assert r.error == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_pit_is_the_cdf_and_uniform_under_calibration():
     y = np.random.default_rng(3).normal(size=500)
     u = metrics.pit(standard_normal(500), y)
@@ -83,6 +85,7 @@ def test_shapes_are_checked():
         metrics.reliability([[1.0, 0.0]], [0], binning="widht")
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("view", ["plain", "squeezed", "affine"])
 def test_counts_use_the_middle_of_the_step_and_the_interval_itself(view):
     n, rate = 20_000, 2.5

@@ -154,6 +154,7 @@ def test_basis_and_covariance_are_exact(structure, dense_prior, generator):
     assert torch.allclose(basis.dual(v), b.mT @ v, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_layer_blocks_do_what_their_matrix_does(generator):
     first = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     blocks = LayerBlocks(

@@ -41,6 +41,7 @@ def deviations(fit):
     return fit.posterior.weights.covariance.diagonal().sqrt()
 
 
+@pytest.mark.monte_carlo
 def test_linear_regression_is_the_mean_field_optimum(generator):
     """The mean is the exact posterior's, a variance is one over the diagonal entry of the exact precision."""
     x, signal = problem(generator)
@@ -55,6 +56,7 @@ def test_linear_regression_is_the_mean_field_optimum(generator):
     assert torch.allclose(deviations(fit), optimum, rtol=0.05)
 
 
+@pytest.mark.monte_carlo
 def test_logistic_regression_is_the_mean_field_optimum(generator):
     """Against the objective written with 60 Gauss-Hermite nodes and minimized by L-BFGS."""
     x, signal = problem(generator)
@@ -106,6 +108,7 @@ def test_steps_are_those_of_the_optimizer(generator):
     assert torch.allclose(scale**2 * steps.variance, optimizer.posterior().covariance.diagonal(), rtol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_a_prior_with_correlations(generator):
     """With a dense Gaussian prior the optimum is that of its full precision matrix."""
     x, signal = problem(generator)
@@ -122,6 +125,7 @@ def test_a_prior_with_correlations(generator):
     assert torch.allclose(deviations(fit), optimum, rtol=0.05)
 
 
+@pytest.mark.monte_carlo
 def test_two_chunks_of_data_nearly_equal_all_at_once(generator):
     """On orthogonal columns mean field is exact, so two chunks in turn are one; to the noise of the averages."""
     x = torch.linalg.qr(torch.randn(60, 3, generator=generator, dtype=torch.float64))[0] * math.sqrt(60)
@@ -137,6 +141,7 @@ def test_two_chunks_of_data_nearly_equal_all_at_once(generator):
     assert ((both.posterior.weights.flat_mean - mean).abs() < 0.05 * precision.diagonal().rsqrt()).all()
 
 
+@pytest.mark.monte_carlo
 def test_continued_training_starts_at_the_previous_posterior(generator):
     """An uninformative observation and five steps: a weight determined by earlier data keeps nearly its posterior."""
     variances = torch.tensor([1e-4, 1.0, 1.0], dtype=torch.float64)
@@ -150,6 +155,7 @@ def test_continued_training_starts_at_the_previous_posterior(generator):
     assert (shares[1:] < 0.1).all()  # from a thousandth of it up, as in a first training
 
 
+@pytest.mark.monte_carlo
 def test_the_posterior_is_that_of_the_kl_weight_kept(generator):
     """The variance belongs to the run that the held-out data chose, whichever was last."""
     x, _ = problem(generator)

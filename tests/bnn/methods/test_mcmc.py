@@ -68,6 +68,7 @@ def linear(generator, n=30, d=3):
     )
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "kernel, bias",
     [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.SGHMC(), 0.05), (mcmc.EntropySGLD(), 0.1)],
@@ -108,6 +109,7 @@ def test_variables_choose_the_draws(generator):
         infer()
 
 
+@pytest.mark.monte_carlo
 def test_structured_draws_have_the_optimal_factorized_distribution(generator):
     # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 5 standard errors and ten percent, as for SGLD.
     data, noise = linear(generator), 0.25
@@ -160,6 +162,7 @@ def test_every_scheme_of_groups(generator, groups, num_passes, likelihood, kind,
         assert torch.isfinite(last).all() and (first != last).all()
 
 
+@pytest.mark.monte_carlo
 def test_particles_are_the_draws_and_have_no_rhat(generator):
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
@@ -181,6 +184,7 @@ def test_particles_are_the_draws_and_have_no_rhat(generator):
     assert torch.isfinite(noisy.posterior(data.x).draws).all()
 
 
+@pytest.mark.monte_carlo
 def test_the_noise_is_learnt_with_the_stated_prior(generator):
     # A network that is (almost) pinned to zero: y ~ N(0, noise), log noise ~ N(log 0.1, 2^2), by quadrature.
     y = 0.5 * torch.randn(40, 1, generator=generator, dtype=torch.float64)
@@ -245,6 +249,7 @@ def test_the_preconditioner_does_not_change_the_density(generator):
     assert not torch.allclose(model.scale, before.scale)
 
 
+@pytest.mark.monte_carlo
 def test_mini_batches_run_and_take_smaller_steps(generator):
     # Of a kernel with momentum, which their noise heats most; the rule: tests/mcmc/sgmcmc/test_stochastic_kernel.py.
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())

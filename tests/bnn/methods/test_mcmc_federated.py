@@ -37,6 +37,7 @@ def test_a_log_posterior_is_the_sum_of_prior_and_observations(generator):
     assert torch.equal(density.order, data.y[:, 0])
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("skew", [0.0, 1.0])
 def test_exact_surrogates_equal_the_kernel_on_all_data(generator, skew):
     data = rows(generator)
@@ -56,6 +57,7 @@ def test_exact_surrogates_equal_the_kernel_on_all_data(generator, skew):
         assert (drifted - alone).abs().max() > 0.1  # so the test can fail
 
 
+@pytest.mark.monte_carlo
 def test_only_clients_with_surrogates_sample_the_posterior(generator):
     data = rows(generator)
     prior, _ = model(data)

@@ -44,6 +44,7 @@ def test_function_covariance_is_the_dense_product(names, generator):
     assert torch.allclose(values.output_covariance(), blocks, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_weight_samples_through_a_last_layer_have_the_distribution_of_the_function(generator):
     """Four standard errors: s / sqrt(n) of a mean, v sqrt(2 / n) of a variance."""
     network = bnn.MLP(3, 2, hidden=(5,), dtype=torch.float64)
@@ -58,6 +59,7 @@ def test_weight_samples_through_a_last_layer_have_the_distribution_of_the_functi
         assert ((draws.var(0) - values.variance).abs() < 5 * values.variance * (2 / s) ** 0.5).all()
 
 
+@pytest.mark.monte_carlo
 def test_linearized_functions_agree_between_calls_and_have_the_linearized_distribution(generator):
     network = seeded(Convolutional).double()
     weights = gaussian(network, generator, ["first.weight", "head.weight"])

@@ -101,6 +101,7 @@ def test_shapes_types_and_uncertainty(name, dtype, generator):
     assert isinstance(law.rule, str)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_follow_the_moments_and_the_cdf(name, generator):
     law = laws(n=2)[name]
@@ -171,6 +172,7 @@ def test_bad_arguments_are_named():
         law.affine(0.0, 0.0)
 
 
+@pytest.mark.monte_carlo
 def test_gaussian_uses_the_covariance_of_the_outputs(generator):
     values = gaussian_values(n=3, k=2)
     noise = torch.tensor([0.2, 0.7], dtype=torch.float64)
@@ -256,6 +258,7 @@ def test_extreme_scales():
         torch.testing.assert_close(affine.cdf(affine.quantile(0.3)), torch.full((4, 1), 0.3, dtype=torch.float64))
 
 
+@pytest.mark.monte_carlo
 def test_categorical_averages_probabilities_and_splits_uncertainty(generator):
     logits = torch.randn(50, 6, 3, generator=generator, dtype=torch.float64)
     law = CategoricalPredictive.from_draws(logits.log_softmax(-1))
