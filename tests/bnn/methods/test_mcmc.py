@@ -90,7 +90,7 @@ def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     assert fit.diagnostics["R-hat"] < 1.05
 
 
-def test_variables_say_which_draws_predict(generator):
+def test_variables_choose_the_draws(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
 
     def infer(*variables):
@@ -107,7 +107,7 @@ def test_variables_say_which_draws_predict(generator):
         infer()
 
 
-def test_structured_draws_have_the_best_independent_law(generator):
+def test_structured_draws_have_the_optimal_factorized_distribution(generator):
     # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 4 standard errors and ten percent, as for SGLD.
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
@@ -223,7 +223,7 @@ def test_mini_batches_average_to_the_full_density(generator):
     assert torch.allclose(torch.stack(batches).mean(0), LogPosterior(model, data)(position), rtol=1e-12)
 
 
-def test_no_mini_batch_is_a_small_rest(generator):
+def test_mini_batches_have_nearly_equal_sizes(generator):
     data, prior = rows("regression", generator, n=41), bnn.gaussian_prior(network())
     model = Model(prior.network, prior.weights, Gaussian(0.3, learn=False))
     batches = [density.data for density in MiniBatches(model, data, 8, generator)]  # 41 = 5 x 8 + 1
@@ -232,7 +232,7 @@ def test_no_mini_batch_is_a_small_rest(generator):
     assert torch.cat([batch.y for batch in batches]).sort(0).values.equal(data.y.sort(0).values)
 
 
-def test_the_units_change_no_density(generator):
+def test_the_preconditioner_does_not_change_the_density(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
     before, model = (Model(prior.network, prior.weights, Gaussian(0.3)) for _ in range(2))
     position = model.start(data, 2, 20, generator=generator)
@@ -256,7 +256,7 @@ def test_mini_batches_run_and_take_smaller_steps(generator):
     assert steps[1] < steps[0] / 2
 
 
-def test_a_network_that_vmap_cannot_follow_runs_chain_by_chain(generator):
+def test_a_network_without_vmap_support_runs_chain_by_chain(generator):
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -291,7 +291,7 @@ def test_batchnorm_keeps_statistics_of_the_data(generator):
     assert torch.allclose(together[:3], apart)
 
 
-def test_a_killed_run_resumes(tmp_path, generator):
+def test_an_interrupted_run_resumes(tmp_path, generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
 
     def infer(**settings):
@@ -303,7 +303,7 @@ def test_a_killed_run_resumes(tmp_path, generator):
     assert torch.equal(whole, infer(checkpoint=tmp_path / "run"))
 
 
-def test_what_it_does_not_take_is_refused_by_name(generator):
+def test_unsupported_arguments_are_refused_by_name(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
     point = bnn.BayesNet(prior.network, bnn.PointWeights(prior.weights.mean), bnn.MonteCarlo())
     with pytest.raises(TypeError, match="Gaussian weights; got PointWeights"):
@@ -319,7 +319,7 @@ def test_it_is_a_scikit_learn_object():
     assert MCMC.quickly().num_chains == 1
 
 
-def test_statistics_of_fresh_layers_are_those_of_the_data_and_trained_ones_stay(generator):
+def test_untrained_batch_norm_gets_statistics_and_trained_keeps_them(generator):
     x = 50 + torch.randn(200, 3, generator=generator)
     net = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 4), nn.BatchNorm1d(4))
     trained = net[3]

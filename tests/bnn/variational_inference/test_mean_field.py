@@ -82,7 +82,7 @@ def test_a_deep_network_uses_monte_carlo_with_the_draws_given(generator):
     prior = bnn.default_prior(None, data.x, 1, generator=generator)
     fit = method.infer(prior, Gaussian(), data, generator=generator)
     assert fit.posterior(data.x).draws.shape == (5, 40, 1)
-    assert len(fit.history["loss"]) == 3 * 3 and fit.diagnostics["held-out rows"] == 6
+    assert len(fit.history["loss"]) == 3 * 3 and fit.diagnostics["held-out data"] == 6
 
 
 def test_networks_with_batch_norm_and_dropout(generator):
