@@ -11,7 +11,7 @@ from bayeskit import active
 from bayeskit.core.likelihood import Bernoulli, Categorical, Drawn, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.core.posterior import GaussianValues, MixtureValues, SampledValues
 
-from .laws import gaussian, sampled
+from .joint_distributions import gaussian, sampled
 
 GRID = torch.linspace(-40, 40, 80_001, dtype=torch.float64)
 
@@ -54,8 +54,8 @@ def test_bald_of_several_outputs_is_half_a_log_determinant():
 
 def test_entropy_of_regression_is_that_of_a_gaussian():
     values, noise = gaussian(4, 2), torch.tensor([0.1, 0.2], dtype=torch.float64)
-    law = td.MultivariateNormal(values.mean, values.output_covariance() + torch.diag(noise))
-    torch.testing.assert_close(active.entropy(values, Gaussian(noise)), law.entropy())
+    predictive = td.MultivariateNormal(values.mean, values.output_covariance() + torch.diag(noise))
+    torch.testing.assert_close(active.entropy(values, Gaussian(noise)), predictive.entropy())
 
 
 @pytest.mark.parametrize(("mean", "variance"), [(0.0, 1.0), (1.5, 4.0), (-3.0, 30.0), (0.3, 1e-6)])

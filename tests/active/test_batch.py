@@ -12,7 +12,7 @@ from bayeskit import active
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
 from bayeskit.core.posterior import GaussianValues, SampledValues
 
-from .laws import gaussian, sampled
+from .joint_distributions import gaussian, sampled
 
 
 def together(values, noise, chosen):

@@ -124,8 +124,8 @@ def test_what_is_wrong_is_said_before_the_first_round(settings, words):
         active.run(MODEL, X, **{"y": Y, **settings})
 
 
-def test_an_estimator_without_a_law_is_refused_before_the_first_round():
-    with pytest.raises(TypeError, match="joint law of the function.*got LinearRegression"):
+def test_an_estimator_without_a_joint_distribution_is_refused_before_the_first_round():
+    with pytest.raises(TypeError, match="joint distribution of the function.*got LinearRegression"):
         active.run(LinearRegression(), X, Y)
 
 

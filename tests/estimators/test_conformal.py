@@ -1,4 +1,4 @@
-"""Conformal prediction: the rank argument as an identity, coverage within its binomial law, and the formulas."""
+"""Conformal prediction: the rank argument as an identity, binomial coverage, and the formulas."""
 
 import itertools
 import math
@@ -97,7 +97,7 @@ def test_intervals_of_a_wrong_model_hold_as_often_as_said(method):
     assert least <= covered <= most
 
 
-def test_given_the_calibration_rows_coverage_has_the_beta_law():
+def test_given_the_calibration_rows_coverage_has_the_beta_distribution():
     """Coverage of many new rows given n: Beta(rank, n + 1 - rank)."""
     model, n, rank = Wrong().fit(X, Y), 99, 90
     x = RNG.normal(size=(20_000, 3))
@@ -132,7 +132,7 @@ def test_split_is_the_mean_and_a_multiple_of_the_spread():
     assert around.quantile_ == pytest.approx(q) and around.num_calibration_ == 200
 
 
-def test_cqr_moves_the_quantiles_of_the_law_by_one_amount():
+def test_cqr_moves_both_quantiles_by_one_amount():
     model = GPRegressor(inference=registry.quick("exact"), random_state=0).fit(X[:60], Y[:60])
     around = Conformal(FrozenEstimator(model), "cqr", confidence=0.8).fit(X[60:200], Y[60:200])
     low, high = around.predict_interval(X)
@@ -171,7 +171,7 @@ def test_lac_and_aps_by_hand():
     ]
 
 
-def test_the_law_is_left_as_it_was():
+def test_the_predictive_is_unchanged():
     model = BNNRegressor(inference=registry.quick("laplace"), random_state=0).fit(X[:60], Y[:60])
     around = Conformal(FrozenEstimator(model)).fit(X[60:], Y[60:])
     assert torch.equal(around.predictive(X).log_prob(Y), model.predictive(X).log_prob(Y))

@@ -117,7 +117,7 @@ def test_some_of_the_blocks_are_scaled_to_all(generator, monkeypatch):
     assert float(occam) == pytest.approx(float(bound(case, log_precision, blocking)), abs=1e-10)
     difference = whole.value(log_precision, zero) - case.log_joint(case.start, case.likelihood, log_precision)
     assert float(difference) == pytest.approx(float(occam), abs=1e-10)
-    monkeypatch.setattr("bayeskit.core.operators.CHUNK_ELEMENTS", 2 * 3 * 16)
+    monkeypatch.setattr("bayeskit.core.operators.chunking.CHUNK_ELEMENTS", 2 * 3 * 16)
     some = block_evidence(case, case.start, case.likelihood, expansion, blocking)
     assert len(some.blocks) == 3 and some.scale == 2
 
