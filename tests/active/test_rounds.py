@@ -91,6 +91,7 @@ def test_several_outputs():
     assert last.estimator.predict(X).shape == (60, 2)
 
 
+@pytest.mark.monte_carlo
 def test_asking_where_little_is_known_beats_chance():
     # A pool of which nearly all lies in one place: chance seldom asks elsewhere.
     x = np.concatenate([RNG.normal(0, 0.1, (200, 1)), RNG.uniform(-3, 3, (20, 1))])

@@ -47,6 +47,7 @@ def test_exact_conditioning_makes_the_fold_all_rows_at_once(memory):
     assert torch.allclose(last.variance, batch.variance, atol=1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_a_stage_keeps_its_own_posterior():
     stages = in_tensors(Coreset(5))
     x = torch.tensor(X[:9])
@@ -69,6 +70,7 @@ def test_scores_are_those_of_the_metrics_at_each_stage():
         scores([])
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "model",
     [

@@ -73,6 +73,7 @@ def test_covariance_is_symmetric_and_positive_semidefinite(values):
     assert torch.linalg.eigvalsh(matrix).min() > -1e-12
 
 
+@pytest.mark.monte_carlo
 @every_kind
 def test_moments_of_samples_tend_to_mean_and_covariance(values):
     s = 4000
@@ -83,7 +84,7 @@ def test_moments_of_samples_tend_to_mean_and_covariance(values):
     # var(x y) <= E[x^2 y^2] <= 3.25 var(x) var(y) for a uniform distribution over five draws, and 3 for a normal
     error = (3.25 * variance.unsqueeze(-1) * variance.unsqueeze(-2) / s).sqrt()
     assert (flat.mean(0).abs() <= 5 * (variance / s).sqrt() + 1e-9).all()
-    assert ((torch.einsum("s...i,s...j->...ij", flat, flat) / s - matrix).abs() <= 4 * error + 1e-9).all()
+    assert ((torch.einsum("s...i,s...j->...ij", flat, flat) / s - matrix).abs() <= 5 * error + 1e-9).all()
 
 
 @every_kind

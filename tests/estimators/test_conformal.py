@@ -82,6 +82,7 @@ def inside(n, confidence, repeats):
     return binom.interval(0.999, repeats, math.ceil(round((n + 1) * confidence, 9)) / (n + 1))
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", ["split", "cqr"])
 def test_intervals_of_a_wrong_model_hold_as_often_as_said(method):
     """400 times 39 calibration rows and one new one: a binomial number is covered."""
@@ -97,6 +98,7 @@ def test_intervals_of_a_wrong_model_hold_as_often_as_said(method):
     assert least <= covered <= most
 
 
+@pytest.mark.monte_carlo
 def test_given_the_calibration_rows_coverage_has_the_beta_distribution():
     """Coverage of many new rows given n: Beta(rank, n + 1 - rank)."""
     model, n, rank = Wrong().fit(X, Y), 99, 90
@@ -108,6 +110,7 @@ def test_given_the_calibration_rows_coverage_has_the_beta_distribution():
     assert 0.0005 < beta.cdf(share, rank, n + 1 - rank) < 0.9995
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", ["lac", "aps"])
 def test_sets_of_a_model_that_is_too_sure_hold_at_least_as_often_as_said(method):
     x, y = make_classification(9_000, n_classes=4, n_informative=6, flip_y=0.2, random_state=2)

@@ -90,6 +90,7 @@ def test_outputs_with_a_head_of_their_own_and_gaussian_noise_lose_nothing_alone(
     assert float(bound(case, zero, OUTPUTS_ALONE)) == pytest.approx(float(exact(case, zero)), abs=1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_one_random_block_scaled_is_unbiased_for_the_average_bound(generator):
     """All ways to cut 6 data points into two blocks of 3: twice one block averages to the average bound."""
     case = problem(generator, n=6)
@@ -122,6 +123,7 @@ def test_some_of_the_blocks_are_scaled_to_all(generator, monkeypatch):
     assert len(some.blocks) == 3 and some.scale == 2
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
 def test_laplace_learns_by_the_bound(structure, generator):
     """The bound at the learnt factors is a maximum of it, and below the evidence there."""

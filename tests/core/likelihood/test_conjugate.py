@@ -113,6 +113,7 @@ def test_expected_softmax_without_variance_is_finite():
     torch.testing.assert_close(by_mean, torch.nn.functional.one_hot(y, 3) - p)
 
 
+@pytest.mark.monte_carlo
 def test_expected_softmax_is_accurate():
     """512 Sobol draws against 2^16: a few 1e-3 nats for ten latents of unit variance."""
     mean, variance, y = case(n=20, c=10)

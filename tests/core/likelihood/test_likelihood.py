@@ -134,6 +134,7 @@ def test_curvature_is_the_negative_hessian_of_log_concave_likelihoods(likelihood
         torch.testing.assert_close(likelihood.curvature(mean, y)[i], -hessian, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("likelihood", [StudentT(), Heteroscedastic()], ids=repr)
 def test_curvature_is_the_fisher_information_elsewhere(likelihood):
     mean, _, y = draw_case(likelihood, n=1)

@@ -155,6 +155,7 @@ def test_bernoulli_entropies_agree_with_brute_force_for_any_latent_spread(link):
     torch.testing.assert_close(predictive.probs.sum(-1), torch.ones(3, dtype=DOUBLE))
 
 
+@pytest.mark.monte_carlo
 def test_categorical_on_correlated_logits_agrees_with_sampling(generator):
     mean = torch.randn(4, 3, generator=generator, dtype=DOUBLE)
     root = torch.randn(12, 12, generator=generator, dtype=DOUBLE) / 3
@@ -176,6 +177,7 @@ def test_two_class_categorical_is_bernoulli_on_the_difference():
     torch.testing.assert_close(two.aleatoric, one.aleatoric, rtol=0, atol=1e-3)
 
 
+@pytest.mark.monte_carlo
 def test_poisson_predictive_is_a_distribution_of_counts(generator):
     predictive = Poisson().predictive(values(torch.tensor([[1.0]], dtype=DOUBLE), torch.tensor([[0.4]], dtype=DOUBLE)))
     counts = torch.arange(400, dtype=DOUBLE)[:, None, None]

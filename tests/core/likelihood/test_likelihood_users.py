@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 from scipy.special import expit
@@ -74,6 +75,7 @@ def test_users_labels_on_one_latent_and_on_several():
     )
 
 
+@pytest.mark.monte_carlo
 def test_curvature_of_a_users_likelihood_without_curvature_is_its_fisher_information():
     likelihood = LaplaceNoise(0.5)
     curvature = likelihood.curvature(torch.zeros(3, 2, dtype=DOUBLE), torch.ones(3, 2, dtype=DOUBLE))

@@ -108,6 +108,7 @@ def test_shapes_types_and_uncertainty(name, dtype, generator):
     assert isinstance(predictive.rule, str)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_follow_the_moments_and_the_cdf(name, generator):
     predictive = predictives(n=2)[name]
@@ -180,6 +181,7 @@ def test_bad_arguments_are_named():
         predictive.affine(0.0, 0.0)
 
 
+@pytest.mark.monte_carlo
 def test_gaussian_uses_the_covariance_of_the_outputs(generator):
     values = gaussian_values(n=3, k=2)
     noise = torch.tensor([0.2, 0.7], dtype=torch.float64)
@@ -265,6 +267,7 @@ def test_extreme_scales():
         torch.testing.assert_close(affine.cdf(affine.quantile(0.3)), torch.full((4, 1), 0.3, dtype=torch.float64))
 
 
+@pytest.mark.monte_carlo
 def test_categorical_averages_probabilities_and_splits_uncertainty(generator):
     logits = torch.randn(50, 6, 3, generator=generator, dtype=torch.float64)
     predictive = CategoricalPredictive.from_draws(logits.log_softmax(-1))

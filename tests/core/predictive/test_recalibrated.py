@@ -50,6 +50,7 @@ def test_the_density_is_the_slope_of_the_cdf_and_has_mass_one():
     assert torch.allclose(torch.trapezoid(density, y, dim=0), torch.ones(2, dtype=torch.float64), atol=1e-3)
 
 
+@pytest.mark.monte_carlo
 def test_moments_are_those_of_draws_and_the_parts_add_up():
     recalibrated = recalibrated_normal()
     draws = recalibrated.sample(40_000)
