@@ -21,6 +21,7 @@ def fit(data, network, likelihood=None, **settings):
     return inference.infer(prior, likelihood or Gaussian(), data, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.monte_carlo
 def test_sgd_iterates_have_the_stationary_variance():
     """One weight, y = w x with unit noise: SGD is an autoregression whose variance is known in closed form.
 
