@@ -87,10 +87,10 @@ class SWAG(Inference):
             trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)
             prior_weights = weights.sharpened(trained.precision)
             network, gaussian, curve = self._collect(trained, prior_weights, training, generator=generator)
-            posterior = self._posterior(network, gaussian, trained.rows, generator=generator)
+            posterior = self._posterior(network, gaussian, trained.train_data, generator=generator)
             if trained.held_out is not None:
                 calibrate(trained.likelihood, posterior(trained.held_out.x), trained.held_out)
-        diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out, **notes}
+        diagnostics = {"prior precision": trained.precision, "held-out data": trained.num_held_out, **notes}
         history = {**trained.history, "collecting": curve}
         return Fit(posterior, trained.likelihood, history=history, diagnostics=diagnostics)
 
@@ -105,11 +105,11 @@ class SWAG(Inference):
         self, trained: Trained, prior: GaussianWeights, training: Training, *, generator: torch.Generator
     ) -> tuple[nn.Module, GaussianWeights, list[float]]:
         """The network at the mean, the Gaussian, and the loss during the collection."""
-        network, rows = copy.deepcopy(trained.network).train(), trained.rows
+        network, data = copy.deepcopy(trained.network), trained.train_data
         likelihood = copy.deepcopy(trained.likelihood).requires_grad_(False)
         flat = flatten(trained.params, trained.params).requires_grad_()
         averager = SWAGAverager(network, self.num_deviations, names=trained.params)
-        size = min(training.batch_size or len(rows), max(1, len(rows) // FEWEST_STEPS))
+        size = min(training.batch_size or len(data), max(1, len(data) // FEWEST_STEPS))
         settings = replace(
             training,
             lr=training.lr if self.lr is None else self.lr,
@@ -119,11 +119,11 @@ class SWAG(Inference):
             batch_size=size,
             checkpoint=None if training.checkpoint is None else f"{training.checkpoint}.swag",
         )
-        training_pass = TrainingPass(network, rows, generator=generator)
+        training_pass = TrainingPass(network, data, names=trained.params, generator=generator)
         history = minimize(
             log_joint_loss(training_pass, flat, trained.params, likelihood=likelihood, prior=prior),
             [flat],
-            rows,
+            data,
             settings,
             generator=generator,
             description="collecting",
@@ -134,20 +134,20 @@ class SWAG(Inference):
         return with_parameters(network, gaussian.mean), gaussian, history["loss"]
 
     def _posterior(
-        self, network: nn.Module, gaussian: GaussianWeights, rows: Data, *, generator: torch.Generator
+        self, network: nn.Module, gaussian: GaussianWeights, data: Data, *, generator: torch.Generator
     ) -> BayesNet:
         """The Gaussian with the linearized network, or stored draws with BatchNorm statistics of their own."""
-        if not batch_norms(network) and _linearizable(network, gaussian, rows):
+        if not batch_norms(network) and _linearizable(network, gaussian, data):
             return BayesNet(network, gaussian, Linearize())
         draws = gaussian.sample(self.num_samples, generator=generator)
-        batches = (batch.x[:] for batch in rows.batches(128) if len(batch) > 1)
+        batches = (batch.x[:] for batch in data.batches(128) if len(batch) > 1)
         buffers = statistics_of_draws(copy.deepcopy(network), draws, batches)
         return BayesNet(frozen(network), SampledWeights(draws, buffers), MonteCarlo())
 
 
-def _linearizable(network: nn.Module, weights: GaussianWeights, rows: Data) -> bool:
+def _linearizable(network: nn.Module, weights: GaussianWeights, data: Data) -> bool:
     """Whether torch.func can differentiate the network."""
     try:
-        return bool(Linearize().values(network, weights, rows.x[:1]).variance.isfinite().all())
+        return bool(Linearize().values(network, weights, data.x[:1]).variance.isfinite().all())
     except (RuntimeError, ValueError):
         return False
