@@ -25,7 +25,10 @@ from bayeskit.core.types import Data
 
 @dataclass(eq=False, repr=False)
 class FullCovarianceVI(Inference):
-    """q(w) = N(m, R R') with R lower triangular, by stochastic gradients of `E_q[log p(y, w)] + H(q)`.
+    """q(w) = N(m, R R') by stochastic gradients of `E_q[log p(y, w)] + H(q)`.
+
+    R = diag(s) (I + T / sqrt(p)), T strictly lower triangular. The root of the number of weights p makes a step of Adam
+    change a draw as much through T as through s.
 
     Args:
         training: Settings of the training loop; None for 500 epochs of Adam.
@@ -40,23 +43,28 @@ class FullCovarianceVI(Inference):
     quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train m and R, with the parameters of a copy of the likelihood."""
+        """Train m, s and T, with the parameters of a copy of the likelihood."""
         self.check(prior, likelihood, data)
         before, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         likelihood, forward = copy.deepcopy(likelihood), TrainingPass(network, data, generator=generator)
         mean = flatten(parameters(network, before.mean), before.mean).requires_grad_()
-        root = (self.initial_scale * before.covariance.diagonal().sqrt()).diag_embed().to(mean).requires_grad_()
+        log_scale = (self.initial_scale * before.covariance.diagonal().sqrt()).log().to(mean).requires_grad_()
+        shape = mean.new_zeros(len(mean), len(mean)).requires_grad_()
+
+        def root() -> Tensor:
+            eye = torch.eye(len(mean)).to(mean)
+            return log_scale.exp().unsqueeze(-1) * (eye + shape.tril(-1) / len(mean) ** 0.5)
 
         def loss(batch: Data) -> Tensor:
-            w = mean + root.tril() @ generators.normal(mean.shape, like=mean, generator=generator)
+            w = mean + root() @ generators.normal(mean.shape, like=mean, generator=generator)
             with forward(len(batch)):
                 f = call(network, unflatten(w, before.mean), batch.x[:])
-            entropy = root.diagonal().abs().log().sum()  # up to a constant
-            return -batch.total(likelihood.log_prob(f, batch.y)) - before.log_density(w) - entropy
+            # H(q) = sum log s, up to a constant
+            return -batch.total(likelihood.log_prob(f, batch.y)) - before.log_density(w) - log_scale.sum()
 
         own = [value for value in likelihood.parameters() if value.requires_grad]
         training = self.training or Training(lr=1e-2, max_epochs=500, schedule="cosine")
-        history = minimize(loss, [mean, root, *own], data, training, generator=generator)
-        q = GaussianWeights(unflatten(mean.detach(), before.mean), RootLinearOperator(root.detach().tril()))
+        history = minimize(loss, [mean, log_scale, shape, *own], data, training, generator=generator)
+        q = GaussianWeights(unflatten(mean.detach(), before.mean), RootLinearOperator(root().detach()))
         return Fit(exact_or_monte_carlo(with_parameters(network, q.mean), q, data.x), likelihood, history=history)
