@@ -110,7 +110,7 @@ def test_a_sparse_output_learns_from_its_neighbor(kernel):
     seen = ~y[:, 1].isnan()
     alone = Exact().infer(default_prior(x), Gaussian(), Data(x[seen], y[seen, 1:]), generator=g)
     error = (fit.posterior(x).mean[:, 1] - truth[:, 1]).square().mean().sqrt()
-    assert error < 0.3 * (alone.posterior(x).mean[:, 0] - truth[:, 1]).square().mean().sqrt()
+    assert error < 0.5 * (alone.posterior(x).mean[:, 0] - truth[:, 1]).square().mean().sqrt()
     covariance = fit.posterior.process.kernel.base.mixing @ fit.posterior.process.kernel.base.mixing.mT
     assert covariance[0, 1] < 0  # the outputs move in opposite directions
 
