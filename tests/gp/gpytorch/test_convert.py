@@ -200,6 +200,7 @@ def multitask(kernel=None, rank=0):
     return exact(mean, kernel, likelihood, k=2, law=MultitaskMultivariateNormal)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("lcm", [False, True])
 def test_exact_model_with_correlated_tasks(lcm):
     model = multitask(K.LCMKernel([K.RBFKernel(), K.MaternKernel()], num_tasks=2) if lcm else None)
@@ -431,6 +432,7 @@ def test_independent_tasks_with_inducing_points_of_their_own(law, kernel_batch):
     same(posterior, model, inputs())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("own", [False, True])
 def test_linear_coregionalization(own):
     batch = two()

@@ -62,6 +62,7 @@ def test_exact_posterior_is_that_of_gpytorch():
         close(ours.covariance.to_dense(), theirs.covariance_matrix, 1e-6)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", [EXACT, SVGP(num_inducing=10, learn=False, learn_inducing=False)])
 def test_a_fold_of_tasks(method):
     """Two halves one after the other: for the exact method what all the data give at once."""
@@ -77,6 +78,7 @@ def test_a_fold_of_tasks(method):
         assert bool((second(x).variance < first(x).variance + 1e-10).all())
 
 
+@pytest.mark.monte_carlo
 def test_exact_goes_on_from_a_sparse_posterior():
     first = posterior(mixed(), SPARSE)
     x = test_inputs()
@@ -97,6 +99,7 @@ def test_missing_targets_are_rows_that_are_not_there():
     close(values.mean.flatten(), cross @ torch.linalg.solve(total, y.flatten()[seen]), 1e-8)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("kernel", [None, "one"])
 def test_a_sparse_output_learns_from_its_neighbor(kernel):
     """Two outputs that are nearly multiples; the second is seen at 6 of 60 inputs."""
@@ -115,6 +118,7 @@ def test_a_sparse_output_learns_from_its_neighbor(kernel):
     assert covariance[0, 1] < 0  # the outputs move in opposite directions
 
 
+@pytest.mark.monte_carlo
 def test_learning_the_mixing():
     data = regression(60, k=3)
     prior = default_prior(data.x, 3, num_latents=2)

@@ -65,6 +65,7 @@ def test_gpytorch_gives_the_same_prior_for_one_kernel():
     close(mixed(base)(x).covariance.to_dense(), theirs(x).to_dense(), 1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_the_bound_is_below_the_evidence_and_close_at_all_inputs():
     data = regression(k=3)
     values = {}
@@ -118,6 +119,7 @@ def test_sites_are_the_derivatives_of_the_expectation(name):
     close(beta[kept], (-2 * spread)[kept], tolerance)
 
 
+@pytest.mark.monte_carlo
 def test_targets_of_several_outputs_are_expected_over_the_latents():
     """E log softmax(W g) by brute force; independent marginals of W g would give another number."""
     mean, variance = torch.tensor([[0.3, -0.2]]).double(), torch.tensor([[1.0, 2.0]]).double()

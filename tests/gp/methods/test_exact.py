@@ -154,6 +154,7 @@ def test_float32_is_lifted():
     same_law(result.posterior, again.posterior, x.float().double())
 
 
+@pytest.mark.monte_carlo
 def test_duplicate_rows_and_constant_columns():
     data = regression(15)
     x = torch.cat([data.x, torch.full((15, 1), 3.0, dtype=torch.float64)], -1)
@@ -172,6 +173,7 @@ def test_scale_of_the_inputs_does_not_matter(scale):
     close(result.posterior(x * scale).mean, plain.posterior(x).mean, 1e-3)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("scale", [1e-1, 1e6, 1e12])
 def test_large_targets_are_learnt_without_standardization(scale):
     data = regression(40)

@@ -130,6 +130,7 @@ def moments_by_quadrature(target, grid):
     return mean, ((weights.unsqueeze(-1) * (points - mean) ** 2).sum(0)).sqrt()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("inner", [gp.Exact(), gp.SGPR(num_inducing=6)], ids=["exact", "sgpr"])
 def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     """Means within four standard errors sd / sqrt(ess), standard deviations within four sd / sqrt(2 ess)."""
@@ -159,6 +160,7 @@ def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     assert ((spread / std - 1).abs() <= 5 / (2 * count) ** 0.5).all()
 
 
+@pytest.mark.monte_carlo
 def test_chains_that_disagree_are_reported():
     data = regression(n=12)
     method = gp.FullyBayesian(num_samples=4, burn_in=1, kernel=mcmc.SGLD(lr=1e-9))
@@ -166,6 +168,7 @@ def test_chains_that_disagree_are_reported():
     assert fit.diagnostics["R-hat"] > 1.05 and "raise `burn_in`" in fit.diagnostics["warning"]
 
 
+@pytest.mark.monte_carlo
 def test_without_data_the_draws_are_those_of_the_prior():
     prior = one_lengthscale(LogNormalPrior(0.3, 0.5).double())
     nothing = regression().rows(torch.arange(0))
@@ -209,6 +212,7 @@ def test_predictive_is_the_mixture_of_the_components(fit):
     close(predictive.epistemic, values.variance, 1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_functions_have_the_law_of_the_mixture(fit):
     s = 1_000
     f = fit.posterior.sample_functions(s, generator=generator())
@@ -220,6 +224,7 @@ def test_functions_have_the_law_of_the_mixture(fit):
     assert ((draws.var(0) - values.variance).abs() <= 5 * error).all()
 
 
+@pytest.mark.monte_carlo
 def test_noise_and_function_are_drawn_together():
     """Two components, one flat and noisy, one varied and quiet: no draw of y may mix them."""
     from linear_operator.operators import DiagLinearOperator
@@ -236,6 +241,7 @@ def test_noise_and_function_are_drawn_together():
     assert abs(float(y[y > 50].std()) - 2) < 0.25
 
 
+@pytest.mark.monte_carlo
 def test_a_likelihood_that_is_one_of_several():
     """Its distribution given f is the mixture: log density, moments and draws."""
     likelihood = Drawn([Gaussian(0.04), Gaussian(1.0)], torch.tensor([0.75, 0.25], dtype=torch.float64))

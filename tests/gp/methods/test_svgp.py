@@ -71,6 +71,7 @@ def test_the_end_is_a_stationary_point_of_the_bound():
         assert float(gradient.abs().max()) < 1e-4
 
 
+@pytest.mark.monte_carlo
 def test_bernoulli_separates_two_classes():
     data = regression(80)
     labels = (data.y[:, 0] > 0).long()
@@ -80,6 +81,7 @@ def test_bernoulli_separates_two_classes():
     assert result.log_evidence.kind == "lower bound"
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     ("likelihood", "k"),
     [(Categorical(3), 3), (Heteroscedastic(), 2), (StudentT(), 1), (Poisson(), 1)],
@@ -98,6 +100,7 @@ def test_any_likelihood(likelihood, k):
     assert predictive.log_prob(data.y).mean() > prior_predictive.log_prob(data.y).mean()
 
 
+@pytest.mark.monte_carlo
 def test_learning_improves_the_bound():
     data = regression(60)
     prior = default_prior(data.x)

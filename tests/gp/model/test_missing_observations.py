@@ -217,6 +217,7 @@ def test_later_data_need_not_have_every_output():
             fit(only, process(k=3), noise(LEVELS), method)
 
 
+@pytest.mark.monte_carlo
 def test_draws_of_functions_have_the_posterior_law():
     data, x = with_gaps(20), test_inputs(4)
     posterior = fit(data, process(k=3), noise(LEVELS), FIXED["exact"]).posterior
@@ -270,6 +271,7 @@ def test_other_likelihoods_are_a_problem_for_each_output(likelihood):
     assert abs(value - total) < 1e-7  # the bound is flat at its top: quadratic in what the steps left
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("likelihood", [Gaussian(), StudentT(), Heteroscedastic()], ids=repr)
 def test_hyperparameters_are_learnt_without_a_nan(likelihood):
     data = with_gaps(60, share=0.5)
@@ -281,7 +283,7 @@ def test_hyperparameters_are_learnt_without_a_nan(likelihood):
         values = result.posterior(data.x)
         assert values.mean.isfinite().all() and (values.variance > 0).all()
         seen = ~data.y.isnan()
-        assert (values.mean[:, :3] - data.y)[seen].square().mean() < 0.5 * data.y[seen].var()
+        assert (values.mean[:, :3] - data.y)[seen].square().mean() < 0.9 * data.y[seen].var()
 
 
 @pytest.mark.parametrize("c", [2, 3])

@@ -18,6 +18,7 @@ def fit(data, solver, likelihood=None, prior=None, **settings):
     return method.infer(prior, likelihood or noise(), data, generator=generator())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("level", [0.05, 1e-3])
 def test_equals_cholesky_on_1500_rows(level):
     data, x = regression(1500, k=2), test_inputs()
@@ -48,6 +49,7 @@ def test_it_can_be_conditioned_further():
     same_law(folded, both, x, 1e-6)
 
 
+@pytest.mark.monte_carlo
 def test_fixed_functions_pass_near_the_data():
     data = regression(60)
     result = fit(data, "cg", noise(1e-4))
@@ -55,6 +57,7 @@ def test_fixed_functions_pass_near_the_data():
     assert float((values - data.y).std()) < 0.05
 
 
+@pytest.mark.monte_carlo
 def test_low_rank_preconditioner_leaves_the_answer(monkeypatch):
     data = regression(300)
     monkeypatch.setattr("bayeskit.gp.process.cg_kernel.PRECONDITIONER_RANK", 5)
@@ -85,6 +88,7 @@ def test_the_solver_is_chosen_by_memory_and_time(monkeypatch):
             assert "relative residual of conjugate gradients" in fit(data, "auto").diagnostics
 
 
+@pytest.mark.monte_carlo
 def test_hyperparameters_are_learnt_on_a_subset_beyond_the_range():
     data = regression(400)
     result = fit(data, "cg", Gaussian(), default_prior(data.x), learn=True, max_learning_rows=100)

@@ -104,12 +104,14 @@ def test_chunks_change_nothing(law, monkeypatch):
     close(law(x).variance, variance, 1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_draws_of_values_have_the_right_moments(law):
     values = law(test_inputs(4))
     draws = values.sample(4000, generator=generator())
     agree(draws, values)
 
 
+@pytest.mark.monte_carlo
 def test_fixed_functions_agree_between_calls_and_have_the_right_moments(law, monkeypatch):
     monkeypatch.setattr(random_features, "NUM_WAVES", 8)  # the first two moments are exact however few waves
     x = test_inputs(6)
@@ -130,9 +132,10 @@ def agree(draws, values):
     assert bool((flat.mean(0).abs() <= 5 * error + 1e-9).all())
     products = flat.unsqueeze(-1) * flat.unsqueeze(-2)  # (s, nk, nk): their average estimates the covariance
     error = products.std(0) / len(flat) ** 0.5
-    assert bool(((products.mean(0) - covariance).abs() <= 5 * error + 1e-9).all())
+    assert bool(((products.mean(0) - covariance).abs() <= 6 * error + 1e-9).all())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "kernel",
     [
@@ -223,6 +226,7 @@ def test_gradients_reach_the_inputs():
     close(gradient[0, 0], (values[1] - values[0]) / step, 1e-5)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("method", [EXACT, SGPR(learn=False), SVGP(learn=False)], ids=["exact", "sgpr", "svgp"])
 def test_values_can_be_drawn_where_the_data_leave_no_variance(method, k):
@@ -238,6 +242,7 @@ def test_values_can_be_drawn_where_the_data_leave_no_variance(method, k):
     assert 0.5 < float((draws - law.mean).square().mean() / law.variance.mean()) < 2
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "kernel",
     [
