@@ -54,7 +54,7 @@ def test_rows_beyond_a_block_are_there(monkeypatch):
     assert np.array_equal(drawn, baal.draws(model, X, iterations=6)[:, 0])
 
 
-def test_several_outputs_keep_their_units_and_their_joint_law():
+def test_several_outputs_keep_their_units_and_their_joint_distribution():
     y = np.stack([X[:, 0], 1000 + 100 * X[:, 0] * X[:, 1], X[:, 1] ** 2], 1)
     for estimator in (GPRegressor(inference=gp.Exact()), BNNRegressor(inference=bnn.VBLL.quickly())):
         model = estimator.set_params(random_state=0).fit(X, y)

@@ -12,7 +12,7 @@ from bayeskit.gp.variational.collapsed_bound import collapsed
 from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 from bayeskit.gp.variational.whitened_posterior import bound, optimal_q
 
-from ..problems import close, constant, generator, noise, process, rbf, regression, same_law, test_inputs
+from ..problems import close, constant, generator, noise, process, rbf, regression, same_gp, test_inputs
 
 SHORT = OrthogonalSVGP(num_inducing=7, num_orthogonal=5, training=Training(lr=0.05, max_epochs=15, batch_size=32))
 Z, W = test_inputs(6), test_inputs(4, seed=7)
@@ -75,7 +75,7 @@ def test_without_orthogonal_points_or_knowledge_of_them_it_is_svgp():
     one, x = some_q(1, 6, 0), test_inputs(seed=9)
     unknown = both(one, WhitenedGaussian.prior(1, W))
     close(bound(model, torch.cat([Z, W]), unknown, rows), bound(model, Z, one, rows))
-    same_law(unknown.posterior(model, torch.cat([Z, W])), one.posterior(model, Z), x)
+    same_gp(unknown.posterior(model, torch.cat([Z, W])), one.posterior(model, Z), x)
     q, value = optimum(model, W[:0], rows, max_steps=2)
     best, reference = optimal_q(model, Z, WhitenedGaussian.prior(1, Z), rows, max_steps=2)
     close(q.mean, best.mean)
@@ -87,7 +87,7 @@ def test_the_method_without_orthogonal_points_is_svgp():
     ours = fit(data, process(), noise(), OrthogonalSVGP(num_inducing=8, num_orthogonal=0, **FROZEN))
     theirs = fit(data, process(), noise(), SVGP(num_inducing=8, **FROZEN))
     assert abs(float(ours.log_evidence) - float(theirs.log_evidence)) < 1e-8
-    same_law(ours.posterior, theirs.posterior, test_inputs())
+    same_gp(ours.posterior, theirs.posterior, test_inputs())
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -180,4 +180,4 @@ def test_float32_and_degenerate_data():
 def test_no_data_returns_the_prior():
     prior = process(mean=constant(0.3))
     empty = regression().rows(slice(0, 0))
-    same_law(fit(empty, prior, noise()).posterior, prior, test_inputs(), 0)
+    same_gp(fit(empty, prior, noise()).posterior, prior, test_inputs(), 0)
