@@ -1,8 +1,8 @@
-"""What every registered method owes, by its declared kind. Nothing here names a method: the registry does.
+"""Properties of every registered method, by its declared kind. No method is named here: the registry lists them.
 
 All kinds: shapes, arguments untouched, determinism, variances, covariances, samples, batching, round trips, the
-estimators. Conditioning: prior without data, order of the data, uncertainty away from it. Weights and draws: the law
-of the function is the law of pushed weights. Point: no epistemic uncertainty.
+estimators. GP posterior: prior without data, order of the data, uncertainty away from it. Weights and draws: the
+distribution of the function is that of weight samples pushed through the network. Point: no epistemic uncertainty.
 """
 
 import copy
@@ -120,6 +120,7 @@ def test_variance_is_the_diagonal_of_a_covariance(name, task):
     assert torch.linalg.eigvalsh(dense).min() >= -1e-10 * scale
 
 
+@pytest.mark.monte_carlo
 @every_method
 def test_samples_have_the_moments(name, task):
     values = fitted(name, task).posterior(X_NEW)
@@ -128,7 +129,7 @@ def test_samples_have_the_moments(name, task):
     dense = values.covariance.to_dense()
     std = dense.diagonal().clamp(min=0).sqrt()
     # Five standard errors: of a mean, sd / sqrt(s); of a covariance of Gaussians, at most sd sd' sqrt(2 / s). The
-    # law of few stored draws has lighter tails than a Gaussian, so the same bound holds.
+    # distribution of few stored draws has lighter tails than a Gaussian, so the same bound holds.
     assert ((draws.mean(0) - values.mean.reshape(-1)).abs() <= 5 * std / s**0.5 + 1e-10).all()
     gap = (torch.cov(draws.mT) - dense).abs()
     assert (gap <= 5 * (2 / s) ** 0.5 * std[:, None] * std + 1e-10).all()
@@ -258,7 +259,7 @@ def test_partial_fit_or_a_refusal_by_name(name, task):
     model = clone(quick_estimator(name, task))
     data = table(task)
     x, y = data.x.numpy(), data.y.numpy().ravel()
-    if registry.inference_class(name).kind in ("conditioning", "weights"):
+    if registry.inference_class(name).kind in ("GP posterior", "weights"):
         extra = {} if task == "regression" else {"classes": [0, 1]}
         model.partial_fit(x[:20], y[:20], **extra)
         before = model.predict(x)
@@ -287,14 +288,14 @@ def condition(name, task, data, prior=None):
     return registry.quick(name).infer(prior, likelihood, data, generator=generator()), prior
 
 
-@of_kind("conditioning")
+@of_kind("GP posterior")
 def test_no_data_returns_the_prior(name, task):
     fit, prior = condition(name, task, table(task).rows(torch.arange(0)))
     assert torch.allclose(fit.posterior(X_NEW).mean, prior(X_NEW).mean, atol=1e-10)
     assert torch.allclose(fit.posterior(X_NEW).covariance.to_dense(), prior(X_NEW).covariance.to_dense(), atol=1e-10)
 
 
-@of_kind("conditioning")
+@of_kind("GP posterior")
 def test_order_of_the_data_changes_nothing(name, task):
     data = table(task)
     forward, _ = condition(name, task, data)
@@ -303,7 +304,8 @@ def test_order_of_the_data_changes_nothing(name, task):
     assert gap <= 1e-8  # rounding
 
 
-@of_kind("conditioning")
+@pytest.mark.monte_carlo
+@of_kind("GP posterior")
 def test_uncertainty_grows_away_from_data(name, task):
     fit, prior = condition(name, task, table(task))
     near, far = fit.posterior(table(task).x).variance.mean(), fit.posterior(X_NEW + 100).variance.mean()
@@ -311,8 +313,9 @@ def test_uncertainty_grows_away_from_data(name, task):
     assert torch.allclose(far, prior(X_NEW + 100).variance.mean(), rtol=1e-6)
 
 
+@pytest.mark.monte_carlo
 @of_kind("weights", "draws")
-def test_function_law_is_the_law_of_pushed_weights(name, task):
+def test_function_distribution_is_that_of_pushed_weights(name, task):
     """On a linear network pushing is exact, whether by linearization or by draws."""
     network = torch.nn.Linear(2, 1, dtype=torch.float64)
     posterior = infer(name, table(task), likelihood_for(task), structure=network).posterior
@@ -354,7 +357,7 @@ def test_check_estimator(name, task):
     from sklearn.utils.estimator_checks import check_estimator
 
     model = quick_estimator(name, task)
-    exempt = {} if registry.inference_class(name).kind == "conditioning" else MINI_BATCH
+    exempt = {} if registry.inference_class(name).kind == "GP posterior" else MINI_BATCH
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(model, expected_failed_checks=exempt, on_skip=None, on_fail=None)

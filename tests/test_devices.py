@@ -101,12 +101,12 @@ def catch_a_stray_tensor(device):
         here + torch.ones(3)
 
 
-def fit_and_predict(name, law, device):
-    law = law.to(device)
-    rows = data(law, device)
+def fit_and_predict(name, likelihood, device):
+    likelihood = likelihood.to(device)
+    rows = data(likelihood, device)
     generator = torch.Generator().manual_seed(0)
     prior = registry.prior(registry.family_of(name))(None, rows.x, 1, generator=generator)
-    fit = registry.quick(name).infer(prior, law, rows, generator=generator)
+    fit = registry.quick(name).infer(prior, likelihood, rows, generator=generator)
     values = fit.posterior(rows.x)
     assert values.mean.device == values.variance.device == device
     predictive = fit.likelihood.predictive(values)

@@ -93,6 +93,14 @@ def test_every_example_is_listed():
     assert all(f"integrations/{path.name}" in text for path in (ROOT / "examples" / "integrations").glob("*.py"))
 
 
+def test_every_figure_of_the_gallery_has_a_script_and_is_small():
+    text = (ROOT / "docs" / "guide" / "gallery.md").read_text()
+    figures = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "images" / "gallery").glob("*.png")}
+    assert set(figures) == {path.stem for path in (ROOT / "examples" / "gallery").glob("*.py")}
+    assert all(f"(../images/gallery/{name}.png)" in text and f"gallery/{name}.py" in text for name in figures)
+    assert max(figures.values()) < 80_000
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_to_files_resolve(page):
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", (ROOT / page).read_text())

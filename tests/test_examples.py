@@ -10,6 +10,7 @@ import torch
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
 NOTEBOOKS = sorted((FOLDER / "integrations").glob("*.py"))
+GALLERY = sorted((FOLDER / "gallery").glob("*.py"))
 CELL = "# %%"
 
 
@@ -53,3 +54,11 @@ def test_notebook(path, clean, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert any(character.isdigit() for character in capsys.readouterr().out)
     assert (clean / f"{path.stem}.png").exists() == ("savefig" in path.read_text())
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_gallery(path, clean, monkeypatch):
+    assert len(path.read_text().splitlines()) < 60
+    monkeypatch.setattr(sys, "argv", [str(path), str(clean)])
+    runpy.run_path(str(path), run_name="__main__")
+    assert [file.name for file in clean.iterdir()] == [f"{path.stem}.png"]

@@ -31,22 +31,22 @@ def registered():
     del registry.METHODS["bootstrap"], sys.modules["bayeskit.bnn.bootstrap"]
 
 
-# The laws that every method owes, and those of its kind; the tests that need more than a name and a task stay there.
+# The properties of every method, and those of its kind; tests that need more than a name and a task stay there.
 conformance = load_as("bayeskit_conformance", Path(__file__).parent / "test_conformance.py")
-LAWS = [
-    law
-    for name, law in vars(conformance).items()
+PROPERTIES = [
+    check
+    for name, check in vars(conformance).items()
     if name.startswith("test_")
-    and list(inspect.signature(law).parameters) == ["name", "task"]
-    and law.pytestmark[0].args[1] is conformance.CASES
+    and list(inspect.signature(check).parameters) == ["name", "task"]
+    and check.pytestmark[0].args[1] is conformance.CASES
 ]
-LAWS += [conformance.test_function_law_is_the_law_of_pushed_weights]
+PROPERTIES += [conformance.test_function_distribution_is_that_of_pushed_weights]
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_law(law, task):
-    law("bootstrap", task)
+@pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
+def test_property(check, task):
+    check("bootstrap", task)
 
 
 def test_saved(tmp_path):
@@ -67,6 +67,7 @@ def test_estimator_by_name():
     assert repr(BNNRegressor(inference="bootstrap")._resolve_inference(60)) == "Bootstrap()"
 
 
+@pytest.mark.monte_carlo
 def test_weights_that_the_bootstrap_draws():
     """A fixed generator, 20,000 rows: mean 1 exactly, variance 1 with standard error sqrt(8 / n) for exponentials."""
     import torch

@@ -4,9 +4,12 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+
+from bayeskit import registry
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = sorted(p for p in (Path(__file__).parent / "usage").glob("*.py") if p.name != "conftest.py")
@@ -25,10 +28,10 @@ BLOCKS = [pytest.param(code, id=f"{page.stem}-{i}") for page in PAGES for i, cod
 
 @pytest.fixture
 def clean(monkeypatch, tmp_path):
-    """A folder of its own to write to, and the global random state as it was."""
+    """A folder of its own to write to, and the global random state and the registry as they were."""
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), patch.dict(registry.METHODS):
         yield tmp_path
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")

@@ -12,22 +12,26 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
-Kind = Literal["conditioning", "weights", "draws", "point"]
+Kind = Literal["GP posterior", "weights", "draws", "point"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A log evidence `log p(y)` in nats, with what kind of number it is; kinds are not to be ranked together.
+    """A log evidence `log p(y)` in nats, and its kind; evidences of different kinds are not comparable.
 
     Args:
         value: The number, summed over the data.
         kind: "exact", "estimate" (unbiased up to a stated error), "lower bound", "Laplace", "Laplace bound" (a lower
-            bound of that), or "own model": the objective of a method that is no bound on this evidence, and compares
-            with no other number.
+            bound of that), or "surrogate objective": one that is no bound on the evidence, and is not comparable with
+            any other number.
     """
 
     value: float
-    kind: Literal["exact", "estimate", "lower bound", "Laplace", "Laplace bound", "own model"]
+    kind: Literal["exact", "estimate", "lower bound", "Laplace", "Laplace bound", "surrogate objective"]
+
+    def __post_init__(self) -> None:
+        if self.kind == "own model":  # its name in files of format 1
+            object.__setattr__(self, "kind", "surrogate objective")
 
     def __float__(self) -> float:
         return self.value
@@ -39,14 +43,14 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What an inference returns.
+    """The result of an inference.
 
     Args:
-        posterior: The law of the function given the data.
-        likelihood: The law of the observations given the function, its parameters learnt (a copy of the one given).
+        posterior: The distribution of the function given the data.
+        likelihood: The distribution of the observations given the function, its parameters learned (a copy).
         log_evidence: log p(y), or None where the method has none.
-        history: One list of numbers a training curve, such as {"loss": [...]}.
-        diagnostics: What a careful user asks afterwards: jitter added, solver residual, acceptance rate ...
+        history: One list of numbers per training curve, such as {"loss": [...]}.
+        diagnostics: Jitter added, solver residual, acceptance rate ...
     """
 
     posterior: Posterior
@@ -63,11 +67,11 @@ class Inference(BaseEstimator, ABC):
     scikit-learn object. Fields are validated in `infer`, not when they are set.
 
     Class attributes:
-        likelihoods: The `Likelihood` classes the method handles; others are refused by name.
+        likelihoods: The `Likelihood` classes the method handles; others raise `TypeError`.
         priors: The `Posterior` classes it takes as prior.
-        kind: Which conformance laws it owes: "conditioning" (a GP given data), "weights" (a law of the weights),
-            "draws" (weight samples) or "point" (a single function, no epistemic uncertainty).
-        quick: Settings under which a fit of a hundred rows costs a fraction of a second; `quickly()` applies them.
+        kind: "GP posterior" (a GP given data), "weights" (a distribution over the weights), "draws" (weight samples) or
+            "point" (a single function, no epistemic uncertainty); it decides which conformance tests apply.
+        quick: Settings under which a fit of 100 data points takes a fraction of a second; `quickly()` applies them.
     """
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
@@ -85,8 +89,8 @@ class Inference(BaseEstimator, ABC):
         """The posterior of the function given `data`; the arguments are left as they are.
 
         Args:
-            prior: Law of the function before the data; another fit's posterior continues from there.
-            likelihood: Law of the observations given the function.
+            prior: Distribution of the function before the data; may be the posterior of another fit.
+            likelihood: Distribution of the observations given the function.
             data: Inputs (n, *input_shape), targets and optional case weights.
             generator: Source of all randomness.
 
@@ -96,7 +100,7 @@ class Inference(BaseEstimator, ABC):
         """
 
     def check(self, prior: Posterior, likelihood: Likelihood, data: Data) -> None:
-        """Refuse, by name, what the method does not handle; every `infer` calls it first."""
+        """Raise `TypeError` for a prior or likelihood that the method does not handle; every `infer` calls it first."""
         for given, allowed, what in ((prior, self.priors, "prior"), (likelihood, self.likelihoods, "likelihood")):
             if not isinstance(given, allowed):
                 names = ", ".join(c.__name__ for c in allowed)

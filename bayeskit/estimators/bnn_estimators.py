@@ -1,4 +1,4 @@
-"""Bayesian neural networks with scikit-learn habits."""
+"""Bayesian neural network estimators with scikit-learn's interface."""
 
 from typing import Any
 
@@ -8,15 +8,16 @@ from bayeskit.estimators.regression_classification import ClassificationEstimato
 class BNNRegressor(RegressionEstimator):
     """Regression by a neural network with a distribution over its weights.
 
-    Tables and targets are standardized inside (from the training rows alone), except that a network handed over as a
-    module gets its inputs as they are; everything that comes out is in the target's own units.
+    Tables and targets are standardized inside (from the training data alone), except that a network given as a module
+    gets its inputs unchanged; all results are in the target's own units.
 
     Args:
         network: A `torch.nn.Module` (used as it is, on a copy), a callable `(in_features, out_features) -> Module`,
             or None for a multilayer perceptron with two hidden layers of 50.
         inference: An inference such as `bnn.Laplace(subset="all")`, a registered name such as "deep_ensemble", or
             None for a last-layer Laplace approximation.
-        likelihood: Law of the observations given the network's outputs; None for Gaussian noise of learnt variance.
+        likelihood: Distribution of the observations given the network's outputs; None for Gaussian noise of learned
+            variance.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of a network built here; None for float64 while it is small and on a CPU, else float32.
         random_state: Seed, `numpy.random.RandomState`, or None.
@@ -24,7 +25,7 @@ class BNNRegressor(RegressionEstimator):
 
     Attributes:
         posterior_: The fitted `Posterior`, in standardized units.
-        likelihood_: The likelihood with its learnt parameters, in standardized units.
+        likelihood_: The likelihood with its learned parameters, in standardized units.
         inference_: The inference used.
         log_evidence_: `Evidence` (value and kind) in the target's units, or None.
         history_: Curves of the training.
@@ -82,7 +83,7 @@ class BNNClassifier(ClassificationEstimator):
     Attributes:
         classes_: The labels, sorted.
         posterior_: The fitted `Posterior` of the logits.
-        likelihood_: The likelihood with its learnt parameters.
+        likelihood_: The likelihood with its learned parameters.
         inference_: The inference used.
         log_evidence_: `Evidence` (value and kind), or None.
         history_: Curves of the training.

@@ -1,10 +1,10 @@
-"""Probabilities that come true: an estimator recalibrated on rows it has not seen."""
+"""Recalibration of an estimator on held-out data."""
 
 from typing import Any, Self
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import Predictive
-from bayeskit.estimators.post_hoc import Around, HeldOut, classifies
+from bayeskit.estimators.post_hoc import HeldOut, PostHocEstimator, classifies
 from bayeskit.estimators.recalibration import ClassIsotonic, ClassTemperature, Quantiles, Spread
 
 _MAPS = {
@@ -15,26 +15,26 @@ _MAPS = {
 }
 
 
-class Calibrated(Around):
-    """A classifier or regressor whose law of y is recalibrated on rows that it was not fitted to.
+class Calibrated(PostHocEstimator):
+    """A classifier or regressor whose predictive distribution is recalibrated on held-out data.
 
-    `temperature` learns one number T by the log-likelihood of those rows: class probabilities p ^ (1 / T), or
+    `temperature` learns one number T by the log-likelihood of the held-out data: class probabilities p ^ (1 / T), or
     the variance of a number times T (one T for each output). `isotonic` learns an increasing function: of each class
     probability, or of the cdf of one number.
 
     Args:
         estimator: Any estimator of bayeskit, fitted or not, alone, in a pipeline or in a search; other classifiers
             with `predict_proba` and regressors with `predict(X, return_std=True)` too. It is cloned and fitted;
-            `FrozenEstimator(model)` is taken as it is, and `fit` then wants rows that it has not seen.
+            `FrozenEstimator(model)` is taken as it is, and `fit` then takes held-out data alone.
         method: "temperature" or "isotonic".
         calibration_size: Share of the rows held out of the fit, each class in proportion.
-        cv: None to hold rows out once; or folds as scikit-learn takes them: every row is then judged by a fit that has
-            not seen it, and the estimator that predicts is fitted to all rows.
+        cv: None to hold rows out once; or cross-validation folds as scikit-learn takes them: the calibration then uses
+            out-of-fold predictions of all rows, and the base estimator is fitted to all rows.
         random_state: Seed of the choice of rows.
 
     Attributes:
-        estimator_: The fitted estimator inside.
-        calibration_: What was learnt: `calibration_.temperature`, or the knots of the functions.
+        estimator_: The fitted base estimator.
+        calibration_: The learned map: `calibration_.temperature`, or the knots of the functions.
         classes_: The labels, sorted; of a classifier.
 
     References:
@@ -58,7 +58,7 @@ class Calibrated(Around):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit the estimator inside on some rows and learn from the others; `FrozenEstimator(model)` is not fitted.
+        """Fit the base estimator on some rows and calibrate on the others; `FrozenEstimator(model)` is not fitted.
 
         Args:
             X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
@@ -66,7 +66,7 @@ class Calibrated(Around):
             sample_weight: (n,) non-negative multipliers of the log-likelihood terms, of the fit and of the calibration.
 
         Raises:
-            ValueError: Too few rows, a method that there is not, or a law that the method cannot take.
+            ValueError: Too few rows, an unknown method, or a predictive distribution that the method cannot take.
         """
         checks.choice(self.method, name="method", options=("temperature", "isotonic"))
         return self._fit(X, y, sample_weight, cv=self.cv)
@@ -74,5 +74,5 @@ class Calibrated(Around):
     def _learn(self, held_out: list[HeldOut]) -> None:
         self.calibration_ = _MAPS[classifies(self), self.method].learn(held_out)
 
-    def _said(self, inside: Predictive) -> Predictive:
-        return self.calibration_(inside)
+    def _corrected(self, predictive: Predictive) -> Predictive:
+        return self.calibration_(predictive)

@@ -1,4 +1,4 @@
-"""Intervals and sets with a guarantee for finitely many rows, around any law."""
+"""Conformal prediction intervals and sets around any predictive distribution."""
 
 import math
 from typing import Any, Self
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
-from bayeskit.estimators.post_hoc import Around, HeldOut, classifies
+from bayeskit.estimators.post_hoc import HeldOut, PostHocEstimator, classifies
 
 
 def conformal_quantile(scores: Tensor, confidence: float) -> Tensor:
@@ -21,11 +21,11 @@ def conformal_quantile(scores: Tensor, confidence: float) -> Tensor:
     `confidence`; without ties, with probability ceil((n + 1) confidence) / (n + 1).
 
     Args:
-        scores: (n,) one number a row.
+        scores: (n,) one number per data point.
         confidence: Between 0 and 1.
 
     Raises:
-        ValueError: n is too small: the rank exceeds n, and no finite number will do.
+        ValueError: n is too small: the rank exceeds n, and the quantile would be infinite.
 
     References:
         Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world, section 2.2; as a quantile: Lei,
@@ -56,34 +56,35 @@ def conformal_rank(num_rows: int, confidence: float) -> int:
     return math.ceil(round((num_rows + 1) * confidence, 9))
 
 
-class Conformal(Around):
+class Conformal(PostHocEstimator):
     """Prediction intervals, or sets of labels, that hold a new y with at least the stated probability.
 
-    Split conformal prediction: of each row that the estimator inside was not fitted to, a score says how strange its y
-    is under the law stated; a y is in the interval or set of a new row if its score is at most the conformal quantile q
-    of those. The law itself is left as it was. With m, s the mean and standard deviation of the law, l and h its
+    Split conformal prediction: each held-out data point has a nonconformity score of its y under the predictive
+    distribution; a y is in the interval or set of a new input if its score is at most the conformal quantile q of those
+    scores. The predictive distribution itself is unchanged. With m, s its mean and standard deviation, l and h its
     central quantiles for `confidence`, and p the class probabilities:
 
         "split"   score |y - m| / s             interval m -+ q s
         "cqr"     score max(l - y, y - h)       interval [l - q, h + q]
         "lac"     score 1 - p_y                 labels with p_j >= 1 - q: the smallest sets on average
         "aps"     score sum of p_j >= p_y       labels from the most probable down to a total of q: sets that grow
-                                                where a row is hard
+                                                with the ambiguity of the label
 
-    The guarantee is marginal: over the rows calibrated on and the new one, exchangeable with them. It does not need the
-    law to be right; a better one gives shorter intervals. With several outputs each has its own interval and guarantee.
+    The guarantee is marginal: over the calibration data and the new data point, exchangeable with them. It does not
+    need a correct predictive distribution; a better one gives shorter intervals. With several outputs each has its own
+    interval and guarantee.
 
     Args:
         estimator: As in `Calibrated`; `FrozenEstimator(model)` is taken as it is.
         method: "split" or "cqr" for numbers, "lac" or "aps" for labels; None for "split" or "lac".
-        confidence: Probability that the interval or set is to hold.
+        confidence: Coverage probability of the interval or set.
         calibration_size: Share of the rows held out of the fit, each class in proportion.
         random_state: Seed of the choice of rows.
 
     Attributes:
-        estimator_: The fitted estimator inside.
+        estimator_: The fitted base estimator.
         quantile_: q, a number, or (k,) for several outputs.
-        num_calibration_: Rows that it was taken from, (k,) for several outputs.
+        num_calibration_: Number of calibration rows, (k,) for several outputs.
         method_: The method used.
         classes_: The labels, sorted; of a classifier.
 
@@ -111,18 +112,18 @@ class Conformal(Around):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit the estimator inside on some rows and take the scores of the others.
+        """Fit the base estimator on some rows and compute the scores of the others.
 
-        A `FrozenEstimator(model)` is not fitted: all the rows are scored, and it must not have seen them.
+        A `FrozenEstimator(model)` is not fitted: all the rows are scored, and must be held-out data.
 
         Args:
             X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
             y: (n,) or (n, k) numbers, NaN of several outputs for what was not observed; or (n,) labels.
-            sample_weight: (n,) non-negative weights for the fit of the estimator inside. The rank counts rows, whatever
+            sample_weight: (n,) non-negative weights for the fit of the base estimator. The rank counts rows, whatever
                 their weight, for that is what the guarantee is about; a row of weight zero is left out.
 
         Raises:
-            ValueError: Too few rows for `confidence`, or a method that there is not for this task.
+            ValueError: Too few rows for `confidence`, or a method unknown for this task.
         """
         options = ("lac", "aps") if classifies(self) else ("split", "cqr")
         self.method_ = options[0] if self.method is None else self.method
@@ -132,11 +133,13 @@ class Conformal(Around):
 
     def _learn(self, held_out: list[HeldOut]) -> None:
         (rows,) = held_out
-        if isinstance(rows.law, CategoricalPredictive):
+        if isinstance(rows.predictive, CategoricalPredictive):
             codes = torch.as_tensor(np.searchsorted(self.classes_, rows.y))
-            columns = [self._class_scores(rows.law).gather(1, codes[:, None]).squeeze(1)]
+            columns = [self._class_scores(rows.predictive).gather(1, codes[:, None]).squeeze(1)]
         else:
-            scores, seen = (t.reshape(len(rows.y), -1) for t in (self._scores(rows.law, rows.y), ~rows.y.isnan()))
+            scores, seen = (
+                t.reshape(len(rows.y), -1) for t in (self._scores(rows.predictive, rows.y), ~rows.y.isnan())
+            )
             columns = [column[there] for column, there in zip(scores.T, seen.T, strict=True)]
         quantiles = np.array([float(conformal_quantile(column, self.confidence)) for column in columns])
         counts = np.array([len(column) for column in columns])
@@ -144,45 +147,45 @@ class Conformal(Around):
         self.quantile_ = quantiles if several else float(quantiles[0])
         self.num_calibration_ = counts if several else int(counts[0])
 
-    def _said(self, inside: Predictive) -> Predictive:
-        return inside
+    def _corrected(self, predictive: Predictive) -> Predictive:
+        return predictive
 
     @available_if(lambda self: not classifies(self))
     def predict_interval(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends, each (n,) or (n, k), in the target's units."""
-        parts = [self._interval(law) for law in self._parts(X)]
+        parts = [self._interval(part) for part in self._parts(X)]
         low, high = (torch.cat([part[end] for part in parts]).double().cpu().numpy() for end in (0, 1))
         return low, high
 
     @available_if(classifies)
     def predict_set(self, X: Any) -> np.ndarray:
         """Which labels are in the set of each row: (n, c) truth values, in the order of `classes_`."""
-        return torch.cat([self._class_scores(law) for law in self._parts(X)]).numpy() <= self.quantile_
+        return torch.cat([self._class_scores(part) for part in self._parts(X)]).numpy() <= self.quantile_
 
     def latent(self, X: Any) -> Any:
-        """The joint law of the function that the estimator inside states; see its `latent`."""
+        """The joint distribution of the function of the base estimator; see its `latent`."""
         check_is_fitted(self, "estimator_")
         return self.estimator_.latent(X)
 
-    def _scores(self, law: Any, y: Tensor) -> Tensor:
-        """How strange y is under the law, (n,) or (n, k); NaN where y is."""
+    def _scores(self, predictive: Any, y: Tensor) -> Tensor:
+        """Nonconformity scores of y, (n,) or (n, k); NaN where y is."""
         if self.method_ == "split":
-            return (y - law.mean).abs() / law.std
-        low, high = law.interval(self.confidence)
+            return (y - predictive.mean).abs() / predictive.std
+        low, high = predictive.interval(self.confidence)
         return torch.maximum(low - y, y - high)
 
-    def _interval(self, law: ContinuousPredictive) -> tuple[Tensor, Tensor]:
+    def _interval(self, predictive: ContinuousPredictive) -> tuple[Tensor, Tensor]:
         """All y whose score is at most q; where there is none, the point nearest to being one."""
-        q = torch.as_tensor(self.quantile_, dtype=torch.float64).to(law.mean)
+        q = torch.as_tensor(self.quantile_, dtype=torch.float64).to(predictive.mean)
         if self.method_ == "split":
-            return law.mean - q * law.std, law.mean + q * law.std
-        low, high = law.interval(self.confidence)
+            return predictive.mean - q * predictive.std, predictive.mean + q * predictive.std
+        low, high = predictive.interval(self.confidence)
         middle = (low + high) / 2
         return torch.minimum(low - q, middle), torch.maximum(high + q, middle)
 
-    def _class_scores(self, law: CategoricalPredictive) -> Tensor:
-        """How strange each label would be, (n, c)."""
-        p = law.probs.double().cpu()
+    def _class_scores(self, predictive: CategoricalPredictive) -> Tensor:
+        """Nonconformity scores of each label, (n, c)."""
+        p = predictive.probs.double().cpu()
         if self.method_ == "lac":
             return 1 - p
         p, order = p.sort(dim=-1, descending=True, stable=True)

@@ -1,9 +1,9 @@
-"""What the four estimators share: read, scale, infer, predict, in the data's own units.
+"""The base class of the four estimators: read, standardize, infer, predict, in the data's own units.
 
-    X, y -> checked arrays -> standardized `Data` -> `Inference.infer` -> `Fit` -> laws in original units
+    X, y -> checked arrays -> standardized `Data` -> `Inference.infer` -> `Fit` -> predictions in original units
 
-A subclass adds two things: its family ("gp" or "bnn", which decides the prior) and its task (how targets are coded
-and what is delivered). Everything about methods is asked of the registry and of the inference itself.
+A subclass adds its family ("gp" or "bnn", which decides the prior) and its task (the coding of targets and the form of
+predictions). Methods are looked up in the registry.
 """
 
 import copy
@@ -30,13 +30,13 @@ from bayeskit.estimators import input_validation
 from bayeskit.estimators.scaling import Standardizer
 
 PREDICT_ROWS = 8_192
-"""Rows predicted at a time by `predict` and `predict_proba`, so that memory does not grow with the number of rows."""
+"""Inputs predicted at a time by `predict` and `predict_proba`, which bounds the memory whatever their number."""
 
 
-Law = TypeVar("Law", bound=Predictive)
+P = TypeVar("P", bound=Predictive)
 
 
-class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
+class BayesEstimator(BaseEstimator, ABC, Generic[P]):
     """The shared part of `GPRegressor`, `GPClassifier`, `BNNRegressor` and `BNNClassifier`."""
 
     _family: ClassVar[registry.Family]
@@ -71,15 +71,15 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         """The likelihood used when none is given; `num_outputs` is what a given network returns, if it is known."""
 
     @abstractmethod
-    def _deliver(self, predictive: Predictive) -> Law:
+    def _deliver(self, predictive: Predictive) -> P:
         """A predictive in standardized units as the user gets it: original units, one output squeezed."""
 
     # -- fitting ---------------------------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True, stream: bool = False) -> Self:
-        """Fit on a first batch of data, of a `stream` or all there is, or go on from the posterior of the earlier ones.
+        """Fit on a first batch of data, of a `stream` or all there is, or continue from the previous posterior.
 
-        A fit that fails or is stopped leaves the estimator as it was: scales, classes and posterior belong together.
+        A fit that fails or is interrupted leaves the estimator unchanged: scales, classes and posterior go together.
         """
         before = dict(vars(self))
         try:
@@ -93,7 +93,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         X, y = input_validation.split_dataset(X, y)
         x, y, weights = input_validation.read(self, X, y, sample_weight, reset=first, **self._reading())
         target = self._encode(y, reset=first)
-        if weights is not None and (weights == 0).any():  # a row of no weight is a row that is not there
+        if weights is not None and (weights == 0).any():  # weight zero leaves a data point out
             keep = weights.nonzero().squeeze(1)
             x, target, weights = x[keep], target[keep], weights[keep]
         x, target, weights = _observed(x, target, weights)
@@ -113,14 +113,14 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         return self
 
     def _reading(self) -> dict[str, bool]:
-        """How this estimator reads its data."""
+        """Settings of `input_validation.read`."""
         network = self._family == "bnn" and self._structure() is not None
         return {"tables_only": self._family == "gp", "tokens": network, "classes": self._task == "classification"}
 
     def _learn_scales(self, x: Inputs, target: Tensor, weights: Tensor | None) -> None:
         given_network = isinstance(self._structure(), torch.nn.Module) and self._family == "bnn"
         self.input_scaler_ = None
-        # A network handed over as it is gets its inputs as they are: it may have been trained on them already.
+        # A network given as a module gets its inputs unchanged: it may have been trained on them already.
         if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point() and not given_network:
             self.input_scaler_ = Standardizer.fit(x, weights)
         likelihood = self.likelihood if self.likelihood is not None else self._default_likelihood(None)
@@ -138,7 +138,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         return self._prior(data.x, generator), likelihood.to(self.device_)
 
     def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
-        """The prior of as many outputs of the function as the likelihood needs."""
+        """The prior over a function with as many outputs as the likelihood has latents."""
         build = registry.prior(self._family)
         return build(self._structure(), x, self.num_outputs_, dtype=self.dtype, generator=generator)
 
@@ -193,7 +193,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     # -- predicting ------------------------------------------------------------------------------------------------
 
     def latent(self, X: Any) -> FunctionValues:
-        """The joint law of the function itself (no observation noise) at the rows of `X`, in the target's units.
+        """The joint distribution of the function (no observation noise) at the rows of `X`, in the target's units.
 
         Args:
             X: (n, d) inputs, or whatever was given to `fit`.
@@ -208,7 +208,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         return values.affine(shift.to(self.device_), scale.to(self.device_))
 
     def standardized(self, X: Any) -> FunctionValues:
-        """The joint law of the function in the units in which `likelihood_` reads it: standardized ones.
+        """The joint distribution of the function in standardized units, those of `likelihood_`.
 
         Args:
             X: (n, d) inputs, or whatever was given to `fit`.
@@ -219,8 +219,8 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         check_is_fitted(self)
         return self._values(self._read_again(X))
 
-    def predictive(self, X: Any) -> Law:
-        """The law of an observation at each row of `X`, in the target's units; a single output is squeezed.
+    def predictive(self, X: Any) -> P:
+        """The predictive distribution at each row of `X`, in the target's units; a single output is squeezed.
 
         Args:
             X: (n, d) inputs, or whatever was given to `fit`.
@@ -231,8 +231,8 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
     def sample_functions(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """Draw fixed functions from the posterior: `f(X)` agrees between calls and batches.
 
-        A GP kernel without random features (a kernel of your own) remembers what was asked. Its draws are exact for the
-        first 4096 inputs; beyond, `diagnostics_` states the largest correlation that is neglected.
+        For a GP kernel without random features (a custom kernel) the values drawn are stored and conditioned on. The
+        draws are exact for the first 4096 inputs; beyond, `diagnostics_` has the largest correlation neglected.
 
         Args:
             n_samples: Number s of functions.
@@ -264,7 +264,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
             )
         return shift, scale
 
-    def _predictive(self, x: Inputs) -> Law:
+    def _predictive(self, x: Inputs) -> P:
         with torch.no_grad():
             return self._deliver(self.likelihood_.predictive(self._values(x)))
 
@@ -273,7 +273,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
             return self.posterior_(x)
 
     def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
-        """Rows as the fitted posterior knows them, in standardized units."""
+        """Data in the standardized units of the fitted posterior."""
         X, y = input_validation.split_dataset(X, y)
         x, y, weights = input_validation.read(self, X, y, sample_weight, reset=False, **self._reading())
         data = Data(self._scaled(x), self._standardize(self._encode(y, reset=False)), weights)
@@ -304,8 +304,13 @@ class BayesEstimator(BaseEstimator, ABC, Generic[Law]):
         return self.target_scaler_(target) if target.ndim == 2 and target.is_floating_point() else target
 
 
+def concatenated(parts: list[Tensor]) -> np.ndarray:
+    """Predictions for consecutive chunks of inputs as one array, in float64."""
+    return torch.cat([part.double().cpu() for part in parts]).numpy()
+
+
 def _observed(x: Inputs, target: Tensor, weights: Tensor | None) -> tuple[Inputs, Tensor, Tensor | None]:
-    """The rows of which at least one output was observed."""
+    """The data points with at least one observed output."""
     seen = ~target.isnan().reshape(len(target), -1).all(-1)
     if bool(seen.all()):
         return x, target, weights
@@ -313,14 +318,14 @@ def _observed(x: Inputs, target: Tensor, weights: Tensor | None) -> tuple[Inputs
 
 
 def _on_the_real_line(likelihood: Likelihood, target: Tensor) -> bool:
-    """Whether the law allows any real target: one of positive numbers, say, must not be standardized."""
+    """Whether the support is the real line: targets of a likelihood for positive numbers must not be standardized."""
     latents = torch.zeros(1, likelihood.num_latents(target), dtype=torch.float64)
     support: Any = copy.deepcopy(likelihood).cpu().distribution(latents).support
     return bool(support.check(torch.full((1, target.shape[-1]), -1e6, dtype=torch.float64)).all())
 
 
 def _outputs_of(structure: Any, x: Inputs) -> int | None:
-    """How many outputs a network handed over as a module has; None for anything else."""
+    """The number of outputs of a network given as a module; None for anything else."""
     if not isinstance(structure, torch.nn.Module) or isinstance(structure, Kernel):
         return None
     network = copy.deepcopy(structure).eval()

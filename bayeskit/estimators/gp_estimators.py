@@ -1,4 +1,4 @@
-"""Gaussian processes with scikit-learn habits."""
+"""Gaussian-process estimators with scikit-learn's interface."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +10,15 @@ from bayeskit.core.inference import Fit
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
 from bayeskit.core.types import Inputs
-from bayeskit.estimators.estimator import BayesEstimator, Law
+from bayeskit.estimators.estimator import BayesEstimator, P
 from bayeskit.estimators.regression_classification import ClassificationEstimator, RegressionEstimator
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class _Processes(BayesEstimator[Law]):
-    """What both tasks share: a prior made of a kernel, and outputs that may be correlated."""
+class _Processes(BayesEstimator[P]):
+    """The shared part of both tasks: a prior with a kernel, and outputs that may be correlated."""
 
     _family = "gp"
     kernel: Any
@@ -35,11 +35,11 @@ class _Processes(BayesEstimator[Law]):
         correlated = 1 if self.num_latents is None else self.num_outputs_
         return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated, stream=stream)
 
-    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> Law:
-        """The law of an observation at each training row given all other rows, in closed form at fixed hyperparameters.
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> P:
+        """Leave-one-out predictive distributions of the training data, in closed form at fixed hyperparameters.
 
-        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a row with a very low
-        `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
+        `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a data point with
+        a very low `log_prob` is an outlier. See `gp.leave_one_out` for where this is exact.
 
         Args:
             X: (n, d) inputs, as given to `fit`.
@@ -51,23 +51,23 @@ class _Processes(BayesEstimator[Law]):
         return self._deliver(leave_one_out(Fit(self.posterior_, self.likelihood_), self._data(X, y, sample_weight)))
 
     def coreset(self) -> "DataFrame":
-        """The noisy rows that the posterior is conditioned on, heaviest first; see `coreset_table`."""
+        """The weighted observations that the posterior is conditioned on; see `coreset_table`."""
         return coreset_table(self)
 
 
 class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
     """Gaussian process regression: y = f(x) + noise with f ~ GP(m, k).
 
-    Inputs and targets are standardized inside (from the training rows alone); everything that comes out is in the
-    target's own units.
+    Inputs and targets are standardized inside (from the training data alone); all results are in the target's own
+    units.
 
     Args:
-        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
-            Parameters with `requires_grad` are learnt, others are kept.
+        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale per feature.
+            Parameters with `requires_grad` are learned, others are fixed.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
             choose by task, size and likelihood (exact up to 3,000 rows).
-        likelihood: Law of the observations given f; None for Gaussian noise of learnt variance.
-        num_latents: With several targets, the number q of independent functions that they are learnt mixtures of
+        likelihood: Distribution of the observations given f; None for Gaussian noise of learned variance.
+        num_latents: With several targets, the number q of independent functions that they are learned mixtures of
             (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for
             independent targets.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
@@ -77,7 +77,7 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
 
     Attributes:
         posterior_: The fitted `Posterior`, in standardized units.
-        likelihood_: The likelihood with its learnt parameters, in standardized units.
+        likelihood_: The likelihood with its learned parameters, in standardized units.
         inference_: The inference used.
         log_evidence_: `Evidence` (value and kind) in the target's units, or None.
         history_: Curves of the training.
@@ -118,14 +118,14 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
 
 
 class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
-    """Gaussian process classification: labels given one latent GP (two classes) or one a class (more).
+    """Gaussian process classification: labels given one latent GP (two classes) or one per class (more).
 
     Args:
-        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale a feature.
+        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale per feature.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name, or None for the default.
         likelihood: None for Bernoulli (two classes) or softmax (more).
-        num_latents: The number q of independent functions that the latents of the classes are learnt mixtures of;
-            None for one a class.
+        num_latents: The number q of independent functions that the latents of the classes are learned mixtures of;
+            None for one per class.
         class_weight: None, "balanced" or a dict from label to weight.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of the model; None for float64.
@@ -135,7 +135,7 @@ class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
     Attributes:
         classes_: The labels, sorted.
         posterior_: The fitted `Posterior` of the latents.
-        likelihood_: The likelihood with its learnt parameters.
+        likelihood_: The likelihood with its learned parameters.
         inference_: The inference used.
         log_evidence_: `Evidence` (value and kind), or None.
         history_: Curves of the training.
@@ -179,19 +179,19 @@ class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):
 def coreset_table(estimator: Any) -> "DataFrame":
     """The coreset of a fitted GP estimator, in original units.
 
-    For `gp.CoresetGP` these are the learnt pseudo observations, for `gp.Exact` the data themselves at their weights.
+    For `gp.CoresetGP` these are the learned pseudo observations, for `gp.Exact` the data themselves at their weights.
 
     Args:
         estimator: A fitted `GPRegressor` or `GPClassifier`.
 
     Returns:
-        A row a point: its inputs (named as in `fit`, else x0, x1, ...), its outputs ("y", or "y0", "y1", ...; for other
-        likelihoods than Gaussian noise those of the latents, "latent0", ...), and its "weight", the number of
-        observations it counts as (for other likelihoods its "precision", in the units of the outputs); one column of
-        them for each output where they differ. Sorted by their sum, largest first.
+        One row per point: its inputs (named as in `fit`, else x0, x1, ...), its outputs ("y", or "y0", "y1", ...; for
+        other likelihoods than Gaussian noise those of the latents, "latent0", ...), and its "weight", the number of
+        observations it counts as (for other likelihoods its "precision", in the units of the outputs); one column
+        per output where they differ. Sorted by their sum, largest first.
 
     Raises:
-        ValueError: The method does not condition on noisy rows.
+        ValueError: The posterior is not a GP conditioned on noisy observations.
 
     Examples:
         >>> import numpy as np
@@ -206,7 +206,7 @@ def coreset_table(estimator: Any) -> "DataFrame":
     if found is None:
         raise ValueError(
             f"{type(estimator.inference_).__name__} has no coreset here: its posterior, a "
-            f"{type(estimator.posterior_).__name__}, is not the prior conditioned on noisy rows (x, y). Use "
+            f"{type(estimator.posterior_).__name__}, is not the prior conditioned on noisy observations (x, y). Use "
             "`gp.CoresetGP` (or `gp.Exact`, whose coreset is the data), for independent outputs"
         )
     z, y, noise = (t.detach().double().cpu() for t in found)

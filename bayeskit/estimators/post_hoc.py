@@ -1,9 +1,7 @@
-"""An estimator around another: what `Calibrated` and `Conformal` share.
+"""Post-hoc wrappers of a fitted estimator: the shared part of `Calibrated` and `Conformal`.
 
-    rows -> some fit the estimator inside, the others say how far its law of y can be believed
-
-The law inside is never trusted on rows it was fitted to: rows are held out of the fit here, or the estimator comes
-fitted, as `FrozenEstimator(model)`, and all the rows given are ones that it has not seen.
+The predictive distribution is calibrated on held-out data: either part of the data is held out of the fit here, or the
+base estimator is already fitted, as `FrozenEstimator(model)`, and none of the data given was used for its fit.
 """
 
 from abc import ABC, abstractmethod
@@ -25,32 +23,32 @@ from bayeskit.core import checks
 from bayeskit.core.inputs import take
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
 from bayeskit.estimators import input_validation
-from bayeskit.estimators.estimator import PREDICT_ROWS
-from bayeskit.estimators.posterior_predictive import law
+from bayeskit.estimators.estimator import PREDICT_ROWS, concatenated
+from bayeskit.estimators.posterior_predictive import posterior_predictive
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Rows that a fit has not seen, and what it says of them.
+    """Held-out data, and the predictions for it.
 
     Args:
-        law: Law of y at the m rows.
+        predictive: Predictive distribution of y at the m held-out data points.
         y: (m,) or (m, k) numbers, NaN for what was not observed, or (m,) labels.
         weights: (m,) case weights, float64.
     """
 
-    law: Predictive
+    predictive: Predictive
     y: Any
     weights: Tensor
 
 
-def classifies(around: Any) -> bool:
-    """Whether the estimator inside is a classifier."""
-    return is_classifier(around.estimator)
+def classifies(wrapper: Any) -> bool:
+    """Whether the base estimator is a classifier."""
+    return is_classifier(wrapper.estimator)
 
 
-class Around(MetaEstimatorMixin, BaseEstimator, ABC):
-    """A fitted estimator whose law of y passes through something learnt on rows that it has not seen."""
+class PostHocEstimator(MetaEstimatorMixin, BaseEstimator, ABC):
+    """A base estimator with a correction of its predictive distribution, learned on held-out data."""
 
     estimator: Any
     calibration_size: float
@@ -59,25 +57,15 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _learn(self, held_out: list[HeldOut]) -> None:
-        """Learn from rows held out of the fit; sets fitted attributes."""
+        """Learn from held-out data; sets fitted attributes."""
 
     @abstractmethod
-    def _said(self, inside: Predictive) -> Predictive:
-        """The law delivered, given that of the estimator inside."""
-
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit the estimator inside on some rows and learn from the others; `FrozenEstimator(model)` is not fitted.
-
-        Args:
-            X: (n, d) table: array, DataFrame or tensor; or a `torch.utils.data.Dataset` of `(x, y)` pairs.
-            y: (n,) or (n, k) numbers, NaN of several outputs for what was not observed; or (n,) labels.
-            sample_weight: (n,) non-negative weights, handed to the estimator inside; a row of weight zero is left out.
-        """
-        return self._fit(X, y, sample_weight, cv=None)
+    def _corrected(self, predictive: Predictive) -> Predictive:
+        """The predictive distribution, given that of the base estimator."""
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, cv: Any) -> Self:
         X, y, weights = self._read(X, y, sample_weight)
-        present = np.flatnonzero(weights)  # a row of no weight is a row that is not there
+        present = np.flatnonzero(weights)  # weight zero leaves a data point out
         weighted = None if sample_weight is None else weights
 
         def fitted_to(rows: np.ndarray) -> Any:
@@ -111,35 +99,35 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
         return self
 
     def predictive(self, X: Any) -> Any:
-        """The law of an observation at each row of `X`, in the target's units; a single output is squeezed.
+        """The predictive distribution at each row of `X`, in the target's units; a single output is squeezed.
 
         Args:
             X: (n, d) inputs, or whatever was given to `fit`.
         """
         check_is_fitted(self, "estimator_")
-        return self._said(law(self.estimator_, X))
+        return self._corrected(posterior_predictive(self.estimator_, X))
 
     def predict(self, X: Any) -> np.ndarray:
         """The mean of an observation, (n,) or (n, k), or the most probable label, (n,)."""
         if classifies(self):
-            p = self.predict_proba(X)  # before `classes_` is asked for: it says what is not fitted
+            p = self.predict_proba(X)  # before `classes_` is read: it raises where nothing is fitted
             return self.classes_[p.argmax(1)]
-        return _numpy([part.mean for part in self._parts(X)])
+        return concatenated([part.mean for part in self._parts(X)])
 
     @available_if(classifies)
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities (n, c), in the order of `classes_`."""
-        return _numpy([part.probs for part in self._parts(X)])
+        return concatenated([part.probs for part in self._parts(X)])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of the labels, or R squared of the means."""
         from sklearn.metrics import accuracy_score, r2_score
 
-        judge = accuracy_score if classifies(self) else r2_score
-        return float(judge(y, self.predict(X), sample_weight=sample_weight))
+        metric = accuracy_score if classifies(self) else r2_score
+        return float(metric(y, self.predict(X), sample_weight=sample_weight))
 
     def _parts(self, X: Any) -> Iterator[Any]:
-        """Laws of some thousand rows at a time, so that memory does not grow with the number of rows."""
+        """Predictive distributions of some thousand inputs at a time, which bounds the memory."""
         check_is_fitted(self, "estimator_")
         X, _ = input_validation.split_dataset(X, None)
         for start in range(0, max(_num_samples(X), 1), PREDICT_ROWS):
@@ -147,7 +135,7 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
             yield self.predictive(X if few else take(X, np.arange(start, min(start + PREDICT_ROWS, _num_samples(X)))))
 
     def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Inputs as they came, targets and weights as arrays."""
+        """Inputs unchanged, targets and weights as arrays."""
         X, y = input_validation.split_dataset(X, y)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
@@ -162,7 +150,7 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
         return X, y, _check_sample_weight(sample_weight, empty, dtype=np.float64, ensure_non_negative=True)
 
     def _split(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to fit and rows to hold out, each class in proportion; a class of one row is all for the fit."""
+        """Training and held-out rows, stratified by class; a class of a single row is for training."""
         checks.fraction(self.calibration_size, name="calibration_size")
         shuffled = check_random_state(self.random_state).permutation(len(y))
         labels = np.unique(y, return_inverse=True)[1] if classifies(self) else np.zeros(len(y), dtype=int)
@@ -177,7 +165,7 @@ class Around(MetaEstimatorMixin, BaseEstimator, ABC):
         return np.setdiff1d(np.arange(len(y)), rest), rest
 
     def __sklearn_tags__(self) -> Any:
-        """What the estimator inside says of itself."""
+        """The tags of the base estimator."""
         tags, inside = super().__sklearn_tags__(), get_tags(self.estimator)
         tags.estimator_type, tags.classifier_tags = inside.estimator_type, inside.classifier_tags
         tags.regressor_tags, tags.target_tags = inside.regressor_tags, inside.target_tags
@@ -192,17 +180,14 @@ def _fitted(estimator: Any, X: Any, y: np.ndarray, weights: np.ndarray | None, r
 
 
 def _held_out(fitted: Any, X: Any, y: np.ndarray, weights: Tensor) -> HeldOut:
-    said = law(fitted, X)
-    if isinstance(said, CategoricalPredictive):
-        return HeldOut(said, y, weights)
-    assert isinstance(said, ContinuousPredictive)
-    target = checks.tensor(y, name="y", like=said.mean)
-    if target.numel() != said.mean.numel():
-        raise ValueError(f"`y` must have shape {tuple(said.mean.shape)} like the predictions; got {tuple(y.shape)}")
-    target = target.reshape(said.mean.shape)
+    predictive = posterior_predictive(fitted, X)
+    if isinstance(predictive, CategoricalPredictive):
+        return HeldOut(predictive, y, weights)
+    assert isinstance(predictive, ContinuousPredictive)
+    shape = predictive.mean.shape
+    target = checks.tensor(y, name="y", like=predictive.mean)
+    if target.numel() != shape.numel():
+        raise ValueError(f"`y` must have shape {tuple(shape)} like the predictions; got {tuple(y.shape)}")
+    target = target.reshape(shape)
     checks.finite(target if target.ndim == 1 else target.nan_to_num(0.0, None, None), name="y")
-    return HeldOut(said, target, weights)
-
-
-def _numpy(parts: list[Tensor]) -> np.ndarray:
-    return torch.cat([part.double().cpu() for part in parts]).numpy()
+    return HeldOut(predictive, target, weights)

@@ -1,4 +1,4 @@
-"""What any fitted estimator says of an observation, as a `Predictive`."""
+"""The posterior predictive distribution of any fitted estimator."""
 
 from inspect import signature
 from typing import Any
@@ -14,36 +14,36 @@ from bayeskit.core.predictive import CategoricalPredictive, GaussianPredictive, 
 from bayeskit.core.predictive.categorical_predictive import entropy
 
 
-def law(estimator: Any, X: Any) -> Predictive:
-    """The law of y at each row of `X`; regressors of one output have laws without an output axis.
+def posterior_predictive(estimator: Any, X: Any) -> Predictive:
+    """The predictive distribution of y at each row of `X`; that of a regressor of one output has no output axis.
 
-    An estimator of bayeskit is asked for its `predictive`, behind a pipeline's transformers or a search's choice too.
-    Any other classifier states the probabilities of `predict_proba`, any other regressor the Gaussian of
-    `predict(X, return_std=True)`, with nothing said about what of it is epistemic.
+    An estimator of bayeskit gives its `predictive`, also at the end of a pipeline or as the choice of a search. Any
+    other classifier gives the probabilities of `predict_proba`, any other regressor the Gaussian of
+    `predict(X, return_std=True)`, with no epistemic part.
 
     Args:
         estimator: Fitted.
         X: (n, d) inputs, or whatever the estimator takes.
 
     Raises:
-        TypeError: The estimator states no law.
+        TypeError: The estimator has no predictive distribution.
 
     Examples:
         >>> from sklearn.linear_model import BayesianRidge
         >>> x = np.linspace(-1, 1, 20)[:, None]
         >>> model = BayesianRidge().fit(x, x[:, 0] + 0.1 * np.sin(50 * x[:, 0]))
-        >>> law(model, x[:3]).std.shape
+        >>> posterior_predictive(model, x[:3]).std.shape
         torch.Size([3])
     """
     from sklearn.model_selection._search import BaseSearchCV
     from sklearn.pipeline import Pipeline
 
     if isinstance(estimator, FrozenEstimator):
-        return law(estimator.estimator, X)
+        return posterior_predictive(estimator.estimator, X)
     if isinstance(estimator, BaseSearchCV):
-        return law(estimator.best_estimator_, X)
+        return posterior_predictive(estimator.best_estimator_, X)
     if isinstance(estimator, Pipeline):
-        return law(estimator[-1], estimator[:-1].transform(X) if len(estimator) > 1 else X)
+        return posterior_predictive(estimator[-1], estimator[:-1].transform(X) if len(estimator) > 1 else X)
     if hasattr(estimator, "predictive"):
         return estimator.predictive(X)
     if is_classifier(estimator) and hasattr(estimator, "predict_proba"):
@@ -56,6 +56,6 @@ def law(estimator: Any, X: Any) -> Predictive:
         gaussian = GaussianPredictive(values, std.reshape(columns.shape) ** 2)
         return gaussian.squeeze() if mean.ndim == 1 else gaussian
     raise TypeError(
-        f"{type(estimator).__name__} states no law of y: calibration takes an estimator with `predictive`, "
+        f"{type(estimator).__name__} has no predictive distribution: calibration takes an estimator with `predictive`, "
         "`predict_proba` or `predict(X, return_std=True)`"
     )

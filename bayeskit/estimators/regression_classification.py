@@ -1,4 +1,4 @@
-"""What regression and classification add to an estimator: the coding of targets and the delivery of predictions."""
+"""Regression and classification estimators: the coding of targets and the form of predictions."""
 
 from dataclasses import replace
 from typing import Any, Self
@@ -15,17 +15,17 @@ from bayeskit.core import checks
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Likelihood
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive, Predictive
 from bayeskit.core.types import Data
-from bayeskit.estimators.estimator import BayesEstimator, _squeeze
+from bayeskit.estimators.estimator import BayesEstimator, _squeeze, concatenated
 
 
 def _continues(estimator: Any) -> bool:
-    """Whether the posterior can be the prior of more data; says by name why not."""
+    """Whether the posterior can be the prior of more data; raises `AttributeError` with the reason if not."""
     inference = estimator.inference_ if hasattr(estimator, "inference_") else estimator._resolve_inference(1)
-    if inference.kind in ("conditioning", "weights"):
+    if inference.kind in ("GP posterior", "weights"):
         return True
     raise AttributeError(
         f"{type(inference).__name__} cannot continue from its posterior, so `partial_fit` is not available: "
-        "fit again on all the data, or choose a method whose posterior is a law it can start from (a GP, or Laplace)"
+        "fit again on all the data, or choose a method whose posterior can be its prior (a GP, or Laplace)"
     )
 
 
@@ -51,7 +51,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
             X: (n, d) table: array, DataFrame or tensor; a dictionary of arrays for a network that takes several; or
                 a `torch.utils.data.Dataset` of `(x, y)` pairs.
             y: (n,) or (n, k) targets; None when `X` is a `Dataset`. With several outputs, NaN is an entry that was not
-                observed; with a single one it is refused, for its row says nothing.
+                observed; with a single one it is an error.
             sample_weight: (n,) multipliers of the log-likelihood terms.
 
         Returns:
@@ -62,9 +62,9 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
 
     @available_if(_continues)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Go on from the posterior of the data seen before; scales are those of the first call.
+        """Continue from the previous posterior; scales are those of the first call.
 
-        With `inference=None` a Gaussian process goes on learning by `gp.MemoryDualGP`, at a cost a call that stays.
+        With `inference=None` a Gaussian process continues by `gp.MemoryDualGP`, at a constant cost per call.
 
         Args:
             X: (n, d) further inputs.
@@ -92,8 +92,8 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         if return_cov:
             return self._mean_and_covariance(X)
         parts = [self._predictive(x) for x in self._chunks(X)]
-        std = _numpy([p.std for p in parts]) if return_std else None  # first: it brings the mean along
-        mean = _numpy([p.mean for p in parts])
+        std = concatenated([p.std for p in parts]) if return_std else None  # first: it computes the mean too
+        mean = concatenated([p.mean for p in parts])
         return mean if std is None else (mean, std)
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
@@ -112,7 +112,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
         values = self._values(self._read_again(X))
         draws = self.likelihood_.sample(values, n_samples, generator=generator)
         scaler = self.target_scaler_
-        draws = draws.reshape(*draws.shape[:2], -1)  # (s, n, k), also where the law has no axis of outputs
+        draws = draws.reshape(*draws.shape[:2], -1)  # (s, n, k), also where the likelihood has no axis of outputs
         return _squeeze(draws.double().cpu() * scaler.scale + scaler.shift).movedim(0, -1).numpy()
 
     def _mean_and_covariance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
             joint.diagonal(dim1=0, dim2=1).add_(predictive.aleatoric.reshape(n, k).cpu().mT)
             variances = joint.diagonal(dim1=0, dim2=1).mT  # (n, k)
             if torch.allclose(variances, predictive.variance.reshape(n, k).cpu(), rtol=1e-4):
-                return _numpy([predictive.mean]), _squeeze(joint).numpy()
+                return concatenated([predictive.mean]), _squeeze(joint).numpy()
         raise ValueError(
             f"`return_cov` needs a likelihood whose latents are the means of the outputs, and "
             f"{type(self.likelihood_).__name__} is not one; see `latent(X).covariance` for that of the latents"
@@ -187,19 +187,19 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
 
     @available_if(_continues)
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Go on from the posterior of the data seen before; scales are those of the first call.
+        """Continue from the previous posterior; scales are those of the first call.
 
-        With `inference=None` a Gaussian process goes on learning by `gp.MemoryDualGP`, at a cost a call that stays.
+        With `inference=None` a Gaussian process continues by `gp.MemoryDualGP`, at a constant cost per call.
 
         Args:
             X: (n, d) further inputs.
             y: (n,) further labels.
-            classes: All the labels that will ever come; required in the first call.
+            classes: All labels of all calls; required in the first call.
             sample_weight: (n,) multipliers of the log-likelihood terms.
         """
         first = not hasattr(self, "posterior_")
         if first and classes is None:
-            raise ValueError("`classes` must be passed on the first call to partial_fit: all labels that will come")
+            raise ValueError("`classes` must be passed on the first call to partial_fit: the labels of all calls")
         if not first and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(
                 f"`classes` must be the same as in the first call, {self.classes_.tolist()}; got {classes}"
@@ -215,7 +215,7 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities (n, c), in the order of `classes_`."""
         parts = [self._predictive(x) for x in self._chunks(X)]
-        return _numpy([p.probs for p in parts])
+        return concatenated([p.probs for p in parts])
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         """Case weights times those of the classes."""
@@ -264,7 +264,3 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
             expected_entropy=predictive.expected_entropy.double(),
             classes=self.classes_,
         )
-
-
-def _numpy(parts: list[Tensor]) -> np.ndarray:
-    return torch.cat([p.double().cpu() for p in parts]).numpy()

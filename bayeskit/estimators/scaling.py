@@ -1,4 +1,4 @@
-"""Standardization, learnt from the training rows alone."""
+"""Standardization, learned from the training data alone."""
 
 from dataclasses import dataclass
 from typing import Self

@@ -97,7 +97,9 @@ def read_entry_points() -> None:
 def _family(cls: type[Inference]) -> Family:
     """The family whose priors the class takes."""
     priors: tuple[tuple[Family, str], ...] = (("gp", "bayeskit.gp:GaussianProcess"), ("bnn", "bayeskit.bnn:BayesNet"))
-    found = [family for family, path in priors if any(issubclass(prior, load(path)) for prior in cls.priors)]
+    found: list[Family] = [
+        family for family, path in priors if any(issubclass(prior, load(path)) for prior in cls.priors)
+    ]
     if len(found) != 1:
         raise ValueError(f"`family` must be given ('gp' or 'bnn'): the `priors` of {cls.__name__} do not determine it")
     return found[0]

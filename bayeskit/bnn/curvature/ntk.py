@@ -151,15 +151,16 @@ def _run(
     function: NetworkFunction, weights: Tensor, x: Batch
 ) -> tuple[Tensor, Params, dict[str, tuple[Tensor, Tensor]]] | None:
     """Outputs (n, k), parameters, and each layer's inputs and outputs, float64; None as in `layer_gradients`."""
-    if _linear_layers(function) is None:
+    if not _is_linear(function):
         return None
     function = NetworkFunction(copy.deepcopy(function.network).double(), _as_double(function.like))
-    layers, x = _linear_layers(function) or {}, x.to(torch.float64) if x.is_floating_point() else x
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in function.like)
+    x = x.to(torch.float64) if x.is_floating_point() else x
     flat = unflatten(weights.double(), function.like)
     params = {name: value.detach().clone().requires_grad_() for name, value in flat.items()}
     if isinstance(x, Tensor) and x.is_inference():
         x = x.clone()  # tensors of inference mode take part in no gradient
-    with passing(layers) as passed:
+    with passing({owner: function.network.get_submodule(owner) for owner in owners}) as passed:
         outputs = call(function.network, params, x)
     if any(len(calls) != 1 or calls[0][0].ndim != 2 or len(calls[0][0]) != len(x) for calls in passed.values()):
         return None
@@ -187,11 +188,11 @@ def _as_double(params: Params) -> Params:
     return {name: value.double() for name, value in params.items()}
 
 
-def _linear_layers(function: NetworkFunction) -> dict[str, nn.Module] | None:
+def _is_linear(function: NetworkFunction) -> bool:
+    """Whether all the weights are those of linear layers, shared with no other."""
     modules, shared = dict(function.network.named_modules()), aliases(function.network)
-    owners = {name: name.rpartition(".")[0] for name in function.like}
-    plain = all(
-        is_plain(modules[owner], nn.Linear) and name.rpartition(".")[2] in ("weight", "bias") and name not in shared
-        for name, owner in owners.items()
+    owners = {name: name.rpartition(".") for name in function.like}
+    return all(
+        is_plain(modules[owner], nn.Linear) and part in ("weight", "bias") and name not in shared
+        for name, (owner, _, part) in owners.items()
     )
-    return {owner: modules[owner] for owner in owners.values()} if plain else None

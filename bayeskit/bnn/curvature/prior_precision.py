@@ -14,7 +14,7 @@ from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core import checks, operators
 
 FULL_LIMIT = 5_000
-"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes for its eigenvectors."""
+"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes to factorize."""
 
 Setting = float | str | Mapping[str, float | str]
 """A factor, "evidence" or "bound" to learn one, or one of these for each named part of the network."""
@@ -117,10 +117,9 @@ def start(setting: Setting, precision: PriorPrecision) -> tuple[Tensor, Tensor]:
     if precision.known:
         setting = 1.0
     chosen = [setting[name] if isinstance(setting, Mapping) else setting for name in precision.names]
-    values = [1.0 if isinstance(value, str) else value for value in chosen]
-    learnt = [isinstance(value, str) for value in chosen]
-    device = precision.groups.device
-    return torch.tensor(values, dtype=torch.float64, device=device).log(), torch.tensor(learnt, device=device)
+    learnt = torch.tensor([isinstance(value, str) for value in chosen], device=precision.groups.device)
+    factors = [1.0 if isinstance(value, str) else value for value in chosen]
+    return torch.tensor(factors, dtype=torch.float64, device=learnt.device).log(), learnt
 
 
 def with_factor(setting: Setting, factor: float) -> Setting:
@@ -132,24 +131,27 @@ def with_factor(setting: Setting, factor: float) -> Setting:
 
 def bounded(setting: Setting) -> bool:
     """Whether factors are learnt by the lower bound from blocks of data points."""
-    return "bound" in (setting.values() if isinstance(setting, Mapping) else (setting,))
+    return "bound" in _choices(setting)
 
 
 def check_setting(setting: Setting, structure: str) -> None:
     """Raise unless every factor is a positive number or one and the same rule that finds them."""
-    chosen = list(setting.values()) if isinstance(setting, Mapping) else [setting]
-    for value in chosen:
+    for value in _choices(setting):
         if isinstance(value, str):
             checks.choice(value, name="prior_precision", options=("evidence", "bound"))
         else:
             checks.positive(value, name="prior_precision")
-    if bounded(setting) and "evidence" in chosen:
+    if bounded(setting) and "evidence" in _choices(setting):
         raise ValueError("`prior_precision` must learn all its factors by one rule: 'evidence' or 'bound'")
     if bounded(setting) and structure in ("full", "kernel"):
         raise ValueError(
             f"`prior_precision='bound'` is for structures whose own evidence drops terms; structure={structure!r} has "
             "all of them: use 'evidence'."
         )
+
+
+def _choices(setting: Setting) -> list[float | str]:
+    return list(setting.values()) if isinstance(setting, Mapping) else [setting]
 
 
 def _owner(name: str, structure: str) -> str:

@@ -112,7 +112,7 @@ class IVON(Inference):
             trainer.calibrate()
         q = trainer.weights()
         posterior = exact_or_monte_carlo(with_parameters(network, q.mean), q, data.x, num_samples=self.num_samples)
-        diagnostics = {"KL weight": weight, "held-out rows": search.num_held_out, **notes}
+        diagnostics = {"KL weight": weight, "held-out data": search.num_held_out, **notes}
         return Fit(posterior, trainer.likelihood, history=history, diagnostics=diagnostics)
 
     def _validate(self) -> None:
@@ -146,7 +146,7 @@ class _Trainer:
         training = DEFAULT_TRAINING if settings.training is None else settings.training
         known, weight = prior.scale_known, settings.kl_weight
         search = ValidationSearch.plan(data, training, weight, known=known, generator=generator, tried=KL_WEIGHTS)
-        per_epoch = math.ceil(len(search.rows) / (training.batch_size or len(search.rows)))
+        per_epoch = math.ceil(len(search.train_data) / (training.batch_size or len(search.train_data)))
         if settings.training is None:
             epochs = max(FEWEST_EPOCHS, DEFAULT_STEPS // per_epoch)
             search = replace(search, training=replace(search.training, max_epochs=epochs))
@@ -183,7 +183,7 @@ class _Trainer:
         """Train with a weight on the divergence, starting from the current mean."""
         steps, settings = self.steps, self.settings
         schedule = SCHEDULES[training.schedule]
-        steps.begin(len(self.search.rows) / kl_weight, self._initial_hessian(), schedule, self.num_steps)
+        steps.begin(len(self.search.train_data) / kl_weight, self._initial_hessian(), schedule, self.num_steps)
 
         def loss(batch: Data) -> Tensor:
             drawn = steps.draw(settings.num_draws, self.generator)  # (s, p)
@@ -197,7 +197,7 @@ class _Trainer:
         return minimize(
             loss,
             self.own,
-            self.search.rows,
+            self.search.train_data,
             training,
             generator=self.generator,
             description="IVON",

@@ -72,7 +72,7 @@ class IVONOptimizer(torch.optim.Optimizer):
     >>> optimizer = IVONOptimizer([w], lr=0.2, num_data=100, betas=(0.9, 0.99))
     >>> for _ in range(1000):
     ...     with optimizer.sampled_params():
-    ...         (2 * (w - 1) ** 2).sum().backward()  # curvature 4 in each of 100 rows
+    ...         (2 * (w - 1) ** 2).sum().backward()  # curvature 4 for each of 100 observations
     ...     _ = optimizer.step()
     >>> weights = optimizer.posterior()  # exactly N(400 / 401, 1 / 401)
     >>> abs(float(w.detach()) - 1) < 0.03, round(float(weights.covariance.diagonal()), 3)

@@ -103,7 +103,7 @@ class Laplace(Inference):
             "prior precision": result.state.log_precision.exp().tolist(),
             "parts of the prior": list(problem.prior.names),
             "rounds": result.steps,
-            "held-out rows": trained.num_held_out,
+            "held-out data": trained.num_held_out,
             **({} if index is None else {"weights chosen": by_parameter(index, problem.like)}),
             **notes,
         }

@@ -114,7 +114,7 @@ class DeepEnsemble(Inference):
                 return minimize(
                     loss,
                     [members.flat, *own],
-                    search.rows,
+                    search.train_data,
                     settings,
                     generator=generator,
                     description="ensemble",

@@ -69,7 +69,7 @@ class MAP(Inference):
         with operators.recording() as notes:
             trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)
             network, diagnostics = trained.network, {"prior precision": trained.precision, **notes}
-            diagnostics["held-out rows"] = trained.num_held_out
+            diagnostics["held-out data"] = trained.num_held_out
             if self.temperature_scaling and trained.held_out is not None:
                 t = diagnostics["temperature"] = _temperature(trained)
                 network = scale_outputs(network, 1 / t, trained.held_out.x)

@@ -104,7 +104,7 @@ class MCDropout(Inference):
         diagnostics = {
             "dropped": inserted or list(dropout_layers(network)),
             "prior precision": trained.precision,
-            "held-out rows": trained.num_held_out,
+            "held-out data": trained.num_held_out,
             **notes,
         }
         return Fit(posterior, trained.likelihood, history=trained.history, diagnostics=diagnostics)

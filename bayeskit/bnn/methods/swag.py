@@ -87,10 +87,10 @@ class SWAG(Inference):
             trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)
             prior_weights = weights.sharpened(trained.precision)
             network, gaussian, curve = self._collect(trained, prior_weights, training, generator=generator)
-            posterior = self._posterior(network, gaussian, trained.rows, generator=generator)
+            posterior = self._posterior(network, gaussian, trained.train_data, generator=generator)
             if trained.held_out is not None:
                 calibrate(trained.likelihood, posterior(trained.held_out.x), trained.held_out)
-        diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out, **notes}
+        diagnostics = {"prior precision": trained.precision, "held-out data": trained.num_held_out, **notes}
         history = {**trained.history, "collecting": curve}
         return Fit(posterior, trained.likelihood, history=history, diagnostics=diagnostics)
 
@@ -105,11 +105,11 @@ class SWAG(Inference):
         self, trained: Trained, prior: GaussianWeights, training: Training, *, generator: torch.Generator
     ) -> tuple[nn.Module, GaussianWeights, list[float]]:
         """The network at the mean, the Gaussian, and the loss during the collection."""
-        network, rows = copy.deepcopy(trained.network).train(), trained.rows
+        network, data = copy.deepcopy(trained.network), trained.train_data
         likelihood = copy.deepcopy(trained.likelihood).requires_grad_(False)
         flat = flatten(trained.params, trained.params).requires_grad_()
         averager = SWAGAverager(network, self.num_deviations, names=trained.params)
-        size = min(training.batch_size or len(rows), max(1, len(rows) // FEWEST_STEPS))
+        size = min(training.batch_size or len(data), max(1, len(data) // FEWEST_STEPS))
         settings = replace(
             training,
             lr=training.lr if self.lr is None else self.lr,
@@ -119,11 +119,11 @@ class SWAG(Inference):
             batch_size=size,
             checkpoint=None if training.checkpoint is None else f"{training.checkpoint}.swag",
         )
-        training_pass = TrainingPass(network, rows, generator=generator)
+        training_pass = TrainingPass(network, data, names=trained.params, generator=generator)
         history = minimize(
             log_joint_loss(training_pass, flat, trained.params, likelihood=likelihood, prior=prior),
             [flat],
-            rows,
+            data,
             settings,
             generator=generator,
             description="collecting",

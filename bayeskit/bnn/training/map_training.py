@@ -36,7 +36,7 @@ class Trained:
         held_out: The validation data, or None.
         history: Curves of the training.
         precision: The factor on the prior's precision that was used.
-        rows: The training data.
+        train_data: The training data.
     """
 
     network: nn.Module
@@ -45,7 +45,7 @@ class Trained:
     held_out: Data | None
     history: History
     precision: float
-    rows: Data
+    train_data: Data
 
     @property
     def num_held_out(self) -> int:
@@ -90,7 +90,7 @@ def train(
     def run(settings: Training, factor: float) -> History:
         loss = log_joint_loss(training_pass, flat, like, likelihood=likelihood, prior=weights.sharpened(factor))
         watched, buffers = search.validation(score), network.buffers()
-        rows = search.rows
+        rows = search.train_data
         return minimize(loss, [flat, *own], rows, settings, generator=generator, validation=watched, buffers=buffers)
 
     history, factor = search.run(run, score, [flat, *own, *network.buffers()])
@@ -99,7 +99,9 @@ def train(
     if search.held_out is not None:
         f = evaluate_at(network, params, search.held_out.x)
         calibrate(likelihood, SampledValues(f.unsqueeze(0)), search.held_out)
-    return Trained(network, parameters(network, params), likelihood, search.held_out, history, factor, search.rows)
+    return Trained(
+        network, parameters(network, params), likelihood, search.held_out, history, factor, search.train_data
+    )
 
 
 def log_joint_loss(

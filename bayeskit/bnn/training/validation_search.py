@@ -35,14 +35,14 @@ class ValidationSearch:
 
     Args:
         training: Settings of each run.
-        rows: The training data.
+        train_data: The training data.
         held_out: The validation data, or None.
         values: Values of the setting, in the order to be tried.
         enough: Whether there are enough data to learn the likelihood's own parameters.
     """
 
     training: Training
-    rows: Data
+    train_data: Data
     held_out: Data | None
     values: tuple[float, ...]
     enough: bool

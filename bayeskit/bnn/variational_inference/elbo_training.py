@@ -95,7 +95,7 @@ class ELBOTraining:
             posterior = q.posterior(self.data.x[:2], num_samples=self.settings.num_draws)
         diagnostics = {
             "prior precision": q.factor,
-            "held-out rows": self.search.num_held_out,
+            "held-out data": self.search.num_held_out,
             "KL": float(q.kl().detach()),
             "active weights": len(q.mean),
             **notes,
@@ -104,7 +104,7 @@ class ELBOTraining:
 
     def run(self, training: Training, factor: float) -> History:
         """Train with a factor on the prior's precision, starting from the current q."""
-        q, rows, settings = self.q, self.search.rows, self.settings
+        q, rows, settings = self.q, self.search.train_data, self.settings
         q.factor = factor
         num_steps = training.max_epochs * math.ceil(len(rows) / (training.batch_size or len(rows)))
         subspace = None if self.exchange is None else self.exchange(q, num_steps)

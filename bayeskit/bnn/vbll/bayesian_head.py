@@ -71,7 +71,7 @@ class LastLayer(nn.Module, ABC):
     def values(self, features: Tensor) -> GaussianValues:
         """The joint Gaussian of the outputs at n inputs, with a covariance operator (n*k, n*k), point-major."""
         mean, root = self(features)
-        return gaussian_values(mean, root.movedim(1, 0))
+        return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root.movedim(1, 0))))
 
     def loss(self, features: Tensor, y: Tensor) -> Tensor:
         """`-mean_i E log p(y_i | f(x_i)) + kl_weight / num_data penalty`: minus the ELBO per data point.
@@ -81,16 +81,6 @@ class LastLayer(nn.Module, ABC):
             y: Its targets.
         """
         return -self.expected_log_prob(features, y).mean() + self.kl_weight / self.num_data * self.penalty()
-
-
-def gaussian_values(mean: Tensor, root: Tensor) -> GaussianValues:
-    """Values with independent outputs.
-
-    Args:
-        mean: (n, k).
-        root: (k, n, r), whose inner products are the covariances of an output.
-    """
-    return GaussianValues(mean, BlockInterleavedLinearOperator(RootLinearOperator(root)))
 
 
 def start(

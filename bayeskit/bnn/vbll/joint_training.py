@@ -80,7 +80,9 @@ def train_jointly(
         layer.prior = RowPrior(base.mean, base.precision * factor)
         loss = _minus_bound(training_pass, layer, expected, flat, prior=prior)
         watched, buffers = search.validation(score), network.buffers()
-        return minimize(loss, state, search.rows, settings, generator=generator, validation=watched, buffers=buffers)
+        return minimize(
+            loss, state, search.train_data, settings, generator=generator, validation=watched, buffers=buffers
+        )
 
     history, factor = search.run(run, score, [*state, *network.buffers()])
     layer.prior = RowPrior(base.mean, base.precision * factor)

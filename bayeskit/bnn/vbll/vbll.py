@@ -108,7 +108,7 @@ class VBLL(Inference):
             data = replace(data, x=with_one(closing.features(data.x), layer.rows.mean.shape[1]))
             elbo, steps = _optimum(layer.double(), data, trained=bool(trained.history), known=weights.scale_known)
             posterior = self._posterior(closing, layer, weights)
-        diagnostics = {"prior precision": trained.precision, "held-out rows": trained.num_held_out}
+        diagnostics = {"prior precision": trained.precision, "held-out data": trained.num_held_out}
         diagnostics |= {"rounds": steps, **notes}
         return Fit(posterior, layer.likelihood, Evidence(elbo, "lower bound"), trained.history, diagnostics)
 

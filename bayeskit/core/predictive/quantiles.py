@@ -1,4 +1,8 @@
-"""Quantiles by root finding on a cdf, vectorized over all elements."""
+"""Quantiles by root finding on a cdf, vectorized over all elements.
+
+SciPy's `elementwise.find_root` needs as many evaluations, and the cdf of subsets of the elements, which a batched
+torch distribution does not give.
+"""
 
 from collections.abc import Callable
 

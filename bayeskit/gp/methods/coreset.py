@@ -60,6 +60,7 @@ class CoresetGP(ProcessInference):
         Scalable Stochastic Gaussian Process Inference", for the family and its bound.
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import default_prior
         >>> x = torch.linspace(0, 6, 60, dtype=torch.float64).unsqueeze(-1)
         >>> prior, data, generator = default_prior(x), Data(x, x.sin()), torch.Generator()

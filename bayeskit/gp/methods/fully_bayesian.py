@@ -75,7 +75,7 @@ class FullyBayesian(Inference):
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Drawn)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess, ProcessMixture)
-    kind: ClassVar[Kind] = "conditioning"
+    kind: ClassVar[Kind] = "GP posterior"
     quick: ClassVar[Mapping[str, Any]] = {
         "inference": Exact(max_iter=5),
         "num_chains": 1,

@@ -63,6 +63,7 @@ class MemoryDualGP(Inference):
         Cohen and Kaplan (2007), "Summarizing Data using Bottom-k Sketches", for the sample.
 
     Examples:
+        >>> from bayeskit.core.likelihood import Gaussian
         >>> from bayeskit.gp import default_prior
         >>> x = torch.linspace(-1, 1, 40, dtype=torch.float64).unsqueeze(-1)
         >>> method, generator = MemoryDualGP(num_inducing=10, memory=8), torch.Generator()
@@ -78,7 +79,7 @@ class MemoryDualGP(Inference):
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
+    kind: ClassVar[Kind] = "GP posterior"
     quick: ClassVar[Mapping[str, Any]] = {"num_inducing": 20, "memory": 10, "max_iter": 8}
 
     num_inducing: int = 128

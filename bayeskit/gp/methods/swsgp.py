@@ -99,7 +99,7 @@ class SWSGP(ProcessInference):
                 f"{len(rows)} distinct inputs for {len(z)} inducing points: with fewer than {ROWS_A_POINT} for each "
                 "neighbors carry little information; lower `num_inducing`, or use `gp.SVGP` or `gp.SGPR`"
             )
-        kind = "lower bound" if num_neighbors == len(z) else "own model"
+        kind = "lower bound" if num_neighbors == len(z) else "surrogate objective"
         return Fit(process, model.frozen_likelihood(), Evidence(value, kind), history, diagnostics)
 
     def _validate(self) -> None:

@@ -25,7 +25,7 @@ class ProcessInference(Inference):
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess,)
-    kind: ClassVar[Kind] = "conditioning"
+    kind: ClassVar[Kind] = "GP posterior"
 
     learn: bool = True
 

@@ -6,7 +6,7 @@ from bayeskit import bnn, mcmc
 
 
 def posterior(generator, chains=3, number=40, swap=False):
-    """Chains about one function; with `swap` the hidden units of the last chain have changed places."""
+    """Chains about one function; with `swap` the hidden units of the last chain are permuted."""
     network = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1)).double()
     centre = {"0.weight": [[2.0], [-1.0]], "0.bias": [0.5, -0.3], "2.weight": [[1.0, 3.0]], "2.bias": [0.1]}
     draws = {}
@@ -23,7 +23,7 @@ def posterior(generator, chains=3, number=40, swap=False):
 X = torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None]
 
 
-def test_exchanged_units_agree_about_the_function_and_not_about_the_weights(generator):
+def test_permuted_units_agree_about_the_function_and_not_about_the_weights(generator):
     swapped = posterior(generator, swap=True)
     assert (bnn.mixing(swapped, X, num_chains=3)["R-hat"] < 1.1).all()
     assert mcmc.rhat(swapped.weights.draws["0.bias"].unflatten(0, (3, 40))).min() > 1.5
@@ -36,7 +36,7 @@ def test_it_measures_what_the_posterior_says(generator):
     assert torch.equal(found["tail ESS"], mcmc.tail_ess(draws)) and torch.equal(found["MCSE"], mcmc.mcse(draws))
 
 
-def test_what_is_not_chains_is_refused(generator):
+def test_draws_that_are_no_chains_are_refused(generator):
     with pytest.raises(ValueError, match="120 draws are not 7 chains"):
         bnn.mixing(posterior(generator), X, num_chains=7)
     gaussian = bnn.gaussian_prior(nn.Linear(1, 1).double())

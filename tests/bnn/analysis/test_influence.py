@@ -25,8 +25,8 @@ def exact(x, y, weights):
     mean = torch.linalg.solve(precision, x.mT @ (weights[:, None] * y) / NOISE)  # (d, k)
     network = nn.Linear(x.shape[1], y.shape[1], bias=False, dtype=x.dtype)
     covariance = torch.block_diag(*[torch.linalg.inv(precision)] * y.shape[1])
-    law = bnn.GaussianWeights({"weight": mean.mT.contiguous()}, DenseLinearOperator(covariance))
-    return Fit(bnn.BayesNet(network, law, bnn.Linearize()), Gaussian(torch.full((2,), NOISE).double()))
+    weights = bnn.GaussianWeights({"weight": mean.mT.contiguous()}, DenseLinearOperator(covariance))
+    return Fit(bnn.BayesNet(network, weights, bnn.Linearize()), Gaussian(torch.full((2,), NOISE).double()))
 
 
 def test_sensitivity_is_the_derivative_in_the_weight_of_the_row(generator):
@@ -51,14 +51,16 @@ def test_leave_one_out_is_the_closed_form_to_first_order(generator):
     for i in range(len(x)):
         rest = ones.clone()
         rest[i] = 0
-        truth = exact(x, y, rest).posterior(x[i : i + 1]).mean[0] - fit.posterior(x[i : i + 1]).mean[0]
-        assert torch.allclose(truth, moved[i] / (1 - variance[i] / NOISE), rtol=1e-6)  # the noise is stored to 1e-8
-    law = bnn.leave_one_out(fit, Data(x, y))
-    assert torch.allclose(law.mean, fit.posterior(x).mean + moved)
-    assert torch.allclose(law.variance, variance + NOISE)
+        difference = exact(x, y, rest).posterior(x[i : i + 1]).mean[0] - fit.posterior(x[i : i + 1]).mean[0]
+        assert torch.allclose(
+            difference, moved[i] / (1 - variance[i] / NOISE), rtol=1e-6
+        )  # the noise is stored to 1e-8
+    predictive = bnn.leave_one_out(fit, Data(x, y))
+    assert torch.allclose(predictive.mean, fit.posterior(x).mean + moved)
+    assert torch.allclose(predictive.variance, variance + NOISE)
 
 
-def test_leave_one_out_of_ivon_finds_mislabelled_rows(generator):
+def test_leave_one_out_of_ivon_finds_mislabelled_data(generator):
     x = torch.randn(80, 2, generator=generator, dtype=torch.float64)
     y = (x[:, 0] > 0).long()
     wrong = x[:, 0].abs().topk(3).indices
@@ -67,8 +69,8 @@ def test_leave_one_out_of_ivon_finds_mislabelled_rows(generator):
     nn.init.zeros_(network.weight)
     method = bnn.IVON(kl_weight=1.0, training=Training(max_epochs=150, batch_size=None))
     fit = method.infer(bnn.gaussian_prior(network), Bernoulli(), Data(x, y), generator=generator)
-    law = bnn.leave_one_out(fit, Data(x, y))
-    assert set(law.log_prob(y).topk(3, largest=False).indices.tolist()) == set(wrong.tolist())
+    predictive = bnn.leave_one_out(fit, Data(x, y))
+    assert set(predictive.log_prob(y).topk(3, largest=False).indices.tolist()) == set(wrong.tolist())
 
 
 def test_a_fit_without_gaussian_weights_is_refused():

@@ -1,4 +1,4 @@
-"""Deep ensembles: one pass over all members is a loop over them."""
+"""Deep ensembles: members trained in one pass and in a loop agree."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def fit(data, network, likelihood, **settings):
     return inference.infer(bnn.gaussian_prior(network), likelihood, data, generator=torch.Generator().manual_seed(1))
 
 
-def test_together_is_the_loop(generator):
+def test_one_pass_equals_the_loop(generator):
     data = regression(generator)
     network = bnn.MLP(2, 1, hidden=(6, 6), dtype=torch.float64)
     fits = [fit(data, network, Gaussian(), together=together) for together in (True, False)]
@@ -36,7 +36,7 @@ def test_together_is_the_loop(generator):
     assert fits[0].history["loss"] == pytest.approx(fits[1].history["loss"], abs=1e-8)
 
 
-def test_convolutions_together_are_the_loop(generator):
+def test_one_pass_over_convolutions_equals_the_loop(generator):
     x, labels = images(generator, n=40)
     network = seeded(lambda: Convolutional(normalize=False)).double()
     network.drop.p = 0.0
@@ -45,7 +45,7 @@ def test_convolutions_together_are_the_loop(generator):
     assert torch.allclose(fits[0].posterior(x).draws, fits[1].posterior(x).draws, atol=1e-8)
 
 
-def test_members_start_elsewhere_and_disagree(generator):
+def test_members_have_different_initial_values_and_predictions(generator):
     data = regression(generator)
     draws = fit(data, bnn.MLP(2, 1, hidden=(6,), dtype=torch.float64), Gaussian()).posterior(data.x).draws
     assert draws.shape == (3, 60, 1)
@@ -63,7 +63,7 @@ def test_statistics_of_batch_normalization_belong_to_each_member(generator):
     assert torch.allclose(posterior(x).draws[0], network(x), atol=1e-5)
 
 
-def test_each_row_is_held_out_once_and_weights_say_so(generator):
+def test_each_observation_is_held_out_once_with_weight_zero(generator):
     data = Data(torch.arange(50.0)[:, None], torch.zeros(50, 1), torch.full((50,), 2.0))
     folds = _Folds.split(data, Training(validation_fraction=0.2), 5, generator=generator)
     assert sorted(folds.held_out.x[:, 0].tolist()) == list(range(50))
@@ -78,7 +78,7 @@ def test_one_member_is_one_network(generator):
     assert posterior(data.x).variance.max() == 0
 
 
-def test_a_layer_that_cannot_start_again_is_named(generator):
+def test_a_layer_without_reset_parameters_is_named(generator):
     class Scale(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""MC dropout: closed-form moments of its masks, and functions that stay."""
+"""MC dropout: closed-form moments under its masks, and consistent functions."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def weights_of(network):
     return {name: value.detach() for name, value in network.named_parameters()}
 
 
-def close_to_dropout_law(draws, network, x, rate):
+def assert_dropout_moments(draws, network, x, rate):
     """Mean `x w + b` and variance `rate / (1 - rate) sum_j (w_j x_j)^2`; five standard errors of s draws.
 
     The excess kurtosis of a sum of scaled Bernoulli variables is at most that of one, 1 / (q (1 - q)) - 6.
@@ -42,21 +42,23 @@ def close_to_dropout_law(draws, network, x, rate):
     assert ((draws.var(0) / variance - 1).abs() < 5 * ((2 + max(kurtosis, 0)) / s) ** 0.5).all()
 
 
-def test_variance_of_a_linear_network_is_known(generator):
+@pytest.mark.monte_carlo
+def test_moments_of_a_linear_network(generator):
     data = lines(generator)
     posterior = fit(data, nn.Linear(2, 1, dtype=torch.float64), rate=0.2, num_samples=20_000).posterior
-    close_to_dropout_law(posterior(data.x[:9]).draws, posterior.network, data.x[:9], 0.2)
+    assert_dropout_moments(posterior(data.x[:9]).draws, posterior.network, data.x[:9], 0.2)
 
 
-def test_a_layer_of_the_users_has_the_same_law(generator):
+@pytest.mark.monte_carlo
+def test_moments_of_a_dropout_layer(generator):
     network = nn.Sequential(nn.Dropout(0.2), nn.Linear(3, 1, dtype=torch.float64))
     x = torch.randn(9, 3, generator=generator, dtype=torch.float64)
     draws = bnn.draw_dropout(network, x, num_samples=20_000, generator=generator)(x).draws
-    close_to_dropout_law(draws, network[1], x, 0.2)
+    assert_dropout_moments(draws, network[1], x, 0.2)
 
 
-def test_folded_weights_are_dropped_units(generator):
-    """The law of weights `W diag(z)` gives what masks on the hidden units give."""
+def test_masked_weights_equal_dropped_units(generator):
+    """Weights `W diag(z)` give the same outputs as masks on the hidden units."""
     data = lines(generator)
     posterior = fit(data, bnn.MLP(2, 1, hidden=(6, 5), dtype=torch.float64), rate=0.5).posterior
     network, draws = posterior.network, posterior.weights.draws
@@ -70,7 +72,7 @@ def test_folded_weights_are_dropped_units(generator):
     assert torch.equal(draws["1.weight"], network[1].weight.expand(8, -1, -1))  # inputs are kept
 
 
-def test_functions_are_consistent_and_of_the_law(generator):
+def test_functions_are_consistent_and_among_the_draws(generator):
     network = seeded(Convolutional)
     x = images(generator)[0]
     posterior = bnn.draw_dropout(network, x, num_samples=6, generator=generator)
@@ -90,13 +92,14 @@ def test_whole_channels_are_dropped(generator):
     assert set(masks.flatten().tolist()) == {0.0, 2.0}
 
 
+@pytest.mark.monte_carlo
 def test_masks_have_mean_one(generator):
     mask = bernoulli_mask((40_000,), 0.3, like=torch.ones(1), generator=generator)
     assert abs(float(mask.mean()) - 1) < 5 * (0.3 / 0.7 / 40_000) ** 0.5
     assert not bernoulli_mask((5,), 1.0, like=torch.ones(1), generator=generator).any()
 
 
-def test_batch_normalization_stays_in_evaluation(generator):
+def test_batch_norm_predicts_in_evaluation_mode(generator):
     x, labels = images(generator)
     result = fit(Data(x, labels), seeded(Convolutional), Categorical(3))
     network, masks = result.posterior.network, result.posterior.push_forward.masks
@@ -117,7 +120,7 @@ def test_no_dropout_is_an_error_with_the_remedy(generator):
         bnn.draw_dropout(network, torch.zeros(1, 2))
 
 
-def test_sites_are_hidden_units():
+def test_dropped_inputs_are_hidden_units():
     assert linear_layers(bnn.MLP(2, 1, hidden=(4, 4))) == ["3", "5"]
     assert linear_layers(nn.Linear(2, 1)) == [""]
     convolutional = seeded(Convolutional)

@@ -68,6 +68,7 @@ def linear(generator, n=30, d=3):
     )
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "kernel, bias",
     [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.SGHMC(), 0.05), (mcmc.EntropySGLD(), 0.1)],
@@ -85,12 +86,13 @@ def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     by_chain = draws.reshape(2, 250, 3)
     size, spread = mcmc.ess(by_chain).clamp(max=500), mcmc.ess((by_chain - mean[:, 0]) ** 2).clamp(max=500)
     sd = covariance.diagonal().sqrt()
-    assert ((draws.mean(0) - mean[:, 0]).abs() < (4 / size.sqrt()) * sd).all()
-    assert ((draws.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + bias).all()
-    assert fit.diagnostics["R-hat"] < 1.05
+    assert ((draws.mean(0) - mean[:, 0]).abs() < (5 / size.sqrt()) * sd).all()
+    assert ((draws.std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + bias).all()
+    # Four half-chains of 125: R-hat^2 - 1 is about tau (chi2_3 / 3 - 1) / 125, at tau = 5 above 0.32 once in 100,000.
+    assert fit.diagnostics["R-hat"] < 1.15
 
 
-def test_variables_say_which_draws_predict(generator):
+def test_variables_choose_the_draws(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
 
     def infer(*variables):
@@ -107,8 +109,9 @@ def test_variables_say_which_draws_predict(generator):
         infer()
 
 
-def test_structured_draws_have_the_best_independent_law(generator):
-    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 4 standard errors and ten percent, as for SGLD.
+@pytest.mark.monte_carlo
+def test_structured_draws_have_the_optimal_factorized_distribution(generator):
+    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 5 standard errors and ten percent, as for SGLD.
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
     precision = prior.weights.covariance.inverse().to_dense() + data.x.mT * data.weights @ data.x / noise
@@ -120,10 +123,10 @@ def test_structured_draws_have_the_best_independent_law(generator):
     sd = precision.diagonal().rsqrt()
     size, spread = mcmc.ess(draws).clamp(max=400), mcmc.ess((draws - mean) ** 2).clamp(max=400)
     flat = draws.flatten(0, 1)
-    assert ((flat.mean(0) - mean).abs() < (4 / size.sqrt()) * sd).all()
-    assert ((flat.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()
+    assert ((flat.mean(0) - mean).abs() < (5 / size.sqrt()) * sd).all()
+    assert ((flat.std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + 0.1).all()
     correlation = torch.corrcoef(flat.T) - torch.eye(3)
-    assert correlation.abs().max() < 4 / size.min().sqrt() + 0.1
+    assert correlation.abs().max() < 5 / size.min().sqrt() + 0.1
 
 
 def test_groups_are_those_of_the_networks_parameters(generator):
@@ -159,6 +162,7 @@ def test_every_scheme_of_groups(generator, groups, num_passes, likelihood, kind,
         assert torch.isfinite(last).all() and (first != last).all()
 
 
+@pytest.mark.monte_carlo
 def test_particles_are_the_draws_and_have_no_rhat(generator):
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
@@ -180,6 +184,7 @@ def test_particles_are_the_draws_and_have_no_rhat(generator):
     assert torch.isfinite(noisy.posterior(data.x).draws).all()
 
 
+@pytest.mark.monte_carlo
 def test_the_noise_is_learnt_with_the_stated_prior(generator):
     # A network that is (almost) pinned to zero: y ~ N(0, noise), log noise ~ N(log 0.1, 2^2), by quadrature.
     y = 0.5 * torch.randn(40, 1, generator=generator, dtype=torch.float64)
@@ -193,7 +198,7 @@ def test_the_noise_is_learnt_with_the_stated_prior(generator):
     sd = (weights * (grid - mean) ** 2).sum().sqrt()
     method = MCMC(mcmc.NUTS(), num_chains=2, num_samples=200, burn_in=80)
     fit = method.infer(prior, Gaussian(0.1), data, generator=generator)
-    assert abs(fit.likelihood.raw_noise.item() - mean) < 4 * sd / 100**0.5  # at least 100 effective draws of 400
+    assert abs(fit.likelihood.raw_noise.item() - mean) < 5 * sd / 100**0.5  # at least 100 effective draws of 400
 
 
 def test_the_log_density_is_the_joint_one(generator):
@@ -223,7 +228,7 @@ def test_mini_batches_average_to_the_full_density(generator):
     assert torch.allclose(torch.stack(batches).mean(0), LogPosterior(model, data)(position), rtol=1e-12)
 
 
-def test_no_mini_batch_is_a_small_rest(generator):
+def test_mini_batches_have_nearly_equal_sizes(generator):
     data, prior = rows("regression", generator, n=41), bnn.gaussian_prior(network())
     model = Model(prior.network, prior.weights, Gaussian(0.3, learn=False))
     batches = [density.data for density in MiniBatches(model, data, 8, generator)]  # 41 = 5 x 8 + 1
@@ -232,7 +237,7 @@ def test_no_mini_batch_is_a_small_rest(generator):
     assert torch.cat([batch.y for batch in batches]).sort(0).values.equal(data.y.sort(0).values)
 
 
-def test_the_units_change_no_density(generator):
+def test_the_preconditioner_does_not_change_the_density(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
     before, model = (Model(prior.network, prior.weights, Gaussian(0.3)) for _ in range(2))
     position = model.start(data, 2, 20, generator=generator)
@@ -244,6 +249,7 @@ def test_the_units_change_no_density(generator):
     assert not torch.allclose(model.scale, before.scale)
 
 
+@pytest.mark.monte_carlo
 def test_mini_batches_run_and_take_smaller_steps(generator):
     # Of a kernel with momentum, which their noise heats most; the rule: tests/mcmc/sgmcmc/test_stochastic_kernel.py.
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
@@ -256,7 +262,7 @@ def test_mini_batches_run_and_take_smaller_steps(generator):
     assert steps[1] < steps[0] / 2
 
 
-def test_a_network_that_vmap_cannot_follow_runs_chain_by_chain(generator):
+def test_a_network_without_vmap_support_runs_chain_by_chain(generator):
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -291,7 +297,7 @@ def test_batchnorm_keeps_statistics_of_the_data(generator):
     assert torch.allclose(together[:3], apart)
 
 
-def test_a_killed_run_resumes(tmp_path, generator):
+def test_an_interrupted_run_resumes(tmp_path, generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
 
     def infer(**settings):
@@ -303,7 +309,7 @@ def test_a_killed_run_resumes(tmp_path, generator):
     assert torch.equal(whole, infer(checkpoint=tmp_path / "run"))
 
 
-def test_what_it_does_not_take_is_refused_by_name(generator):
+def test_unsupported_arguments_are_refused_by_name(generator):
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())
     point = bnn.BayesNet(prior.network, bnn.PointWeights(prior.weights.mean), bnn.MonteCarlo())
     with pytest.raises(TypeError, match="Gaussian weights; got PointWeights"):
@@ -319,7 +325,7 @@ def test_it_is_a_scikit_learn_object():
     assert MCMC.quickly().num_chains == 1
 
 
-def test_statistics_of_fresh_layers_are_those_of_the_data_and_trained_ones_stay(generator):
+def test_untrained_batch_norm_gets_statistics_and_trained_keeps_them(generator):
     x = 50 + torch.randn(200, 3, generator=generator)
     net = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 4), nn.BatchNorm1d(4))
     trained = net[3]

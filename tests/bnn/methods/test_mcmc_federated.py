@@ -1,4 +1,4 @@
-"""Networks whose rows are dealt to clients: `bnn.MCMC(mcmc.Federated(...))`."""
+"""Networks whose data are distributed over clients: `bnn.MCMC(mcmc.Federated(...))`."""
 
 import itertools
 
@@ -15,7 +15,7 @@ NOISE = 0.25
 
 
 def rows(generator, n=24):
-    """Rows with one feature each, so that the Hessian of any of them is diagonal; weights of unlike sizes."""
+    """Observations with one nonzero feature each, so that all Hessians are diagonal; weights of different sizes."""
     x = torch.eye(3, dtype=torch.float64).repeat(n // 3, 1)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]], dtype=torch.float64)
     noise = 0.5 * torch.randn(n, 1, generator=generator, dtype=torch.float64)
@@ -27,7 +27,7 @@ def model(data):
     return prior, Model(prior.network, prior.weights, Gaussian(NOISE, learn=False))
 
 
-def test_a_log_posterior_is_its_prior_and_its_rows(generator):
+def test_a_log_posterior_is_the_sum_of_prior_and_observations(generator):
     data = rows(generator)
     density = LogPosterior(model(data)[1], data)
     assert isinstance(density, mcmc.Divisible)
@@ -37,8 +37,9 @@ def test_a_log_posterior_is_its_prior_and_its_rows(generator):
     assert torch.equal(density.order, data.y[:, 0])
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("skew", [0.0, 1.0])
-def test_exact_surrogates_make_it_the_kernel_on_all_rows(generator, skew):
+def test_exact_surrogates_equal_the_kernel_on_all_data(generator, skew):
     data = rows(generator)
     density = LogPosterior(model(data)[1], data)
     start = {"weights": torch.randn(6, 3, generator=generator, dtype=torch.float64)}
@@ -56,7 +57,8 @@ def test_exact_surrogates_make_it_the_kernel_on_all_rows(generator, skew):
         assert (drifted - alone).abs().max() > 0.1  # so the test can fail
 
 
-def test_clients_that_make_surrogates_sample_the_posterior_and_others_do_not(generator):
+@pytest.mark.monte_carlo
+def test_only_clients_with_surrogates_sample_the_posterior(generator):
     data = rows(generator)
     prior, _ = model(data)
     precision = prior.weights.covariance.inverse().to_dense() + data.x.mT * data.weights @ data.x / NOISE
@@ -71,14 +73,14 @@ def test_clients_that_make_surrogates_sample_the_posterior_and_others_do_not(gen
 
     x = draws(True)
     size = mcmc.ess(x).clamp(max=400)
-    assert ((x.mean((0, 1)) - mean).abs() < 4 / size.sqrt() * sd).all()
+    assert ((x.mean((0, 1)) - mean).abs() < 5 / size.sqrt() * sd).all()
     spread = mcmc.ess((x - mean) ** 2).clamp(max=400)
-    assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
+    assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
     assert (draws(False).flatten(0, 1).std(0) / sd).max() > 1.5
 
 
 @pytest.mark.parametrize("inside", [mcmc.SGHMC(), mcmc.EntropySGLD(), mcmc.PSGLD()], ids=lambda k: type(k).__name__)
-def test_other_kernels_travel_too(generator, inside):
+def test_other_kernels_with_clients(generator, inside):
     data = rows(generator)
     prior, _ = model(data)
     method = bnn.MCMC(mcmc.Federated(inside, clients=3), num_chains=2, num_samples=4, burn_in=3)
@@ -86,7 +88,7 @@ def test_other_kernels_travel_too(generator, inside):
     assert torch.isfinite(fit.posterior(data.x).mean).all()
 
 
-def test_surrogates_are_renewed_where_the_chains_are(generator):
+def test_surrogates_are_refreshed_at_the_current_positions(generator):
     data = rows(generator)
     density = LogPosterior(model(data)[1], data)
     start = {"weights": torch.randn(2, 3, generator=generator, dtype=torch.float64)}
@@ -99,7 +101,7 @@ def test_surrogates_are_renewed_where_the_chains_are(generator):
     assert state.surrogates["linear"].shape == (2, 3, 3) and not state.surrogates["precision"].any()
 
 
-def test_a_killed_run_resumes(tmp_path, generator):
+def test_an_interrupted_run_resumes(tmp_path, generator):
     data = rows(generator)
     prior, _ = model(data)
 
@@ -114,7 +116,7 @@ def test_a_killed_run_resumes(tmp_path, generator):
     assert torch.equal(whole, infer(checkpoint=tmp_path / "run"))
 
 
-def test_clients_of_ones_own_and_a_density_that_knows_no_rows(generator):
+def test_given_clients_and_a_density_without_observations(generator):
     data = rows(generator)
     prior, _ = model(data)
     own = mcmc.Federated(clients=torch.arange(24) % 5)

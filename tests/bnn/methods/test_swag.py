@@ -1,4 +1,4 @@
-"""SWAG as an inference: what is collected, and which push-forward it gets."""
+"""SWAG as an inference: the collected Gaussian, and its push-forward."""
 
 import pytest
 import torch
@@ -26,7 +26,8 @@ def fit(data, network, likelihood=None, **settings):
     return inference.infer(prior, likelihood or Gaussian(), data, generator=torch.Generator().manual_seed(1))
 
 
-def test_stochastic_gradients_spread_as_their_stationary_law():
+@pytest.mark.monte_carlo
+def test_sgd_iterates_have_the_stationary_variance():
     """One weight, y = w x with unit noise: SGD is an autoregression whose variance is known in closed form.
 
     Loss per row (w - y)^2 / 2 + w^2 / (2 n): `w' = w - lr (w (1 + 1/n) - mean of the batch)`, a contraction by
@@ -72,6 +73,15 @@ def test_every_draw_has_its_own_batch_statistics(generator):
     assert torch.allclose(posterior(x[:7]).draws, posterior(x).draws[:, :7], atol=1e-5)
 
 
+def test_a_last_batch_of_one_sample_through_batch_norm():
+    """51 observations hold out 10; the other 41 are collected in batches of 10 and one of 1."""
+    g = torch.Generator().manual_seed(0)
+    network = seeded(lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)).double())
+    data = lines(g, n=51)
+    posterior = fit(data, network).posterior
+    assert posterior(data.x).draws.isfinite().all()
+
+
 def test_statistics_of_draws_are_those_of_torch(generator):
     network = seeded(Convolutional)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -87,7 +97,7 @@ def test_statistics_of_draws_are_those_of_torch(generator):
     assert torch.allclose(found["norm.running_var"][1], network.norm.running_var, atol=1e-5)
 
 
-def test_control_flow_on_values_gets_stored_draws(generator):
+def test_control_flow_on_values_uses_stored_draws(generator):
     data = lines(generator, dtype=torch.float32)
     posterior = fit(data, seeded(Recursive), num_samples=5).posterior
     assert posterior(data.x).draws.shape == (5, 60, 1)
@@ -101,7 +111,7 @@ def test_a_posterior_is_the_next_prior(generator):
     assert not torch.equal(flatten(before.mean, before.mean), flatten(after.mean, after.mean))
 
 
-def test_one_row_is_deterministic(generator):
+def test_one_observation_gives_finite_variances(generator):
     posterior = fit(lines(generator, n=1), nn.Linear(2, 1, dtype=torch.float64), num_deviations=0).posterior
     assert torch.isfinite(posterior(torch.ones(1, 2, dtype=torch.float64)).variance).all()
 

@@ -1,4 +1,4 @@
-"""SWAG's Gaussian: moments of the weights that were collected, as plain sums give them."""
+"""SWAG's Gaussian: moments of the collected weights against plain sums."""
 
 import io
 
@@ -41,6 +41,7 @@ def test_fewer_than_two_deviations_leave_the_diagonal(steps, num_deviations, gen
     assert torch.allclose(covariance.to_dense(), torch.diag(weights.var(0, unbiased=False)), atol=1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_draws_have_the_covariance(generator):
     """Five standard errors of a covariance of s Gaussian draws: sqrt((S_ii S_jj + S_ij^2) / s)."""
     posterior, s = averaged(path(generator, 9), 5).posterior(), 40_000
@@ -52,13 +53,13 @@ def test_draws_have_the_covariance(generator):
     assert ((draws.mean(0) - posterior.flat_mean).abs() < 5 * (variances / s).sqrt()).all()
 
 
-def test_weights_that_stay_are_known(generator):
+def test_constant_weights_have_variance_zero(generator):
     posterior = averaged(torch.ones(7, 3, dtype=torch.float64), 4).posterior()
     draws = posterior.sample(5, generator=generator)["weight"]
     assert torch.equal(draws, torch.ones(5, 1, 3, dtype=torch.float64))
 
 
-def test_second_moments_far_from_zero_keep_their_digits():
+def test_second_moments_far_from_zero_are_accurate():
     """Single precision at 1,000 with steps of 0.01: the difference of the raw moments would be off by a thousand."""
     weights = 1000 + 0.0078125 * torch.tensor([[-1.0], [1.0]] * 20)
     network = nn.Linear(1, 1, bias=False)
@@ -69,7 +70,7 @@ def test_second_moments_far_from_zero_keep_their_digits():
     assert float(averager.covariance.diagonal()) == pytest.approx(0.0078125**2, rel=1e-2)
 
 
-def test_state_goes_through_a_file(generator):
+def test_state_is_saved_and_loaded(generator):
     weights, file = path(generator, 7), io.BytesIO()
     first = averaged(weights[:4], 3)
     torch.save(first.state_dict(), file)
@@ -84,10 +85,10 @@ def test_state_goes_through_a_file(generator):
 
 def test_log_density_by_the_low_rank_form(generator):
     posterior = averaged(path(generator, 9), 3).posterior()
-    law = torch.distributions.MultivariateNormal(posterior.flat_mean, posterior.covariance.to_dense())
+    reference = torch.distributions.MultivariateNormal(posterior.flat_mean, posterior.covariance.to_dense())
     w = torch.randn(5, generator=generator, dtype=torch.float64)
-    assert torch.allclose(posterior.log_density(w), law.log_prob(w), rtol=1e-8)
-    assert torch.allclose(operators.logdet(posterior.covariance), law.covariance_matrix.logdet(), rtol=1e-8)
+    assert torch.allclose(posterior.log_density(w), reference.log_prob(w), rtol=1e-8)
+    assert torch.allclose(operators.logdet(posterior.covariance), reference.covariance_matrix.logdet(), rtol=1e-8)
 
 
 def test_half_precision_is_summed_in_single():

@@ -38,6 +38,7 @@ def test_the_bound_of_linear_regression_is_stationary_at_the_exact_means_and_inv
     assert slope.abs().max() < 1e-10 * precision.diagonal().max()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("estimator", ["weight", "local", "flipout"])
 def test_the_optimum_of_linear_regression(estimator, generator):
     data = regression(generator)
@@ -61,6 +62,7 @@ def test_the_optimum_of_linear_regression(estimator, generator):
     assert isinstance(fit.posterior.push_forward, bnn.Linearize)
 
 
+@pytest.mark.monte_carlo
 def test_a_previous_posterior_is_used_unchanged(generator):
     data = regression(generator, n=40)
     training = Training(lr=0.05, max_epochs=250, batch_size=None, schedule="cosine")
@@ -82,7 +84,7 @@ def test_a_deep_network_uses_monte_carlo_with_the_draws_given(generator):
     prior = bnn.default_prior(None, data.x, 1, generator=generator)
     fit = method.infer(prior, Gaussian(), data, generator=generator)
     assert fit.posterior(data.x).draws.shape == (5, 40, 1)
-    assert len(fit.history["loss"]) == 3 * 3 and fit.diagnostics["held-out rows"] == 6
+    assert len(fit.history["loss"]) == 3 * 3 and fit.diagnostics["held-out data"] == 6
 
 
 def test_networks_with_batch_norm_and_dropout(generator):

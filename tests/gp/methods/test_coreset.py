@@ -254,7 +254,7 @@ def test_draws_have_the_law_of_the_posterior():
     assert (torch.cov(draws.mT) - values.covariance.to_dense()).abs().max() < 5 * (2 / 1000) ** 0.5 * std.max() ** 2
 
 
-# -- the table of an estimator ---------------------------------------------------------------------------------------
+# -- the table of an estimator ----------------------------------------------------------------------------------------
 
 
 def table(k=1):

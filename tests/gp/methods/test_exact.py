@@ -103,8 +103,8 @@ def test_gradient_by_hand_equals_automatic():
     model = learnable(process(matern(), 2), Gaussian([0.05, 0.2]), learn=True)
     value = log_evidence(model, data)
     covariance = model.kernel(data.x).to_dense() + model.likelihood.noise[:, None, None] * torch.eye(len(data))
-    law = torch.distributions.MultivariateNormal(torch.zeros(2, len(data), dtype=torch.float64), covariance)
-    expected = law.log_prob(data.y.mT).sum()
+    distribution = torch.distributions.MultivariateNormal(torch.zeros(2, len(data), dtype=torch.float64), covariance)
+    expected = distribution.log_prob(data.y.mT).sum()
     close(value, expected)
     for one, two in zip(*(torch.autograd.grad(v, model.parameters) for v in (value, expected)), strict=True):
         close(one, two)

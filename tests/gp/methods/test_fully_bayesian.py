@@ -29,13 +29,13 @@ def density(prior, likelihood, data):
     return HyperparameterPosterior(model, lambda: log_evidence(model, data), data)
 
 
-def at(law, values):
+def at(target, values):
     """The log density at scalars (g,) of a model with one free number."""
     with torch.no_grad():
-        return law({"raw": values.reshape(-1, 1)})
+        return target({"raw": values.reshape(-1, 1)})
 
 
-# -- the density -----------------------------------------------------------------------------------------------------
+# -- the density ------------------------------------------------------------------------------------------------------
 
 
 def one_lengthscale(prior, constraint=None):
@@ -63,27 +63,27 @@ def test_priors_carry_their_change_of_variables(name):
 
 
 def test_priors_keep_their_mass_in_raw_values():
-    law = density(one_lengthscale(PRIORS["gamma"]), noise(), regression(n=1))
-    law.evidence = lambda: torch.zeros((), dtype=torch.float64)
+    target = density(one_lengthscale(PRIORS["gamma"]), noise(), regression(n=1))
+    target.evidence = lambda: torch.zeros((), dtype=torch.float64)
     raw = torch.linspace(-12, 24, 600, dtype=torch.float64)
-    assert abs(float(torch.trapezoid(at(law, raw).exp(), raw)) - 1) < 1e-4  # step^2 / 12 times the change of slope
+    assert abs(float(torch.trapezoid(at(target, raw).exp(), raw)) - 1) < 1e-4  # step^2 / 12 times the change of slope
 
 
 def test_the_default_prior_is_a_density_of_its_raw_values():
     data = regression()
     prior = default_prior(data.x)
     model = learnable(prior, Gaussian(), learn=True)
-    law = HyperparameterPosterior(model, lambda: log_evidence(model, data), data)
+    target = HyperparameterPosterior(model, lambda: log_evidence(model, data), data)
     constant_mean = 0.5 * (model.mean.constant.detach() / (3 * data.y.std(correction=0))).square().sum()
-    close(law.present(), log_evidence(model, data) + model.log_prior() - constant_mean, 1e-12)
+    close(target.present(), log_evidence(model, data) + model.log_prior() - constant_mean, 1e-12)
 
 
 def test_gradients_are_those_of_the_density():
     data = regression(n=12)
     prior = gp.GaussianProcess(constant(0.2), matern())  # softplus, no prior registered: weak ones
-    law = density(prior, Gaussian(0.1), data)
-    raw = (law.raw() + 0.1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda r: law({"raw": r.unsqueeze(0)}), (raw,), atol=1e-6)
+    target = density(prior, Gaussian(0.1), data)
+    raw = (target.raw() + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: target({"raw": r.unsqueeze(0)}), (raw,), atol=1e-6)
 
 
 def test_a_number_without_a_prior_gets_a_weak_normal_one():
@@ -91,13 +91,13 @@ def test_a_number_without_a_prior_gets_a_weak_normal_one():
     data, raw = regression(n=9), torch.linspace(-3, 3, 7, dtype=torch.float64)
     kernel = rbf(0.8)
     kernel.raw_outputscale.requires_grad_(False)
-    law = density(process(kernel), noise(), data)
-    law.evidence = lambda: torch.zeros((), dtype=torch.float64)
+    target = density(process(kernel), noise(), data)
+    target.evidence = lambda: torch.zeros((), dtype=torch.float64)
     value = raw.exp().log1p()
-    close(at(law, raw), -0.5 * ((value / 0.8).log() / 3) ** 2 + (raw.sigmoid() / value).log(), 1e-10)
-    law = density(process(rbf(0.8).requires_grad_(False), mean=constant(0.5)), noise(), data)
-    law.evidence = lambda: torch.zeros((), dtype=torch.float64)
-    close(at(law, raw), -0.5 * ((raw - 0.5) / (3 * data.y.std(correction=0))) ** 2, 1e-10)
+    close(at(target, raw), -0.5 * ((value / 0.8).log() / 3) ** 2 + (raw.sigmoid() / value).log(), 1e-10)
+    target = density(process(rbf(0.8).requires_grad_(False), mean=constant(0.5)), noise(), data)
+    target.evidence = lambda: torch.zeros((), dtype=torch.float64)
+    close(at(target, raw), -0.5 * ((raw - 0.5) / (3 * data.y.std(correction=0))) ** 2, 1e-10)
 
 
 def test_a_prior_on_something_derived_is_refused_by_name():
@@ -108,23 +108,23 @@ def test_a_prior_on_something_derived_is_refused_by_name():
 
 
 def test_what_cannot_be_factorized_has_no_density():
-    law = density(
+    target = density(
         default_prior(torch.ones(3, 1)), Gaussian(), Data(torch.ones(3, 1).double(), torch.ones(3, 1).double())
     )
-    raw = torch.full((1, len(law.raw())), 800.0, dtype=torch.float64, requires_grad=True)
-    value = law({"raw": raw})
+    raw = torch.full((1, len(target.raw())), 800.0, dtype=torch.float64, requires_grad=True)
+    value = target({"raw": raw})
     assert value.item() == -torch.inf
     assert torch.equal(torch.autograd.grad(value.sum(), raw)[0], torch.zeros_like(raw))
 
 
-# -- the draws -------------------------------------------------------------------------------------------------------
+# -- the draws --------------------------------------------------------------------------------------------------------
 
 
-def moments_by_quadrature(law, grid):
+def moments_by_quadrature(target, grid):
     """Mean and standard deviation of the free raw numbers on a product grid."""
     points = torch.cartesian_prod(*grid).reshape(-1, len(grid))
     with torch.no_grad():
-        logs = torch.cat([law({"raw": part}) for part in points.split(500)])
+        logs = torch.cat([target({"raw": part}) for part in points.split(500)])
     weights = logs.softmax(0)
     mean = (weights.unsqueeze(-1) * points).sum(0)
     return mean, ((weights.unsqueeze(-1) * (points - mean) ** 2).sum(0)).sqrt()
@@ -139,23 +139,24 @@ def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     prior = gp.GaussianProcess(ZeroMean(), RBFKernel(lengthscale_prior=GammaPrior(3.0, 2.0)).double())
     method = gp.FullyBayesian(inner, num_samples=60, burn_in=40, num_components=120)
     fit = method.infer(prior, Gaussian(0.05), data, generator=generator())
-    assert fit.diagnostics["R-hat"] < 1.1 and fit.log_evidence is None
+    # Four half-chains of 30: R-hat^2 - 1 is about tau (chi2_3 / 3 - 1) / 30, at tau = 2 above 0.56 once in 100,000.
+    assert fit.diagnostics["R-hat"] < 1.25 and fit.log_evidence is None
     lengthscales = fit.diagnostics["hyperparameters"]["kernel.lengthscale"].flatten()
     noises = fit.diagnostics["hyperparameters"]["noise"].flatten()
-    law = density(prior, Gaussian(0.05), data)
+    target = density(prior, Gaussian(0.05), data)
     if isinstance(inner, gp.SGPR):
         from bayeskit.gp.variational.collapsed_bound import collapsed
 
-        law.evidence = lambda: collapsed(law.model, fit.posterior.components[0].kernel.z, data).bound
+        target.evidence = lambda: collapsed(target.model, fit.posterior.components[0].kernel.z, data).bound
     draws = torch.stack([lengthscales.expm1().log(), (noises - 1e-6).log()], -1)  # raw: softplus, log above the floor
-    order = [p is law.model.kernel.raw_lengthscale for p in law.model.parameters]
+    order = [p is target.model.kernel.raw_lengthscale for p in target.model.parameters]
     draws = draws if order[0] else draws.flip(-1)
     center, spread = draws.mean(0), draws.std(0)
     grid = [torch.linspace(-5, 5, 21, dtype=torch.float64) * s + c for c, s in zip(center, spread, strict=True)]
-    mean, std = moments_by_quadrature(law, grid)
+    mean, std = moments_by_quadrature(target, grid)
     count = fit.diagnostics["effective draws"]
-    assert ((center - mean).abs() <= 4 * std / count**0.5).all()
-    assert ((spread / std - 1).abs() <= 4 / (2 * count) ** 0.5).all()
+    assert ((center - mean).abs() <= 5 * std / count**0.5).all()
+    assert ((spread / std - 1).abs() <= 5 / (2 * count) ** 0.5).all()
 
 
 def test_chains_that_disagree_are_reported():
@@ -171,11 +172,11 @@ def test_without_data_the_draws_are_those_of_the_prior():
     method = gp.FullyBayesian(num_samples=60, burn_in=30, num_components=120)
     fit = method.infer(prior, noise(), nothing, generator=generator())
     logs = fit.diagnostics["hyperparameters"]["kernel.lengthscale"].log().flatten()
-    assert abs(float(logs.mean()) - 0.3) <= 4 * 0.5 / fit.diagnostics["effective draws"] ** 0.5
+    assert abs(float(logs.mean()) - 0.3) <= 5 * 0.5 / fit.diagnostics["effective draws"] ** 0.5
     assert torch.equal(fit.posterior.components[0](X).mean, torch.zeros_like(fit.posterior.components[0](X).mean))
 
 
-# -- the mixture -----------------------------------------------------------------------------------------------------
+# -- the mixture ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +186,10 @@ def fit():
 
 
 def test_components_are_the_exact_processes_of_the_draws(fit):
-    data, law = regression(n=20, k=2), fit.diagnostics["hyperparameters"]
+    data, draws = regression(n=20, k=2), fit.diagnostics["hyperparameters"]
     for s, (part, member) in enumerate(zip(fit.posterior.components, fit.likelihood.members, strict=True)):
-        close(member.noise, law["noise"][s], 1e-12)
-        close(part.kernel.base.base_kernel.lengthscale, law["kernel.base_kernel.lengthscale"][s], 1e-12)
+        close(member.noise, draws["noise"][s], 1e-12)
+        close(part.kernel.base.base_kernel.lengthscale, draws["kernel.base_kernel.lengthscale"][s], 1e-12)
         prior = gp.GaussianProcess(part.mean.base_mean, part.kernel.base, 2)
         same_gp(part, gp.Exact().infer(prior, member, data, generator=generator()).posterior, X)
 
@@ -236,19 +237,19 @@ def test_noise_and_function_are_drawn_together():
 
 
 def test_a_likelihood_that_is_one_of_several():
-    """Its law given f is the mixture's: log density, moments and draws."""
+    """Its distribution given f is the mixture: log density, moments and draws."""
     likelihood = Drawn([Gaussian(0.04), Gaussian(1.0)], torch.tensor([0.75, 0.25], dtype=torch.float64))
     f, y = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([[0.0], [0.5], [2.0]], dtype=torch.float64)
     parts = torch.stack([member.log_prob(f, y).exp() for member in likelihood.members])
     close(likelihood.log_prob(f, y), (0.75 * parts[0] + 0.25 * parts[1]).log(), 1e-12)
-    law = likelihood.distribution(f)
-    close(law.variance, torch.full_like(f, 0.75 * 0.04 + 0.25), 1e-12)
+    mixture = likelihood.distribution(f)
+    close(mixture.variance, torch.full_like(f, 0.75 * 0.04 + 0.25), 1e-12)
     values = process(matern())(torch.zeros(1, 2))
-    same = likelihood.predictive(values)  # a law of f that was not drawn along: every member sees the same
-    close(same.variance, values.variance + law.variance[:1], 1e-12)
+    same = likelihood.predictive(values)  # a single posterior over f: every component has the same
+    close(same.variance, values.variance + mixture.variance[:1], 1e-12)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        draws = law.sample(torch.Size([4_000]))
+        draws = mixture.sample(torch.Size([4_000]))
     assert draws.shape == (4_000, 3, 1)
     assert (
         abs(float(draws.var()) / 0.28 - 1) < 5 * (8.6 / 12_000) ** 0.5
@@ -274,7 +275,7 @@ def test_more_data_reweight_the_draws():
     close(after.likelihood.weights, after.posterior.weights, 0.0)
 
 
-# -- the frame -------------------------------------------------------------------------------------------------------
+# -- the frame --------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_to_draw_is_the_inner_method():

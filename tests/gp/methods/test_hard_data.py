@@ -1,10 +1,11 @@
-"""Every registered process method on data and starts that break others; `benchmarks/gp_trust.py` has more of it."""
+"""Every registered GP method on difficult data and starts; `benchmarks/gp_trust.py` has more."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from gpytorch.kernels import Kernel
 
 from bayeskit import GPClassifier, GPRegressor, registry
 from bayeskit.core.likelihood import Bernoulli, Gaussian, Poisson
@@ -21,7 +22,7 @@ LABELS = (Y[:, 0] > 0).long()
 # name -> inputs, targets, likelihood, logarithms of lengthscales and output scale to start from
 HARD = {
     "one input, many targets": (X[:1].repeat(24, 1), Y, Gaussian(), {}),
-    "rows twice, nearly": (torch.cat([X, X + 1e-9]), torch.cat([Y, -Y]), Gaussian(1e-10, learn=False), {}),
+    "nearly duplicate data": (torch.cat([X, X + 1e-9]), torch.cat([Y, -Y]), Gaussian(1e-10, learn=False), {}),
     "short lengthscales": (X, Y, Gaussian(), {"raw_lengthscale": 1e-6}),
     "long lengthscales, no noise": (X, Y, Gaussian(1e-10, learn=False), {"raw_lengthscale": 1e6}),
     "long and large": (X, Y, Gaussian(), {"raw_lengthscale": 1e6, "raw_outputscale": 1e6}),
@@ -29,8 +30,8 @@ HARD = {
     "no noise": (X, X.sum(-1, keepdim=True).sin(), Gaussian(1.0001e-6), {}),
     "a constant column and target": (torch.cat([X, 0 * X[:, :1] + 7], -1), 0 * Y + 3, Gaussian(), {}),
     "offsets": (X + 1e8, Y + 1e8, Gaussian(), {}),
-    "one row": (X[:1], Y[:1], Gaussian(), {}),
-    "two rows alike": (X[:1].repeat(2, 1), Y[:2], Gaussian(), {}),
+    "one data point": (X[:1], Y[:1], Gaussian(), {}),
+    "one data point twice": (X[:1].repeat(2, 1), Y[:2], Gaussian(), {}),
     "200 columns": (regression(n=24, d=200).x, Y, Gaussian(), {}),
     "one label": (X, 0 * LABELS, Bernoulli(), {}),
     "labels that contradict": (torch.cat([X, X]), torch.cat([LABELS, 1 - LABELS]), Bernoulli(), {}),
@@ -47,7 +48,7 @@ every_method = pytest.mark.parametrize("name", registry.names(family="gp"))
 
 
 def sound(fit, x):
-    """Finite wherever it is asked, no negative variance, and the jitter on the fit."""
+    """Finite everywhere, no negative variance, and the jitter among the diagnostics."""
     x = torch.cat([x[:4], x[:2] * 1.1 + 0.1, 1e6 * x[:1]])
     values = fit.posterior(x)
     dense = values.covariance.to_dense()
@@ -62,7 +63,7 @@ def sound(fit, x):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("name", "hard"), CASES)
-def test_a_fit_ends_well(name, hard, dtype):
+def test_a_fit_is_finite(name, hard, dtype):
     x, y, likelihood, scales = HARD[hard]
     x, y = x.to(dtype), y.to(dtype) if y.is_floating_point() else y
     prior = kernel_prior(None, x, 1, dtype=dtype, generator=generator())
@@ -73,8 +74,8 @@ def test_a_fit_ends_well(name, hard, dtype):
 
 
 @every_method
-def test_inputs_that_people_hand_over(name):
-    """Whole numbers, a constant column, rows twice, several outputs of which some entries are missing."""
+def test_inputs_as_users_pass_them(name):
+    """Integers, a constant column, duplicates, several outputs with missing entries."""
     pandas = pytest.importorskip("pandas")
     whole = (10 * X).round().int().numpy()
     table = pandas.DataFrame({"a": whole[:, 0], "b": whole[:, 1], "c": 1})
@@ -88,7 +89,7 @@ def test_inputs_that_people_hand_over(name):
 
 
 @every_method
-def test_bad_inputs_get_a_sentence(name):
+def test_bad_inputs_raise_clear_errors(name):
     x, y = X.numpy(), Y[:, 0].numpy()
     model = GPRegressor(inference=registry.quick(name))
     for bad, word in ((np.nan, "NaN"), (np.inf, "infinity")):
@@ -117,31 +118,36 @@ TRAINED = [
 ]
 
 
+class Interrupting(Kernel):
+    """A squared-exponential kernel whose evaluation is interrupted as soon as the file `when` exists."""
+
+    has_lengthscale = True
+    when = None
+
+    def forward(self, x1, x2, diag=False, **params):
+        if self.when is not None and self.when.exists():
+            raise KeyboardInterrupt
+        distance = self.covar_dist(x1 / self.lengthscale, x2 / self.lengthscale, square_dist=True, diag=diag, **params)
+        return (-0.5 * distance).exp()
+
+
 @pytest.mark.parametrize("name", TRAINED)
-def test_an_interrupted_fit_goes_on_where_it_stood(name, tmp_path, monkeypatch):
-    from bayeskit.core.optimize import training_loop
-
+def test_an_interrupted_fit_resumes_from_its_checkpoint(name, tmp_path, monkeypatch):
     x, y = X.repeat(3, 1).numpy() + np.arange(72)[:, None] / 100, np.tile(LABELS.numpy(), 3)
-    run_epoch = training_loop.run_epoch
 
-    def fit(path, kill_at=None):
-        def interrupted(run, *args):
-            if run.epoch == kill_at:
-                raise KeyboardInterrupt
-            run_epoch(run, *args)
-
-        monkeypatch.setattr(training_loop, "run_epoch", interrupted)
+    def fit(path):
         method = registry.quick(name).set_params(
             training=Training(lr=0.05, max_epochs=6, batch_size=20, checkpoint=path)
         )
         if hasattr(method, "by_rows"):
             method.set_params(by_rows=1)
-        return GPClassifier(inference=method, random_state=0).fit(x, y)
+        return GPClassifier(kernel=Interrupting(), inference=method, random_state=0).fit(x, y)
 
-    whole = fit(None)
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "run", kill_at=3)
-    assert (tmp_path / "run").exists()
-    resumed = fit(tmp_path / "run")
+    whole, path = fit(None), tmp_path / "run"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Interrupting, "when", path)
+        fit(path)
+    assert path.exists()
+    resumed = fit(path)
     assert np.array_equal(whole.predict_proba(x), resumed.predict_proba(x))
     assert whole.history_ == resumed.history_

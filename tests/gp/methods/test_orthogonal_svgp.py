@@ -70,12 +70,12 @@ def test_the_two_parts_are_independent_gaussians_of_the_process(k):
     close(both(one, two).divergence(), one.divergence() + two.divergence())
 
 
-def test_without_orthogonal_points_or_knowledge_of_them_it_is_svgp():
+def test_without_orthogonal_points_or_at_their_prior_it_is_svgp():
     model, rows = problem()
     one, x = some_q(1, 6, 0), test_inputs(seed=9)
-    unknown = both(one, WhitenedGaussian.prior(1, W))
-    close(bound(model, torch.cat([Z, W]), unknown, rows), bound(model, Z, one, rows))
-    same_gp(unknown.posterior(model, torch.cat([Z, W])), one.posterior(model, Z), x)
+    at_prior = both(one, WhitenedGaussian.prior(1, W))
+    close(bound(model, torch.cat([Z, W]), at_prior, rows), bound(model, Z, one, rows))
+    same_gp(at_prior.posterior(model, torch.cat([Z, W])), one.posterior(model, Z), x)
     q, value = optimum(model, W[:0], rows, max_steps=2)
     best, reference = optimal_q(model, Z, WhitenedGaussian.prior(1, Z), rows, max_steps=2)
     close(q.mean, best.mean)
@@ -138,7 +138,7 @@ def test_repeated_and_crowded_points_do_not_fail():
 
 
 def test_points_that_are_all_the_inputs_are_nearly_exact():
-    """The joint law of exact regression is not block-diagonal: the bound stays below, the mean is exact."""
+    """The joint posterior of exact regression is not block-diagonal: the bound stays below, the mean is exact."""
     data = regression(20)
     method = OrthogonalSVGP(num_inducing=10, num_orthogonal=10, **FROZEN)
     ours, exact = fit(data, process(), noise(), method), fit(data, process(), noise(), Exact(learn=False))

@@ -76,9 +76,9 @@ def test_bound_and_gradients_equal_the_textbook(levels, weighted):
     expected = 0.0
     for j in range(2):
         level = model.likelihood.noise.expand(2)[j]
-        law = torch.distributions.MultivariateNormal(model.mean(rows.x)[j], low_rank + eye * level / weights)
+        marginal = torch.distributions.MultivariateNormal(model.mean(rows.x)[j], low_rank + eye * level / weights)
         lost = model.kernel(rows.x, diag=True) - low_rank.diagonal()
-        expected = expected + law.log_prob(rows.y[:, j]) - 0.5 * (weights * lost).sum() / level
+        expected = expected + marginal.log_prob(rows.y[:, j]) - 0.5 * (weights * lost).sum() / level
         expected = expected - 0.5 * ((weights - 1) * (2 * torch.pi * level).log() + weights.log()).sum()
     close(value, expected)
     leaves = [*model.parameters, z]
@@ -110,7 +110,7 @@ def test_fold_over_three_tasks_keeps_every_conditioning():
 
 
 def test_sparse_prior_is_conditioned_without_loss():
-    """A sparse posterior as prior of an exact fit: equal to conditioning its joint law by hand."""
+    """A sparse posterior as prior of an exact fit: equal to conditioning its joint distribution by hand."""
     data, x = regression(40), test_inputs()
     first = SGPR(num_inducing=6, learn=False, learn_inducing=False)
     prior = fit(data, method=first).posterior

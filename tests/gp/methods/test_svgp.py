@@ -55,7 +55,7 @@ def test_mini_batches_estimate_the_bound():
     variational, _ = optimal_q(model, z, WhitenedGaussian.prior(1, z), data, max_steps=1)
     full = bound(model, z, variational, data)
     parts = [bound(model, z, variational, batch) for batch in data.batches(10, generator=generator())]
-    close(torch.stack(parts).mean(), full)  # batches of equal size partition the rows
+    close(torch.stack(parts).mean(), full)  # batches of equal size partition the data
 
 
 def test_the_end_is_a_stationary_point_of_the_bound():
@@ -102,11 +102,11 @@ def test_learning_improves_the_bound():
     data = regression(60)
     prior = default_prior(data.x)
     fixed = fit(data, prior, Gaussian(), SVGP(num_inducing=12, learn=False, learn_inducing=False))
-    learnt = fit(data, prior, Gaussian())
-    assert float(learnt.log_evidence) > float(fixed.log_evidence) + 1
+    learned = fit(data, prior, Gaussian())
+    assert float(learned.log_evidence) > float(fixed.log_evidence) + 1
 
 
-def test_order_of_rows_and_repetition_change_nothing():
+def test_order_and_repetition_of_data_change_nothing():
     data, x = regression(30), test_inputs()
     weights = torch.arange(30, dtype=torch.float64) % 3
     shuffled = data.rows(torch.randperm(len(data), generator=generator()))
@@ -127,19 +127,19 @@ def test_no_data_returns_the_prior():
     same_gp(fit(empty, prior, noise()).posterior, prior, test_inputs(), 0)
 
 
-def test_several_latents_are_asked_for_by_name():
+def test_a_prior_with_too_few_latents_is_refused():
     data = regression(10)
     with pytest.raises(ValueError, match="needs 3 latent functions"):
         fit(Data(data.x, torch.arange(10) % 3), process(), Categorical(3))
 
 
-def test_the_last_steps_are_fewer_where_rows_and_functions_are_many():
+def test_the_number_of_final_steps_falls_with_data_and_functions():
     models = [learnable(default_prior(torch.zeros(2, 1), k), Categorical(k), learn=False) for k in (1, 10)]
     assert [affordable_steps(models[0], n) for n in (100, 200_000, 10_000_000)] == [100, 20, 2]
     assert affordable_steps(models[1], 60_000) == 6
 
 
-def test_the_optimum_is_the_same_from_where_mini_batches_ended_and_from_the_prior():
+def test_the_optimum_does_not_depend_on_the_start():
     data = Data(test_inputs(40, 2), torch.arange(40).remainder(3))
     model = learnable(default_prior(data.x, 3), Categorical(3), learn=False)
     z = data.x[::4]

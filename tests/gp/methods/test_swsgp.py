@@ -18,7 +18,7 @@ from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 from bayeskit.gp.variational.whitened_posterior import bound as svgp_bound
 
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-8}
-TOTAL = 60.0  # rows, each of weight one
+TOTAL = 60.0  # data points, each of weight one
 
 
 def generator(seed=0):
@@ -40,7 +40,7 @@ def model_of(outputs=1, batched=False, likelihood=None):
     return learnable(process, likelihood or Gaussian(noise=0.2, learn=False), learn=False)
 
 
-def law(outputs, m):
+def some_q(outputs, m):
     mean = torch.randn(outputs, m, generator=generator(5), dtype=torch.float64)
     return mean, torch.rand(outputs, m, generator=generator(6), dtype=torch.float64) + 0.1
 
@@ -48,12 +48,12 @@ def law(outputs, m):
 @pytest.mark.parametrize("batched", [False, True])
 def test_with_every_point_a_neighbor_bound_and_predictions_are_those_of_svgp(batched):
     model, data, z = model_of(2, batched), rows(outputs=2), rows(9).x
-    mean, variance = law(2, 9)
+    mean, variance = some_q(2, 9)
     tril = torch.linalg.cholesky(gram(model.kernel, z, z))
     whitened = torch.linalg.solve_triangular(tril, mean.unsqueeze(-1), upper=False).squeeze(-1)
     covariance = torch.linalg.solve_triangular(tril, torch.diag_embed(variance.sqrt()), upper=False)
     root = torch.linalg.qr(covariance.mT).R.mT  # lower triangular
-    flipped = torch.linalg.cholesky((root @ root.mT).flip(-1, -2)).flip(-1, -2)  # upper triangular, the same law
+    flipped = torch.linalg.cholesky((root @ root.mT).flip(-1, -2)).flip(-1, -2)  # upper triangular, the same q
     variational = WhitenedGaussian(whitened, flipped)
     near = neighborhoods(model.kernel, z, data.x, 9)
     ours = swsgp.bound(model, near, mean, variance, data, total_weight=TOTAL)
@@ -64,9 +64,9 @@ def test_with_every_point_a_neighbor_bound_and_predictions_are_those_of_svgp(bat
     assert torch.allclose(values.variance, theirs.variance, **TOLERANCE)
 
 
-def test_the_bound_over_all_rows_is_the_bound_of_the_mini_batches():
+def test_the_bound_over_all_data_is_the_mean_over_mini_batches():
     model, data, z = model_of(2), rows(outputs=2), rows(20).x
-    mean, variance = law(2, 20)
+    mean, variance = some_q(2, 20)
     sums = swsgp._Sums.build(model, z, data, 5)
     near = neighborhoods(model.kernel, z, data.x, 5)
     whole = float(swsgp.bound(model, near, mean, variance, data, total_weight=TOTAL))
@@ -78,10 +78,10 @@ def test_the_bound_over_all_rows_is_the_bound_of_the_mini_batches():
     assert sum(parts) / len(parts) == pytest.approx(whole, rel=1e-10)
 
 
-def test_mini_batches_of_weighted_rows_estimate_the_bound_without_bias():
+def test_mini_batches_of_weighted_data_estimate_the_bound_without_bias():
     model, z = model_of(), rows(20).x
     data = Data(*(getattr(rows(), name) for name in ("x", "y")), torch.linspace(0.1, 9.0, 60, dtype=torch.float64))
-    mean, variance = law(1, 20)
+    mean, variance = some_q(1, 20)
     total = float(data.weights.sum())
     parts = [
         float(swsgp.bound(model, neighborhoods(model.kernel, z, part.x, 5), mean, variance, part, total_weight=total))
@@ -94,7 +94,7 @@ def test_mini_batches_of_weighted_rows_estimate_the_bound_without_bias():
 
 def test_one_neighbor_is_a_kernel_smoother():
     model, z = model_of(), rows(8).x
-    mean, _ = law(1, 8)
+    mean, _ = some_q(1, 8)
     x = rows(5).x + 0.1
     near = neighborhoods(model.kernel, z, x, 1)
     closest = torch.cdist(x / model.kernel.base_kernel.lengthscale, z / model.kernel.base_kernel.lengthscale).argmin(-1)
@@ -103,9 +103,9 @@ def test_one_neighbor_is_a_kernel_smoother():
     assert torch.allclose(near.mean(mean)[:, 0], ratio * mean[0, closest], **TOLERANCE)
 
 
-def test_the_order_of_the_points_does_not_matter_and_a_far_one_is_not_seen():
+def test_permuted_and_far_points_do_not_change_predictions():
     model, data, z = model_of(), rows(), rows(20).x
-    mean, variance = law(1, 20)
+    mean, variance = some_q(1, 20)
     order = torch.randperm(20, generator=generator(3))
     far = torch.cat([z, torch.full((1, 2), 50.0, dtype=torch.float64)])
     far_mean, far_variance = torch.cat([mean, mean[:, :1]], 1), torch.cat([variance, variance[:, :1]], 1)
@@ -133,7 +133,7 @@ def test_the_ascent_ends_where_no_gradient_is_left(likelihood):
 
 def test_draws_of_functions_have_the_moments_of_the_joint_law():
     model, z = model_of(2), rows(12).x
-    mean, variance = law(2, 12)
+    mean, variance = some_q(2, 12)
     process = swsgp._posterior(model, z, mean, variance, 4)
     x, s = rows(6).x + 0.05, 4000
     draws = process.sample_functions(s, generator=generator())(x).flatten(1)
@@ -146,7 +146,7 @@ def test_draws_of_functions_have_the_moments_of_the_joint_law():
 
 def test_kernel_of_pairs_is_the_diagonal_of_the_matrix():
     model, z = model_of(3, batched=True), rows(12).x
-    _, variance = law(3, 12)
+    _, variance = some_q(3, 12)
     kernel = Nearest(model.kernel.requires_grad_(False), z, variance, num_neighbors=4)
     a, b = rows(5).x, rows(5).x.flip(0) + 0.1
     matrix = gram(kernel, a, b)
@@ -196,9 +196,9 @@ def test_too_many_points_are_refused():
         gp.SWSGP(num_inducing=10_001).infer(gp.default_prior(data.x), Gaussian(), data, generator=generator())
 
 
-def test_its_mean_continues_far_from_the_data():
+def test_far_from_the_data_the_mean_is_the_prior_mean():
     model, z = model_of(), rows(12).x
-    mean, _ = law(1, 12)
+    mean, _ = some_q(1, 12)
     far = torch.full((1, 2), 60.0, dtype=torch.float64)
     value = NearestMean(model.mean, model.kernel, z, mean, num_neighbors=3)(far)
     assert torch.allclose(value, model.mean(far).reshape(1, 1), **TOLERANCE)

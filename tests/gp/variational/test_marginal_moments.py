@@ -118,8 +118,8 @@ class Peer(ApproximateGP):
     """The same model in gpytorch."""
 
     def __init__(self, z):
-        law = CholeskyVariationalDistribution(len(z))
-        super().__init__(VariationalStrategy(self, z, law, learn_inducing_locations=True))
+        q = CholeskyVariationalDistribution(len(z))
+        super().__init__(VariationalStrategy(self, z, q, learn_inducing_locations=True))
         self.mean_module, self.covar_module = ConstantMean(), ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=2))
 
     def forward(self, x):
@@ -131,12 +131,16 @@ def test_bound_gradients_and_predictions_are_those_of_gpytorch():
     z, x = test_inputs(m), test_inputs(n, seed=4)
     y = x.sum(-1).sin()
     peer, noise = Peer(z).double(), GaussianLikelihood().double()
-    law = peer.variational_strategy._variational_distribution
-    law.variational_mean.data = torch.randn(m, dtype=torch.float64, generator=g)
-    law.chol_variational_covar.data = torch.eye(m).double() / 2 + 0.1 * torch.randn(m, m, generator=g).double().tril()
+    q = peer.variational_strategy._variational_distribution
+    q.variational_mean.data = torch.randn(m, dtype=torch.float64, generator=g)
+    q.chol_variational_covar.data = torch.eye(m).double() / 2 + 0.1 * torch.randn(m, m, generator=g).double().tril()
     peer.variational_strategy.variational_params_initialized.fill_(1)
     leaves = [*peer.covar_module.parameters(), peer.mean_module.raw_constant]
-    leaves += [peer.variational_strategy.inducing_points, law.variational_mean, law.chol_variational_covar]
+    leaves += [
+        peer.variational_strategy.inducing_points,
+        q.variational_mean,
+        q.chol_variational_covar,
+    ]
     with variational_cholesky_jitter(double_value=1e-12), cholesky_jitter(None, 0.0):
         value = VariationalELBO(noise, peer, num_data=total)(peer(x), y)
         expected = torch.autograd.grad(value, leaves)

@@ -45,7 +45,7 @@ def test_one_full_step_is_sgpr_from_anywhere(k):
 
 
 def test_mini_batches_approach_the_optimum():
-    """Steps of length 1/t average the batches: after an epoch, the sites of each row count once."""
+    """Steps of length 1/t average the batches: after an epoch, the site of each data point counts once."""
     data = regression(60)
     model, z = learnable(process(), noise(0.05), learn=False), test_inputs(6)
     own = NaturalGradient(*anywhere(1, 6), num_rows=len(data), lr=0.1)
@@ -58,8 +58,8 @@ def test_mini_batches_approach_the_optimum():
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), StudentT()], ids=["bernoulli", "student_t"])
-def test_the_other_steps_lead_to_the_same_place(likelihood):
-    """Those over all rows that end a fit, with its own line search."""
+def test_damped_ascent_finds_the_same_optimum(likelihood):
+    """The full-batch ascent with step halving that ends a fit."""
     data = regression(50)
     data = Data(data.x, (data.y[:, 0] > 0).long()) if isinstance(likelihood, Bernoulli) else data
     model, z = learnable(process(), likelihood, learn=False), test_inputs(6)

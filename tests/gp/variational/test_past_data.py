@@ -15,8 +15,8 @@ from bayeskit.gp.variational.whitened_posterior import optimal_sites
 from ..problems import close, constant, generator, noise, process, regression, test_inputs
 
 
-def gone(n=25):
-    """25 rows that are gone and 15 that are held, with q where all of them are settled."""
+def stream(n=25):
+    """25 discarded data points and 15 kept ones, with q optimal for all of them."""
     data, z = regression(40), test_inputs(8)
     model = learnable(process(mean=constant(0.2)), noise(learn=True), learn=True)
     first, second = (data.rows(slice(0, n)), data.rows(slice(n, None)))
@@ -30,9 +30,9 @@ def gone(n=25):
     return model, z, (second, data), held, past
 
 
-def test_rows_that_are_gone_count_in_the_bound_as_if_they_were_held():
-    """For Gaussian noise, at the hyperparameters of their site, up to a constant whatever the other rows' sites are."""
-    model, z, (second, data), (some, every), past = gone()
+def test_discarded_data_count_in_the_bound_as_if_they_were_kept():
+    """For Gaussian noise, at the hyperparameters of their site, up to a constant for any sites of the kept data."""
+    model, z, (second, data), (some, every), past = stream()
     gaps = []
     with torch.no_grad():
         for factor in (1.0, 1.3):
@@ -43,9 +43,9 @@ def test_rows_that_are_gone_count_in_the_bound_as_if_they_were_held():
     close(gaps[0], gaps[1], 1e-8)
 
 
-def test_the_noise_of_rows_that_are_gone_is_learnt_from_their_misfit():
-    """With q where it is, the derivative in the noise is that of all rows' expected log-likelihood."""
-    model, z, (second, data), _, past = gone()
+def test_the_noise_of_discarded_data_is_learned_from_their_misfit():
+    """With q where it is, the derivative in the noise is that of the expected log-likelihood of all data."""
+    model, z, (second, data), _, past = stream()
     with torch.no_grad():
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
         total = past.sites_at(model, tril, z)[0]
@@ -60,18 +60,18 @@ def test_the_noise_of_rows_that_are_gone_is_learnt_from_their_misfit():
     close(torch.autograd.grad(held + term, [model.likelihood.raw_noise])[0], reference, 1e-8)
 
 
-def test_variance_that_is_left_open_counts_for_the_rows_that_a_row_stands_for():
-    model, z, (second, _), (some, _), past = gone()
+def test_unexplained_variance_counts_for_all_data_points_that_a_kept_one_stands_for():
+    model, z, (second, _), (some, _), past = stream()
     with torch.no_grad():
-        spare = torch.linspace(0, 3, 15).double()
-        values = [rows_bound(model, z, second, some, replace(past, counts=c))[0] for c in (0 * spare, spare)]
+        counts = torch.linspace(0, 3, 15).double()
+        values = [rows_bound(model, z, second, some, replace(past, counts=c))[0] for c in (0 * counts, counts)]
         tril = torch.linalg.cholesky(gram(model.kernel, z, z))
         a = torch.linalg.solve_triangular(tril, gram(model.kernel, z, second.x), upper=False)
         open_ = gram(model.kernel, second.x, second.x).diagonal() - a.square().sum(0)
-    close(values[1] - values[0], -0.5 * (spare * some.precision[0] * open_).sum(), 1e-8)
+    close(values[1] - values[0], -0.5 * (counts * some.precision[0] * open_).sum(), 1e-8)
 
 
-def test_what_is_known_of_the_function_stays_where_mean_and_kernel_move():
+def test_a_site_on_function_values_does_not_depend_on_mean_and_kernel():
     """A site on u = f(Z) - m(Z) is one on f(Z), its height included."""
     z, g = test_inputs(8), generator(4)
     model = learnable(process(mean=constant(0.2)), noise(), learn=True)
@@ -93,7 +93,7 @@ def test_what_is_known_of_the_function_stays_where_mean_and_kernel_move():
 
 
 def test_a_site_at_other_inducing_points_is_its_expectation():
-    """E[log t(w) | v] at another Z, by the law of the old values given the new ones; differentiable there."""
+    """E[log t(w) | v] at another Z, by the distribution of the old values given the new ones; differentiable there."""
     z, z_new, g = test_inputs(8), test_inputs(6, seed=9).requires_grad_(), generator(4)
     model = learnable(process(mean=constant(0.2)), noise(), learn=True)
     root = torch.randn(1, 8, 20, dtype=torch.float64, generator=g)

@@ -16,7 +16,7 @@ def at(kernel, z):
 
 
 def sites(m=8, k=2):
-    """Of 30 rows that see the values in directions of their own."""
+    """Sites of 30 data points in random directions."""
     g = generator(4)
     rows = torch.randn(k, m, 30, dtype=torch.float64, generator=g)
     pull = torch.randn(k, 30, 1, dtype=torch.float64, generator=g)
@@ -37,7 +37,7 @@ def covariances(process, x, k=2):
 
 
 @pytest.mark.parametrize("how", TRANSFERS)
-def test_points_that_stay_keep_the_sites_to_the_bit(how):
+def test_sites_at_unchanged_points_are_unchanged(how):
     base, given = process(k=2), sites()
     place = at(base.kernel, test_inputs(8))
     assert transferred(given, base.kernel, place, place, how) is given
@@ -52,15 +52,15 @@ def test_exact_where_the_old_points_are_among_the_new(how, z_new):
     close(covariances(after, x), covariances(before, x), 1e-8)
 
 
-def test_the_marginal_is_the_law_of_the_values_at_the_new_points():
+def test_the_marginal_is_the_distribution_of_the_values_at_the_new_points():
     z_new = test_inputs(6, seed=9)
     before, after = moved("marginal", z_new)
     close(after(z_new).mean, before(z_new).mean, 1e-8)
     close(covariances(after, z_new), covariances(before, z_new), 1e-8)
 
 
-def test_sites_that_are_handed_over_whole_are_over_confident():
-    """S_site <= S_marginal, the exact law at Z_new, in the order of matrices; and strictly so."""
+def test_sites_transferred_as_they_are_are_over_confident():
+    """S_site <= S_marginal, the exact posterior at Z_new, in the order of matrices; and strictly so."""
     z_new = test_inputs(6, seed=9)
     before, after = moved("site", z_new)
     gap = covariances(before, z_new) - covariances(after, z_new)
@@ -70,7 +70,7 @@ def test_sites_that_are_handed_over_whole_are_over_confident():
 
 
 @pytest.mark.parametrize("how", TRANSFERS)
-def test_no_information_stays_none(how):
+def test_no_information_is_transferred_as_none(how):
     base = process()
     old, new = at(base.kernel, test_inputs(8)), at(base.kernel, test_inputs(5, seed=9))
     after = transferred(Sites.none(1, old[0]), base.kernel, old, new, how)
