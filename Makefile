@@ -7,10 +7,30 @@ export OMP_NUM_THREADS ?= 1
 # The browser test runs wherever chromium is, and is required in CI.
 FAST := not slow and not gpu $(if $(or $(shell command -v chromium),$(CI)),,and not browser)
 
+# INSTRUCTIONS=avx2 or compatible: arithmetic that rounds as on a processor without AVX-512, or with SSE alone. (MKL on AMD
+# heeds MKL_CBWR and not MKL_ENABLE_INSTRUCTIONS.)
+ifeq ($(INSTRUCTIONS),avx2)
+export MKL_CBWR := AVX2
+export MKL_ENABLE_INSTRUCTIONS := AVX2
+export ATEN_CPU_CAPABILITY := avx2
+export ONEDNN_MAX_CPU_ISA := AVX2
+export OPENBLAS_CORETYPE := Haswell
+else ifeq ($(INSTRUCTIONS),compatible)
+export MKL_CBWR := COMPATIBLE
+export ATEN_CPU_CAPABILITY := default
+export ONEDNN_MAX_CPU_ISA := SSE41
+export OPENBLAS_CORETYPE := Nehalem
+else ifneq ($(INSTRUCTIONS),)
+$(error INSTRUCTIONS must be avx2 or compatible; got $(INSTRUCTIONS))
+endif
+
+# `make test-seeds` runs every test whose outcome depends on random draws with so many seeds.
+SEEDS ?= 20
+
 # What `make compare` compares of networks; `--methods all` takes every registered method, and its time.
 NETWORKS := map,laplace,deep_ensemble,sgld
 
-.PHONY: compare test test-slow test-gpu test-avalanche lint format wheel docs browser clean
+.PHONY: compare test test-seeds test-slow test-gpu test-avalanche lint format wheel docs browser clean
 
 compare: .venv/.runtime
 	$(BIN)/bayeskit compare --data diabetes --methods exact,sgpr,svgp,coreset,$(NETWORKS),nuts,map+conformal --seeds 3 --out compare-diabetes
@@ -18,6 +38,9 @@ compare: .venv/.runtime
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(FAST)"
+
+test-seeds: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "monte_carlo and not slow and not gpu" --seeds $(SEEDS) --tb line tests
 
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow" --timeout 3600

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,29 @@ import bayeskit
 from . import seeds
 
 torch.set_num_threads(1)
-if seeds.OFFSET:
-    seeds.shift_seeds()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seeds", type=int, default=1, help="run each test marked monte_carlo with so many seeds")
+
+
+def pytest_configure(config):
+    if seeds.FIRST or config.getoption("seeds") > 1:
+        seeds.install()
+
+
+def pytest_generate_tests(metafunc):
+    number = metafunc.config.getoption("seeds")
+    if number > 1 and metafunc.definition.get_closest_marker("monte_carlo"):
+        metafunc.fixturenames.append("seed_offset")
+        metafunc.parametrize(
+            "seed_offset", range(seeds.FIRST, seeds.FIRST + number), ids="seed{}".format, indirect=True
+        )
+
+
+@pytest.fixture
+def seed_offset(request):
+    return request.param
 
 
 @pytest.fixture
@@ -24,9 +46,16 @@ def generator():
 
 
 @pytest.fixture(autouse=True)
-def _same_networks():
-    """Layers draw where they start from torch's global generator: every test starts it anew, so none is by chance."""
+def _seeded(request):
+    """Every test begins with the same seed of torch's global generator, from which layers draw their first weights.
+
+    So does the generator `RNG` of a module, whose draws would otherwise depend on the tests that ran before.
+    """
+    chosen = getattr(request.node, "callspec", None)
+    seeds.offset = seeds.FIRST if chosen is None else chosen.params.get("seed_offset", seeds.FIRST)
     torch.manual_seed(0)
+    if hasattr(request.module, "RNG"):
+        request.module.RNG.bit_generator.state = np.random.default_rng(1).bit_generator.state
 
 
 ENTRY = """

@@ -120,6 +120,7 @@ def test_variance_is_the_diagonal_of_a_covariance(name, task):
     assert torch.linalg.eigvalsh(dense).min() >= -1e-10 * scale
 
 
+@pytest.mark.monte_carlo
 @every_method
 def test_samples_have_the_moments(name, task):
     values = fitted(name, task).posterior(X_NEW)
@@ -303,6 +304,7 @@ def test_order_of_the_data_changes_nothing(name, task):
     assert gap <= 1e-8  # rounding
 
 
+@pytest.mark.monte_carlo
 @of_kind("GP posterior")
 def test_uncertainty_grows_away_from_data(name, task):
     fit, prior = condition(name, task, table(task))
@@ -311,6 +313,7 @@ def test_uncertainty_grows_away_from_data(name, task):
     assert torch.allclose(far, prior(X_NEW + 100).variance.mean(), rtol=1e-6)
 
 
+@pytest.mark.monte_carlo
 @of_kind("weights", "draws")
 def test_function_distribution_is_that_of_pushed_weights(name, task):
     """On a linear network pushing is exact, whether by linearization or by draws."""

@@ -25,7 +25,7 @@ def rows(n, outputs):
 
 
 def linear_process(outputs):
-    """The law of x'w for w ~ N(0, 1/3): what `gaussian_prior` gives a linear layer of three inputs without bias."""
+    """x'w for w ~ N(0, 1/3): what `gaussian_prior` gives a linear layer of three inputs without bias."""
     kernel = LinearKernel().double()
     kernel.raw_variance.data.fill_(torch.tensor(1 / 3, dtype=torch.float64).expm1().log())  # softplus of it is 1/3
     return gp.GaussianProcess(ZeroMean(), kernel.requires_grad_(False), num_outputs=outputs)

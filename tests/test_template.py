@@ -67,6 +67,7 @@ def test_estimator_by_name():
     assert repr(BNNRegressor(inference="bootstrap")._resolve_inference(60)) == "Bootstrap()"
 
 
+@pytest.mark.monte_carlo
 def test_weights_that_the_bootstrap_draws():
     """A fixed generator, 20,000 rows: mean 1 exactly, variance 1 with standard error sqrt(8 / n) for exponentials."""
     import torch

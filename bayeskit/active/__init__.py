@@ -1,6 +1,6 @@
-"""Active learning: which labels to ask for, and the loop that asks.
+"""Active learning: acquisition functions, pool queries and the loop over rounds.
 
-An acquisition is a plain function of what is believed of the function and of y given it, `bald(values, likelihood)`.
+An acquisition is a plain function of the posterior over the function and p(y | f), `bald(values, likelihood)`.
 `query` applies one to a pool, `run` is the loop over rounds.
 """
 

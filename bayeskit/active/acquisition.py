@@ -1,7 +1,7 @@
-"""How much one label would say, input by input: plain functions of what is believed of f and of y given f.
+"""Acquisition functions: the value of one label at each input, from the posterior over f and p(y | f).
 
-Each takes the joint law of the function at n inputs and the likelihood that reads it, both in the same units
-(`estimator.standardized(X)` and `estimator.likelihood_`), and returns n numbers; the largest is asked for first.
+Each takes the joint distribution of the function at n inputs and the likelihood, in the same units
+(`estimator.standardized(X)` and `estimator.likelihood_`), and returns n scores; the largest is queried first.
 """
 
 import math
@@ -20,13 +20,13 @@ NUM_REPEATS = 8
 
 
 def variance(values: FunctionValues, likelihood: Likelihood) -> Tensor:
-    """What the function's uncertainty adds to the variance of y, summed over outputs or over classes.
+    """The epistemic variance of y, summed over outputs or over classes.
 
     For numbers Var_f E[y | f], for labels sum_c Var_f p(y = c | f).
 
     Args:
-        values: Law of the function at n inputs.
-        likelihood: Law of y given it.
+        values: Joint distribution of the function at n inputs.
+        likelihood: p(y | f).
 
     Returns:
         (n,).
@@ -45,14 +45,14 @@ def variance(values: FunctionValues, likelihood: Likelihood) -> Tensor:
 
 
 def entropy(values: FunctionValues, likelihood: Likelihood) -> Tensor:
-    """The entropy of y in nats, noise and all: of a label, or the differential entropy of numbers.
+    """The entropy of y in nats, noise included: of a label, or the differential entropy of numbers.
 
     Closed form for Gaussian values under Gaussian noise, log det(2 pi e (V + noise)) / 2; the predictive's own for
     labels. Otherwise -E log p(y) over fixed points, with p the mixture over the stored draws or over 128 Sobol points.
 
     Args:
-        values: Law of the function at n inputs.
-        likelihood: Law of y given it.
+        values: Joint distribution of the function at n inputs.
+        likelihood: p(y | f).
 
     Returns:
         (n,).
@@ -75,11 +75,11 @@ def entropy(values: FunctionValues, likelihood: Likelihood) -> Tensor:
 
 
 def margin(values: FunctionValues, likelihood: Likelihood) -> Tensor:
-    """One minus the lead of the most probable label over the next, for classification only.
+    """One minus the margin between the two most probable labels, for classification only.
 
     Args:
-        values: Law of the function at n inputs.
-        likelihood: Law of a label given it.
+        values: Joint distribution of the function at n inputs.
+        likelihood: p(y | f) of a label.
 
     Returns:
         (n,), between 0 and 1.
@@ -102,7 +102,7 @@ def margin(values: FunctionValues, likelihood: Likelihood) -> Tensor:
 
 
 def bald(values: FunctionValues, likelihood: Likelihood) -> Tensor:
-    """What y is expected to say of the function, I(y; f), in nats.
+    """The mutual information I(y; f) of a label and the function, in nats.
 
     Closed form for Gaussian values under Gaussian noise, log det(I + V / noise) / 2. For labels the epistemic part of
     the predictive's entropy: by quadrature for one Gaussian latent, by fixed Sobol draws for several, over the stored
@@ -110,8 +110,8 @@ def bald(values: FunctionValues, likelihood: Likelihood) -> Tensor:
     draws or over 128 Sobol points.
 
     Args:
-        values: Law of the function at n inputs.
-        likelihood: Law of y given it.
+        values: Joint distribution of the function at n inputs.
+        likelihood: p(y | f).
 
     Returns:
         (n,); never negative but for rounding and the error of a quadrature.
@@ -136,11 +136,11 @@ def bald(values: FunctionValues, likelihood: Likelihood) -> Tensor:
 
 
 def uniform(values: FunctionValues, likelihood: Likelihood, *, generator: torch.Generator | None = None) -> Tensor:
-    """Numbers drawn between 0 and 1, whatever is believed: the choice at random that others are held against.
+    """Uniform random scores between 0 and 1: the baseline of random acquisition.
 
     Args:
-        values: Law of the function at n inputs.
-        likelihood: Not looked at.
+        values: Joint distribution of the function at n inputs.
+        likelihood: Not used.
         generator: Source of randomness; None starts one at seed 0.
 
     Returns:

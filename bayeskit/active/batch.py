@@ -1,4 +1,4 @@
-"""A batch that says much together: greedy choice by what each label adds to those already in the batch."""
+"""BatchBALD: greedy choice of a batch by its joint mutual information with the function."""
 
 from typing import NamedTuple, Protocol
 
@@ -14,9 +14,8 @@ from bayeskit.core.posterior import FunctionValues, GaussianValues
 ROUNDING = 1e-6
 """Gains below this share of the largest first one are rounding."""
 
-
 BLOCK = 64
-"""Inputs whose gains are worked out together."""
+"""Inputs whose gains are computed together: few enough that lazy evaluation skips most of a pool."""
 
 
 class Batch(NamedTuple):
@@ -27,32 +26,32 @@ class Batch(NamedTuple):
 
 
 class Gains(Protocol):
-    """What each of n labels adds to those taken so far."""
+    """The information gain of each of n labels, given those taken so far."""
 
     def gains(self, index: Tensor) -> Tensor:
         """I(y_i; f | labels taken) at some of the inputs, (m,) for (m,)."""
         ...
 
     def take(self, index: int) -> None:
-        """Add a label to those taken; its value is not known."""
+        """Add a label to those taken; its value is not known yet."""
         ...
 
 
 def batch_bald(
     values: FunctionValues, likelihood: Likelihood, batch_size: int, *, generator: torch.Generator | None = None
 ) -> Batch:
-    """A batch chosen greedily by what its labels say of the function together, I(y_1, ..., y_b; f).
+    """A batch chosen greedily by the mutual information of its labels and the function, I(y_1, ..., y_b; f).
 
     Each step takes the input with the largest I(y_i; f | y_1, ..., y_b), so the scores of the first b add up to the
     information of the first b labels together. The information is submodular: the greedy batch has at least 1 - 1/e of
     the most that any batch of its size has. Closed form for Gaussian values under Gaussian noise,
     log det(I + K_b / noise) / 2. Otherwise over functions drawn jointly: all outcomes of the batch while there are few,
-    then outcomes drawn from the model. Of s draws no batch can say more than log s, so scores fall to zero in a large
-    batch: it then says all that the draws can tell apart, and the rest is taken by what each says alone.
+    then outcomes drawn from the model. The information of a batch over s draws is at most log s, so scores fall to zero
+    in a large batch, and the rest is taken by the information of each label alone.
 
     Args:
-        values: Joint law of the function at n inputs.
-        likelihood: Law of y given it.
+        values: Joint distribution of the function at n inputs.
+        likelihood: p(y | f).
         batch_size: b, at most n.
         generator: Source of the draws; None starts one at seed 0.
 
@@ -76,7 +75,7 @@ def batch_bald(
         raise ValueError(f"`batch_size` must be at most the number of inputs, {n}; got {batch_size}")
     state = _state(values, likelihood, generators.given_or_fixed(generator))
     alone = state.gains(torch.arange(n, device=values.mean.device)).double().cpu()
-    bounds = alone.clone()  # a label never says more after others than it did before
+    bounds = alone.clone()  # the information is submodular: a gain never grows as labels are taken
     index = int(alone.argmax())
     indices, scores = [index], [float(alone[index])]
     while len(indices) < batch_size:
@@ -91,9 +90,9 @@ def batch_bald(
 
 
 def _next(state: Gains, bounds: Tensor) -> tuple[int, float]:
-    """The input with the largest gain, and that gain; looks only as far down the bounds (n,) as it must.
+    """The input with the largest gain, and that gain, by lazy evaluation in the order of the bounds (n,).
 
-    The bounds of those it looks at become their gains.
+    The bounds of those evaluated become their gains.
     """
     order = bounds.argsort(descending=True, stable=True)
     order = order[~bounds[order].isinf()]

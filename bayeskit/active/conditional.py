@@ -1,7 +1,7 @@
-"""What one more label adds to labels that will be known, I(y_i; f | y_1, ..., y_b), while they are chosen one by one.
+"""Conditional information gains I(y_i; f | y_1, ..., y_b) of a batch whose labels are chosen one by one.
 
-The labels taken are not known yet, so the information is an average over what they may turn out to be: exact for
-Gaussians, where it does not depend on the outcome, over all outcomes or over outcomes drawn from the model elsewhere.
+The labels taken are not known yet, so the gain is an average over their outcomes: exact for Gaussians, where it does
+not depend on the outcome, otherwise over all outcomes or over outcomes drawn from the model.
 """
 
 import torch
@@ -14,7 +14,7 @@ from bayeskit.core.posterior import GaussianValues
 from bayeskit.core.predictive.categorical_predictive import entropy
 
 NUM_OUTCOMES = 512
-"""Outcomes of a batch that are followed: all of them while there are no more, else so many drawn from the model."""
+"""Outcomes of a batch that are kept: all of them while there are no more, else so many drawn from the model."""
 
 
 class GaussianGains:
@@ -23,7 +23,7 @@ class GaussianGains:
     The covariance shrinks by one block column of the joint covariance for each label taken.
 
     Args:
-        values: Joint law (n, k).
+        values: Joint distribution (n, k).
         noise_variance: Of Gaussian noise, (1,) or (k,).
     """
 
@@ -58,11 +58,11 @@ class GaussianGains:
 class LabelGains:
     """H[y_i | labels taken] - E_f H[y_i | f] over draws of the function.
 
-    An outcome of the labels taken is known by what it makes of the draws: weights of the functions given the outcome.
+    An outcome of the labels taken is represented by the weights of the functions given that outcome.
 
     Args:
         functions: Joint draws at n inputs.
-        generator: Of the outcomes, once there are too many to follow.
+        generator: Of the outcomes, once there are too many to keep.
     """
 
     def __init__(self, functions: Draws, *, generator: torch.Generator):

@@ -1,4 +1,4 @@
-"""What a label would say of the labels elsewhere: expected predictive information gain."""
+"""Expected predictive information gain (EPIG)."""
 
 import torch
 from linear_operator import LinearOperator
@@ -18,7 +18,7 @@ NUM_NODES = 24
 def epig(
     values: FunctionValues, likelihood: Likelihood, *, num_targets: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The information that y at an input holds about y at a target input, averaged over the targets, in nats.
+    """The mutual information of y at an input and y at a target input, averaged over the targets, in nats.
 
     EPIG(x) = mean_j I(y; y*_j). Closed form for Gaussian values under Gaussian noise: with one output
     -log(1 - rho^2) / 2, where rho is the correlation of the two observations. For a label on one Gaussian latent the
@@ -26,8 +26,8 @@ def epig(
     estimate is too large by about (c - 1)^2 / 2 s for c classes, at every input alike.
 
     Args:
-        values: Joint law of the function at n candidates, followed by m targets: inputs whose y matters in the end.
-        likelihood: Law of y given it.
+        values: Joint distribution of the function at n candidates, followed by m targets: inputs to be predicted.
+        likelihood: p(y | f).
         num_targets: m.
         generator: Source of the draws; None starts one at seed 0.
 

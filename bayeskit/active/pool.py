@@ -1,4 +1,4 @@
-"""Which rows of a pool to ask for, given a fitted estimator."""
+"""Queries of a pool by a fitted estimator."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import FunctionValues
 
 Score = Callable[[FunctionValues, Likelihood], Tensor]
-"""Acquisition function: law of f at n inputs and law of y given it, to n numbers, the largest to be asked first."""
+"""Acquisition function: from the distribution of f at n inputs and p(y | f) to n scores, the largest queried first."""
 
 SCORES: dict[str, Callable[..., Tensor]] = {
     "variance": acquisition.variance,
@@ -33,13 +33,13 @@ ACQUISITIONS = (*SCORES, "batch_bald")
 """The names that `query` and `run` know."""
 
 NEED_DRAWS = ("variance", "bald", "epig", "batch_bald")
-"""Those that are zero everywhere if there is only one function."""
+"""Those that are zero everywhere without epistemic uncertainty."""
 
 ROWS = 1_024
-"""Rows of the pool that are looked at together."""
+"""Rows of the pool scored at a time, which bounds the memory."""
 
 JOINT_ROWS = 2_048
-"""Rows that "batch_bald" looks at together: of a larger pool, those that say most by themselves."""
+"""Rows that "batch_bald" compares jointly: of a larger pool, those with the largest BALD score."""
 
 TARGETS = 64
 """Rows drawn as the targets of "epig" where none are given."""
@@ -57,20 +57,20 @@ def query(
     random_state: Any = None,
     verbose: bool = False,
 ) -> Batch:
-    """The rows of a pool whose labels an estimator would learn most from.
+    """The rows of a pool with the most informative labels.
 
-    The pool is read some thousand rows at a time. Rows that score the same are chosen among at random.
+    The pool is scored some thousand rows at a time. Ties are broken at random.
 
     Args:
         estimator: A fitted GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, or a pipeline that ends in one.
         X: The pool, n rows: array, DataFrame, tensor, or anything that can be indexed by row.
         batch_size: b; all that are left if fewer are.
         acquisition: "variance", "entropy", "margin", "bald", "batch_bald", "epig", "random", or a function of
-            (values, likelihood) that returns a score for each input. All but "batch_bald" take the b best, each for
-            itself.
+            (values, likelihood) that returns a score for each input. All but "batch_bald" take the b best,
+            each by itself.
         exclude: Positions in the pool that are not to be chosen.
         candidates: Score only so many rows, drawn at random; None for all.
-        targets: For "epig": inputs (m, d) whose labels matter in the end; None for 64 rows of the pool.
+        targets: For "epig": inputs (m, d) to be predicted; None for 64 rows of the pool.
         random_state: Seed of ties, candidates and draws.
         verbose: Show a progress bar where there is a terminal.
 
@@ -79,15 +79,15 @@ def query(
         standardized units.
 
     Raises:
-        ValueError: The acquisition is not known, cannot be had from this method or gives no number for an input;
+        ValueError: The acquisition is not known, is not available for this method or gives no number for an input;
             `exclude` are no positions, or no rows are left; `targets` are not like the rows of the pool.
-        TypeError: The estimator has no joint law of the function.
+        TypeError: The estimator has no joint distribution of the function.
 
     Examples:
         >>> from bayeskit import GPRegressor
         >>> x = np.linspace(0, 1, 101)[:, None]
         >>> model = GPRegressor(random_state=0).fit(x[:50], np.sin(6 * x[:50, 0]))
-        >>> int(query(model, x).indices[0])  # the farthest from all that was seen
+        >>> int(query(model, x).indices[0])  # the farthest from the data
         100
     """
     from sklearn.utils import check_random_state
@@ -122,7 +122,7 @@ def check_acquisition(acquisition: Any) -> None:
     """Refuse what is neither a name that is known nor a function of (values, likelihood)."""
     for name, function in (("epig", epig), ("batch_bald", batch_bald)):
         if acquisition is function:
-            raise ValueError(f"`acquisition` must be the name {name!r} here: the function itself needs more than a law")
+            raise ValueError(f"`acquisition` must be the name {name!r} here: the function takes further arguments")
     if not callable(acquisition):
         checks.choice(acquisition, name="acquisition", options=ACQUISITIONS)
 
@@ -130,8 +130,9 @@ def check_acquisition(acquisition: Any) -> None:
 def _refuse_points(estimator: Any, acquisition: Any) -> None:
     if acquisition in NEED_DRAWS and estimator.inference_.kind == "point":
         raise ValueError(
-            f"`acquisition` {acquisition!r} needs a law of the function, and {type(estimator.inference_).__name__} has "
-            "a single one: use 'entropy', 'margin' or 'random', or another method"
+            f"`acquisition` {acquisition!r} needs a distribution of the function, and "
+            f"{type(estimator.inference_).__name__} has a single one: use 'entropy', 'margin' or 'random', or another "
+            "method"
         )
 
 
@@ -145,8 +146,8 @@ def _score(acquisition: str | Score, targets: Any, generator: torch.Generator) -
 
 
 def _together(estimator: Any, X: Any, rows: np.ndarray, batch_size: int, generator: torch.Generator) -> Batch:
-    """A batch by what its labels say together."""
-    if len(rows) > JOINT_ROWS:  # a label never says more after others than by itself
+    """A batch by its joint information."""
+    if len(rows) > JOINT_ROWS:  # no gain is larger after others than by itself
         rows = rows[_best(_scored(estimator, X, rows, acquisition.bald, None), max(JOINT_ROWS, batch_size)).numpy()]
     values = estimator.standardized(take(X, rows))
     chosen, found = batch_bald(values, estimator.likelihood_, batch_size, generator=generator)

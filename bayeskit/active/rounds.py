@@ -1,4 +1,4 @@
-"""The loop: fit, ask, fit again, as a generator that the caller holds."""
+"""The active learning loop: fit, query, fit again, as a generator."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,20 +16,20 @@ from bayeskit.core import checks, progress
 from bayeskit.core.inputs import take
 
 Labels = Callable[[np.ndarray], Any]
-"""Who labels: from positions in the pool (b,) to labels (b,) or (b, k)."""
+"""The oracle: from positions in the pool (b,) to labels (b,) or (b, k)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One round: some labels were asked for, and the estimator was fitted to all there are.
+    """One round: a batch of labels was queried, and the estimator was fitted to all labels so far.
 
     Args:
         number: 0 for the labels at the start.
         estimator: Fitted to the rows `labeled`; its own object in every round.
-        labeled: Positions in the pool of all rows with a label, in the order asked.
-        queried: Those asked for in this round, best first; in round 0 all of them.
-        scores: What they scored when they were chosen; NaN in round 0.
-        seconds: Time of choosing and fitting, without that of labelling.
+        labeled: Positions in the pool of all rows with a label, in the order queried.
+        queried: Those queried in this round, best first; in round 0 all of them.
+        scores: Their acquisition scores; NaN in round 0.
+        seconds: Time of querying and fitting, without that of labeling.
     """
 
     number: int
@@ -59,22 +59,21 @@ def run(
     random_state: Any = None,
     verbose: bool = False,
 ) -> Iterator[Round]:
-    """Learn from the rows of a pool whose labels matter, round by round.
+    """Pool-based active learning, round by round.
 
-    Nothing happens before a round is asked for: the labels of the next batch are chosen, asked for and learnt from when
-    the caller goes on. A round holds all that the next needs, so a loop can stop anywhere and be taken up later, by
-    `run(..., initial=round.labeled)` with the same integer `random_state`: it repeats that fit and goes on as the
-    first loop would have.
+    Rounds are computed lazily: the next batch is chosen, labeled and learned when the caller asks for the next round. A
+    loop can stop anywhere and be continued later by `run(..., initial=round.labeled)` with the same integer
+    `random_state`: it repeats that fit and continues as the first loop would have.
 
     Args:
         estimator: A GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, or a pipeline that ends in one; cloned
             and fitted anew to all labels in every round.
         X: The pool, n rows: array, DataFrame or tensor.
-        y: Labels of all its rows, (n,) or (n, k), or a function from positions (b,) to their labels, which is asked
-            for those alone.
+        y: Labels of all its rows, (n,) or (n, k), or a function from positions (b,) to their labels, called for
+            queried positions alone.
         acquisition: As for `query`.
         initial: How many rows, drawn at random, have their labels at the start; or their positions.
-        batch_size: Labels asked for in a round; fewer in the last if the pool ends.
+        batch_size: Labels queried in a round; fewer in the last if the pool ends.
         rounds: How many rounds, that at the start included; None until the pool is empty.
         candidates: As for `query`.
         targets: As for `query`.
@@ -87,7 +86,7 @@ def run(
     Raises:
         ValueError: An argument is out of range, before the first round; or what `y` returned is not a label for each
             row, or the labels at the start are all of one class.
-        TypeError: The estimator has no joint law of the function; before the first round.
+        TypeError: The estimator has no joint distribution of the function; before the first round.
 
     Examples:
         >>> from bayeskit import GPRegressor

@@ -1,4 +1,4 @@
-"""What a caller hands to an active loop, made ready or refused in a sentence of its own."""
+"""Validation of the arguments of active learning."""
 
 from typing import Any
 
@@ -31,13 +31,13 @@ def last_step(estimator: Any) -> Any:
     """The estimator itself, or the one at the end of a pipeline.
 
     Raises:
-        TypeError: It has no joint law of the function.
+        TypeError: It has no joint distribution of the function.
     """
     last = estimator[-1] if hasattr(estimator, "steps") else estimator
     if not hasattr(last, "standardized"):
         raise TypeError(
-            "`estimator` must be a GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, which have a joint law of "
-            f"the function, or a pipeline that ends in one; got {type(last).__name__}"
+            "`estimator` must be a GPRegressor, GPClassifier, BNNRegressor or BNNClassifier, which have a joint "
+            f"distribution of the function, or a pipeline that ends in one; got {type(last).__name__}"
         )
     return last
 
@@ -53,7 +53,7 @@ def unwrapped(estimator: Any, X: Any, targets: Any) -> tuple[Any, Any, Any]:
 
 
 def check_targets(X: Any, targets: Any) -> None:
-    """Refuse targets that are not inputs like the rows of the pool.
+    """Raise unless the targets are inputs like the rows of the pool.
 
     Raises:
         ValueError: There are none, their shape is another, or a column of the pool's table is not among theirs.
@@ -82,7 +82,7 @@ def stacked(first: Any, second: Any) -> Any:
 
 
 def one_number_each(found: Any, n: int) -> Tensor:
-    """What an acquisition returned for n inputs, in float64 on the CPU, (n,).
+    """The scores of n inputs, in float64 on the CPU, (n,).
 
     Raises:
         ValueError: It is anything else than one real number for each input.

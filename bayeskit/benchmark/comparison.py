@@ -58,7 +58,7 @@ def compare(
     Args:
         data: A name or a file (see `bayeskit.benchmark.data.datasets`), or a `Dataset`.
         target: Column to predict; the last one if None.
-        task: "regression" or "classification"; inferred from the target if None, and said in the report.
+        task: "regression" or "classification"; inferred from the target if None.
         methods: "stable" (all registered for the task but experimental ones), "all", "fast" (the stable ones that run
             no Markov chain), a name or several, or a mapping from names to estimators of your own. A suffix, as in
             "map+temperature", "map+isotonic" or "map+conformal", calibrates post hoc (`registry.POST_HOC`).

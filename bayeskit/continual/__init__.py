@@ -1,11 +1,11 @@
-"""Learning task after task: the posterior of one task is the prior of the next.
+"""Continual learning: the posterior of one task is the prior of the next.
 
     tasks = split_tasks(X, y, X_test, y_test, num_tasks=5)
-    for stage in run(estimator, tasks):     # a fold: q_t = infer(q_{t-1}, task t), each row seen once
-        stage.scores                        # on the test rows of every task, those to come included
+    for stage in run(estimator, tasks):     # a fold: q_t = infer(q_{t-1}, task t), each data point used once
+        stage.scores                        # on the test data of every task, later tasks included
 
-`scores(stages)` is the matrix that the field's summaries are read from: `metrics.average_accuracy`,
-`metrics.backward_transfer`, `metrics.forgetting`, and the pictures `plots.score_matrix` and `plots.score_curves`.
+`scores(stages)` is the matrix of scores, for `metrics.average_accuracy`,
+`metrics.backward_transfer`, `metrics.forgetting`, `plots.score_matrix` and `plots.score_curves`.
 """
 
 from bayeskit.continual.coreset_memory import Coreset as Coreset

@@ -1,4 +1,4 @@
-"""A few rows of each task that are kept out of the fold and learnt last, every time a prediction is asked for."""
+"""Coresets of past tasks: a few data points of each task, held out of the recursion and learned last."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,17 +11,17 @@ from bayeskit.core.inputs import take
 
 @dataclass(frozen=True)
 class Coreset:
-    """How many rows of each task are remembered, and which.
+    """The number and choice of the data points of each task that are kept in memory.
 
-    The rows C_t of task t are held out of the fold, and the law that predicts has learnt them after it:
+    The coreset C_t of task t is held out of the recursion, and the predictive posterior p_t is updated by it last:
 
         q_t = infer(q_{t-1}, D_t without C_t),    p_t = infer(q_t, C_1, ..., C_t),
 
-    so that every row counts once, and those remembered are the freshest.
+    so that every data point counts once, and the coresets are the most recent data.
 
     Args:
-        size: Rows a task.
-        choice: "random", or "k_center": each row the farthest from those chosen before it (Gonzalez, 1985).
+        size: Data points per task.
+        choice: "random", or "k_center": each the farthest from those chosen before it (Gonzalez, 1985).
 
     References:
         Nguyen et al. (2018), Variational continual learning, algorithm 1.
@@ -41,11 +41,11 @@ class Coreset:
         checks.choice(self.choice, name="choice", options=("random", "k_center"))
 
     def rows(self, x: Any, random: np.random.Generator) -> np.ndarray:
-        """Numbers of the rows of a task that are remembered, sorted; at least one row is left to the fold.
+        """Positions of the coreset of a task, sorted; at least one data point is left out of it.
 
         Args:
             x: Inputs (n, *input_shape).
-            random: Source of chance.
+            random: Source of randomness.
         """
         size = min(self.size, len(x) - 1)
         if self.choice == "random":
@@ -53,7 +53,7 @@ class Coreset:
         return np.sort(_farthest_first(np.asarray(x, dtype=float).reshape(len(x), -1), size, random))
 
     def divide(self, x: Any, y: Any, random: np.random.Generator) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-        """A task's rows without the remembered ones, and the remembered ones."""
+        """The data of a task without its coreset, and the coreset."""
         kept = self.rows(x, random)
         rest = np.setdiff1d(np.arange(len(x)), kept)
         return (take(x, rest), take(y, rest)), (take(x, kept), take(y, kept))

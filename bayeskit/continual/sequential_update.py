@@ -1,4 +1,4 @@
-"""The fold itself, for people who hold a prior, a likelihood and an inference rather than an estimator."""
+"""Recursive Bayesian updating with a prior, a likelihood and an inference rather than an estimator."""
 
 import copy
 from typing import Any, Self
@@ -16,14 +16,14 @@ class Fold:
     """Bayes' rule batch after batch: `posterior = infer(posterior, likelihood, batch)`.
 
     Args:
-        inference: The method; its posterior must be a law it can start from.
-        prior: Law of the function before any data.
-        likelihood: Law of the observations; what a batch teaches of it is the next one's start.
+        inference: The method; its posterior must be a valid prior of it.
+        prior: Distribution of the function before any data.
+        likelihood: Distribution of the observations given the function; learned parameters carry over to later batches.
         random_state: Seed of all batches' randomness.
 
     Attributes:
-        posterior: The law reached; the prior at first.
-        likelihood: The likelihood reached.
+        posterior: The current posterior; the prior at first.
+        likelihood: The current likelihood.
 
     Examples:
         >>> from gpytorch.kernels import RBFKernel
@@ -56,6 +56,6 @@ class Fold:
         return self
 
     def predictive(self, x: Any) -> Predictive:
-        """The law of an observation at each input."""
+        """The predictive distribution at each input."""
         with torch.no_grad():
             return self.likelihood.predictive(self.posterior(torch.as_tensor(x)))

@@ -1,4 +1,4 @@
-"""How well a law predicts the test rows of one task."""
+"""Scores of predictions on the test data of one task."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +20,9 @@ def score(learner: Any, x: Any, y: Any) -> dict[str, float]:
     """Accuracy, NLL and expected calibration error for labels; RMSE, NLL and coverage at 90 % for numbers.
 
     Args:
-        learner: Whatever has `predictive`.
+        learner: Anything with `predictive`.
         x: Inputs (n, *input_shape).
-        y: Targets (n,) or (n, k), in the units of the learner; labels as it knows them.
+        y: Targets (n,) or (n, k), in the units of the learner; labels in its own coding.
     """
     parts = list(_parts(learner, x, y))
     if isinstance(parts[0][0], CategoricalPredictive):
@@ -37,7 +37,7 @@ def _parts(learner: Any, x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _of_classes(parts: list[tuple[CategoricalPredictive, Any]]) -> dict[str, float]:
-    probs = np.concatenate([law.probs.double().cpu().numpy() for law, _ in parts])
+    probs = np.concatenate([predictive.probs.double().cpu().numpy() for predictive, _ in parts])
     labels, classes = np.concatenate([np.asarray(y) for _, y in parts]), parts[0][0].classes
     codes = labels if classes is None else np.searchsorted(classes, labels)
     return {
@@ -49,10 +49,10 @@ def _of_classes(parts: list[tuple[CategoricalPredictive, Any]]) -> dict[str, flo
 
 def _of_numbers(parts: list[tuple[Predictive, Any]]) -> dict[str, float]:
     rows = [len(y) for _, y in parts]
-    squares, nll, coverage = np.average([_numbers(law, y) for law, y in parts], axis=0, weights=rows)
+    squares, nll, coverage = np.average([_numbers(predictive, y) for predictive, y in parts], axis=0, weights=rows)
     return {"rmse": float(squares**0.5), "nll": float(nll), "coverage_90": float(coverage)}
 
 
-def _numbers(law: Any, y: Any) -> tuple[float, float, float]:
-    squares = metrics.rmse(law.mean, y) ** 2
-    return squares, metrics.negative_log_likelihood(law, y), metrics.coverage(law, y, LEVEL)
+def _numbers(predictive: Any, y: Any) -> tuple[float, float, float]:
+    squares = metrics.rmse(predictive.mean, y) ** 2
+    return squares, metrics.negative_log_likelihood(predictive, y), metrics.coverage(predictive, y, LEVEL)

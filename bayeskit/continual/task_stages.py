@@ -1,4 +1,4 @@
-"""The fold over tasks, stage by stage."""
+"""Continual learning over tasks, stage by stage."""
 
 import copy
 import time
@@ -21,14 +21,14 @@ from bayeskit.core.posterior import Posterior
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """What is known after one more task.
+    """The state after one more task.
 
     Args:
         number: Of the task just learnt, from 0.
         task: That task.
-        learner: The law that predicts, as it was at this stage: a fitted estimator (or a `Fold`) of its own.
-        scores: By name, one number a task, those to come included: (t,).
-        seconds: Of learning the task, the scores not counted.
+        learner: A fitted estimator (or a `Fold`) at this stage, not changed by later ones.
+        scores: By name, one number per task, later tasks included: (t,).
+        seconds: Time of learning the task, without the scores.
     """
 
     number: int
@@ -48,26 +48,26 @@ def run(
     scoring: Callable[[Any, Any, Any], dict[str, float]] = score,
     random_state: Any = None,
 ) -> Iterator[Stage]:
-    """Learn tasks one after the other, yesterday's posterior being today's prior, and score each stage on all tasks.
+    """Learn tasks in sequence, the previous posterior being the next prior, and score each stage on all tasks.
 
-    The estimator given is cloned and stays as it is. A stage is computed when it is asked for, so that a loop may stop
-    where it likes and keep what it has; nothing is revisited except what `memory` holds.
+    The estimator is cloned and not changed. Stages are computed lazily, so that a loop may stop anywhere. Past data are
+    not revisited, except what `memory` holds.
 
     Args:
-        learner: An estimator with `partial_fit` (its method's posterior must be a law to start from: a GP, or a
+        learner: An estimator with `partial_fit` (its method's posterior must be a valid prior: a GP, or a
             Gaussian over weights), or an `Inference` with `prior` and `likelihood`.
-        tasks: In the order in which they come.
-        prior: Law of the function before any data, for an `Inference`.
-        likelihood: Law of the observations, for an `Inference`.
-        memory: Rows of each task to be remembered, or None.
+        tasks: In the order of learning.
+        prior: Distribution of the function before any data, for an `Inference`.
+        likelihood: Distribution of the observations given the function, for an `Inference`.
+        memory: The coreset of each task to be kept, or None.
         scoring: From (learner, inputs, targets) to numbers by name; see `continual.task_scores.score`.
-        random_state: Seed of what is remembered.
+        random_state: Seed of the coresets.
 
     Yields:
-        A `Stage` a task.
+        A `Stage` per task.
 
     Raises:
-        TypeError: The learner cannot go on from its posterior, `prior` and `likelihood` are missing, a task is no
+        TypeError: The learner cannot continue from its posterior, `prior` and `likelihood` are missing, a task is no
             `Task`, or `memory` is no `Coreset`.
         ValueError: There are no tasks.
 
@@ -94,13 +94,13 @@ def run(
                 f"`Task(name, X, y, X_test, y_test)`; got {type(task).__name__}"
             )
     if memory is not None and not isinstance(memory, Coreset):
-        raise TypeError(f"`memory` must be a `continual.Coreset`, such as Coreset(20) rows a task; got {memory!r}")
+        raise TypeError(f"`memory` must be a `continual.Coreset`, such as Coreset(20); got {memory!r}")
     learner = _start(learner, prior, likelihood)
     return _stages(learner, tasks, memory, scoring, check_random_state(random_state).randint(2**31 - 1))
 
 
 def scores(stages: Iterable[Stage], name: str | None = None) -> np.ndarray:
-    """The matrix of a score: row i after task i was learnt, column j on the test rows of task j.
+    """The matrix of a score: row i after task i was learned, column j on the test data of task j.
 
     Args:
         stages: What `run` yielded.
@@ -127,9 +127,9 @@ def _start(learner: Any, prior: Posterior | None, likelihood: Likelihood | None)
             raise TypeError("An `Inference` needs `prior` and `likelihood`; or give an estimator that holds them")
         return Fold(learner, prior, likelihood)
     try:
-        learner.partial_fit  # noqa: B018 - where a method cannot continue, its own sentence says why
+        learner.partial_fit  # noqa: B018 - where a method cannot continue, its own error says why
     except AttributeError as error:
-        raise TypeError(f"`learner` must be able to go on from its posterior: {error.__cause__ or error}") from error
+        raise TypeError(f"`learner` must be able to continue from its posterior: {error.__cause__ or error}") from error
     return clone(learner)
 
 
@@ -141,8 +141,8 @@ def _stages(learner: Any, tasks: list[Task], memory: Coreset | None, scoring: Ca
         started = time.perf_counter()
         new = task.train()
         if memory is not None:
-            new, remembered = memory.divide(*new, random)
-            kept.append(remembered)
+            new, coreset = memory.divide(*new, random)
+            kept.append(coreset)
         learner.partial_fit(*new, **labels)
         predictor = copy.copy(learner)  # a fit gives a learner new attributes, and changes none of the old
         if kept:
@@ -153,14 +153,14 @@ def _stages(learner: Any, tasks: list[Task], memory: Coreset | None, scoring: Ca
 
 
 def _labels(tasks: list[Task]) -> np.ndarray:
-    """All the labels that will ever come."""
+    """The labels of all tasks."""
     return np.unique(
         np.concatenate([np.unique(np.asarray(y)) for task in tasks for _, y in (task.train(), task.test())])
     )
 
 
 def _joined(parts: tuple[Any, ...]) -> Any:
-    """Rows of several tasks, one below the other."""
+    """The data of several tasks, concatenated."""
     if hasattr(parts[0], "iloc"):
         import pandas as pd
 

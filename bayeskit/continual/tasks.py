@@ -22,13 +22,13 @@ class Task:
     """Training and test rows of one task, as a view of data that many tasks share.
 
     Args:
-        name: What figures call it.
+        name: Its name in figures.
         X: Inputs (n, *input_shape), array, tensor or DataFrame, of which the task takes `rows`.
         y: Targets (n,) or (n, k).
         X_test: Inputs of the test set.
         y_test: Its targets.
-        rows: Numbers of the training rows, or None for all.
-        test_rows: Numbers of the test rows, or None for all.
+        rows: Positions of the training rows, or None for all.
+        test_rows: Positions of the test rows, or None for all.
         columns: The order in which the flattened features of an input are taken, or None as they are.
 
     Examples:
@@ -66,7 +66,7 @@ class Task:
 def split_tasks(
     X: Any, y: Any, X_test: Any, y_test: Any, *, num_tasks: int | None = None, groups: Sequence[Sequence] | None = None
 ) -> list[Task]:
-    """One task a group of classes, such as the five pairs of digits.
+    """One task per group of classes, such as the five pairs of digits.
 
     Args:
         X: Training inputs (n, *input_shape).
@@ -77,8 +77,8 @@ def split_tasks(
         groups: The labels of each task, instead.
 
     Raises:
-        ValueError: Neither or both of `num_tasks` and `groups` are given, a label of a group never comes, or `y` are no
-            labels.
+        ValueError: Neither or both of `num_tasks` and `groups` are given, a label of a group is not in `y`, or `y` are
+            not labels.
 
     References:
         Zenke et al. (2017), Continual learning through synaptic intelligence, section 5.1.
@@ -100,7 +100,7 @@ def split_tasks(
     groups = groups or [part.tolist() for part in np.array_split(labels, num_tasks or 1)]
     unknown = np.setdiff1d([label for group in groups for label in group], labels)
     if len(unknown):
-        raise ValueError(f"`groups` must have labels of `y`; {unknown.tolist()} never come")
+        raise ValueError(f"`groups` must have labels of `y`; {unknown.tolist()} are not among them")
     return [
         Task(", ".join(map(str, group)), X, y, X_test, y_test, rows=_where(y, group), test_rows=_where(y_test, group))
         for group in groups
@@ -110,7 +110,7 @@ def split_tasks(
 def permuted_tasks(
     X: Any, y: Any, X_test: Any, y_test: Any, *, num_tasks: int = 5, random_state: Any = None
 ) -> list[Task]:
-    """The same rows again and again, their features in another fixed order each time; the first task as they are.
+    """The same data with the features in another fixed order in each task; in the first task unchanged.
 
     Args:
         X: Training inputs (n, *input_shape), reordered over all features of an input (all pixels of an image).

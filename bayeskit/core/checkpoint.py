@@ -1,7 +1,7 @@
-"""One way to write the state of a long computation and to take it up again.
+"""Checkpoints of long computations.
 
-A state is a nest of dicts and lists of tensors, numbers and strings; the file is replaced in one move, so a run killed
-while it writes leaves the previous state; reading never runs code from the file.
+A state is a nest of dicts and lists of tensors, numbers and strings. The file is replaced atomically, so a run killed
+while writing leaves the previous state; reading never runs code from the file.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""The one place that words input errors: what was expected, what came, and what to do.
+"""Checks of arguments: errors that say what was expected, what was given, and what to do.
 
-Arguments are checked once, at the border (`fit`, `infer`, a metric's entry); inside, the code trusts its callers.
+Arguments are checked once, at entry points (`fit`, `infer`, a metric); inside, the code trusts its callers.
 """
 
 from collections.abc import Collection

@@ -20,7 +20,7 @@ VECTORS = {
 """Flags by what torch has found the processor to be able to do."""
 
 PATIENCE = 30
-"""Seconds after which a compiler is given up; it takes about one."""
+"""Seconds after which a compiler is stopped; it takes about one."""
 
 FAILURES = (OSError, subprocess.SubprocessError)
 """What `library` raises where there is no compiler, or none that works."""

@@ -1,7 +1,7 @@
 """Randomness: always an explicit `torch.Generator`, never the global one.
 
-Code that cannot be told which generator to use (layer initialization, pyro) runs inside `seeded`, which lends it the
-global generator and puts everything back afterwards.
+Code without a generator argument (layer initialization, torch distributions) runs inside `seeded`, which seeds the
+global generator and restores it afterwards.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from bayeskit.core import normals
 
 COMPILED_FROM = 2**14
-"""Normals from which on compiled functions draw them: with fewer there is little to gain."""
+"""Number of normals from which on compiled functions draw them: below it the fixed cost of a call dominates."""
 
 
 def normal(shape: tuple[int, ...], *, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,7 +82,7 @@ def spawn(generator: torch.Generator) -> torch.Generator:
 
 
 def given_or_fixed(generator: torch.Generator | None) -> torch.Generator:
-    """The generator given, or one that starts at seed 0: at the public door, no generator means the same draws.
+    """The generator given, or one that starts at seed 0: without one, a public function repeats its draws.
 
     >>> given_or_fixed(None).initial_seed()
     0

@@ -1,8 +1,7 @@
-"""What a function takes: a tensor, several named tensors, or rows that are still in a data set.
+"""Inputs of a function: a tensor, several named tensors, or rows of a data set that is not in memory.
 
-The three cut alike (`len`, `x[index]`, `x.shape`, `x.device`), and `x[:]` of any of them is in memory. A dictionary of
-tensors becomes `NamedInputs` at the border (`as_inputs`); from there on nobody asks what inputs are made of but the
-one who calls the network.
+The three share `len`, `x[index]`, `x.shape` and `x.device`, and `x[:]` of any of them is in memory. A dictionary of
+tensors becomes `NamedInputs` on entry (`as_inputs`); only the code that calls the network distinguishes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from bayeskit.core import checks
 class NamedInputs:
     """Several tensors with one row axis, such as token ids and their mask; torch's `vmap` maps over all of them.
 
-    It cuts, splits and moves as a tensor does. Made by `as_inputs` from a dictionary, which checks it.
+    It is indexed, split and moved like a tensor. Made by `as_inputs` from a dictionary, which checks it.
 
     Args:
         leaves: Tensors (n, *leaf_shape) by name.
@@ -88,7 +87,7 @@ Batch = Tensor | NamedInputs
 
 
 class Rows:
-    """Inputs that stay in a `torch.utils.data.Dataset` until their rows are asked for.
+    """Inputs that stay in a `torch.utils.data.Dataset` until their rows are indexed.
 
     Indexing with a slice, integers of shape (b,) or a mask of shape (n,) reads those items and stacks their inputs into
     a tensor of shape (b, *input_shape), cast to `dtype` and moved to `device`; `rows[:]` reads everything.
@@ -97,7 +96,7 @@ class Rows:
         dataset: Items are `(x, y)` pairs or bare inputs; `x` is anything `torch.as_tensor` takes, or
             a dictionary of such.
         dtype: Floating type of the inputs; integer inputs (token ids) keep theirs.
-        device: Where the rows are delivered.
+        device: Where the rows are put.
 
     Raises:
         TypeError: The inputs of the items are neither arrays nor dictionaries of arrays.
@@ -131,7 +130,7 @@ class Rows:
         return Rows(subset, dtype=self.dtype, device=self.device)
 
     def to(self, dtype: torch.dtype | None = None, *, device: torch.device | None = None) -> "Rows":
-        """The same rows, delivered elsewhere."""
+        """The same rows on another device or of another type."""
         return Rows(self.dataset, dtype=dtype or self.dtype, device=device or self.device)
 
     def is_floating_point(self) -> bool:
@@ -150,8 +149,8 @@ class Rows:
             batch = as_inputs(default_collate(inputs), name="x")
         except RuntimeError as error:
             raise ValueError(
-                f"The inputs of a Dataset must have the same shape in every item: {error}. Pad or cut them, for "
-                "example in its `__getitem__`, and say by a mask what is padding."
+                f"The inputs of a Dataset must have the same shape in every item: {error}. Pad or truncate them, for "
+                "example in its `__getitem__`, with a mask of the padding."
             ) from None
         if not isinstance(batch, Tensor | NamedInputs):
             raise TypeError(
@@ -165,11 +164,11 @@ Inputs = Tensor | NamedInputs | Rows
 
 
 def as_inputs(value: Any, *, name: str = "x") -> Any:
-    """A dictionary of tensors (or arrays) as `NamedInputs`; anything else as it came.
+    """A dictionary of tensors (or arrays) as `NamedInputs`; anything else unchanged.
 
     Args:
         value: Tensors (n, *leaf_shape) by name, or other inputs.
-        name: What to call it in errors.
+        name: Its name in errors.
 
     Raises:
         TypeError: A leaf is no array of numbers, or is named by something other than a string.
@@ -197,7 +196,7 @@ def as_inputs(value: Any, *, name: str = "x") -> Any:
 
 
 def take(X: Any, rows: Any) -> Any:
-    """Some rows of what a user handed over: an array, a table, a tensor, a list, or `Rows` still unread.
+    """Some rows of an array, a table, a tensor, a list, or of `Rows`, which stay unread.
 
     Args:
         X: n rows of anything.

@@ -1,7 +1,7 @@
-"""Gaussian values whose mean and variance are formed when asked for: both in one pass, or the mean alone.
+"""Gaussian function values with lazily computed mean and variance: both in one pass, or the mean alone.
 
-Where mean and variance are read off the same large matrix, such as k(Z, x), forming it once for both saves most of what
-the mean costs, and who wants the mean alone does not pay for the variance.
+Where mean and variance need the same large matrix, such as k(Z, x), one pass for both saves most of the cost of the
+mean, and the mean alone does not pay for the variance.
 """
 
 from abc import ABC, abstractmethod
@@ -16,9 +16,9 @@ from bayeskit.core.posterior import GaussianValues
 
 
 class Moments(ABC):
-    """How a mean and a variance are formed.
+    """How a mean and a variance are computed.
 
-    Law: `both()[0] == mean()` to rounding.
+    Invariant: `both()[0] == mean()` to rounding.
     """
 
     @abstractmethod
@@ -31,10 +31,10 @@ class Moments(ABC):
 
 
 class DeferredValues(GaussianValues):
-    """A joint Gaussian whose variance brings the mean along; each is formed once.
+    """A joint Gaussian whose variance is computed along with the mean; each once.
 
     Args:
-        source: How mean and variance are formed.
+        source: How mean and variance are computed.
         joint: Covariance operator (*b, n*k, n*k), point-major, with these variances on its diagonal.
 
     Examples:

@@ -1,4 +1,4 @@
-"""How a network is called on inputs, and which tensor of what it returns is meant."""
+"""Calling a network on inputs, and the output tensor among its return values."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bayeskit.core.inputs import Batch
 
 
 def run(network: nn.Module, x: Batch) -> Tensor:
-    """What a network returns at inputs, as the one tensor that is meant: see `arguments` and `output`.
+    """The output tensor of a network at inputs: see `arguments` and `output`.
 
     Examples:
         >>> network = nn.Linear(2, 3)
@@ -57,7 +57,7 @@ def arguments(network: nn.Module, x: Batch) -> tuple[tuple[Any, ...], dict[str, 
 
 
 def output(result: Any) -> Tensor:
-    """The tensor that a network means by what it returns: itself, its `logits`, or the first of several.
+    """The output tensor among the return values of a network: itself, its `logits`, or the first of several.
 
     Raises:
         TypeError: There is no such tensor.

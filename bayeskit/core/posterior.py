@@ -1,6 +1,7 @@
-"""The library's first idea: a posterior is a distribution over functions.
+"""Posteriors: distributions over functions, and joint distributions of function values.
 
-`posterior(x)` is the joint law of the function at the inputs `x`, a `FunctionValues`: mean, lazy covariance, samples.
+`posterior(x)` is the joint distribution of the function at the inputs `x`, a `FunctionValues`: mean, lazy covariance,
+samples.
 Shapes: n inputs, k outputs, s draws, any batch axes *b in front. Joint covariances are point-major: row `i * k + j` is
 output j at input i.
 """
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from gpytorch.distributions import MultivariateNormal
 
 Functions = Callable[[Any], Tensor]
-"""s fixed functions: maps inputs (n, *input_shape) to values (s, n, k), the same whenever and however often asked."""
+"""s fixed functions: maps inputs (n, *input_shape) to values (s, n, k), the same in every call."""
 
 
 class FunctionValues(ABC):
-    """The joint law of f(x_1), ..., f(x_n): `GaussianValues`, `SampledValues` or a `MixtureValues` of such.
+    """The joint distribution of f(x_1), ..., f(x_n): `GaussianValues`, `SampledValues` or a `MixtureValues` of such.
 
-    Laws: `variance == covariance.diagonal()` reshaped to (n, k); moments of `sample` tend to `mean` and `covariance`.
+    Invariants: `variance == covariance.diagonal()` reshaped to (n, k); the moments of `sample` converge to `mean` and
+    `covariance`.
     """
 
     mean: Tensor  # (*b, n, k)
@@ -46,8 +48,8 @@ class FunctionValues(ABC):
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance, (*b, n, k) each: ask for both at once where both are needed, and they share their work."""
-        variance = self.variance  # first: what forms a variance comes by the mean, and not the other way about
+        """Mean and variance, (*b, n, k) each: together they share their computation."""
+        variance = self.variance  # first: computing the variance also computes the mean, but not the reverse
         return self.mean, variance
 
     @abstractmethod
@@ -60,7 +62,7 @@ class FunctionValues(ABC):
 
     @abstractmethod
     def affine(self, shift: Tensor, scale: Tensor) -> "FunctionValues":
-        """The law of `shift + scale * f`, with `shift` and `scale` of shape (k,): a change of units."""
+        """The distribution of `shift + scale * f`, with `shift` and `scale` of shape (k,): a change of units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,7 @@ class GaussianValues(FunctionValues):
         return GaussianValues(shift + scale * self.mean, operators.Scaled(repeated, self.joint))
 
     def to_gpytorch(self) -> "MultivariateNormal":
-        """The same law as a gpytorch `MultivariateNormal`, for k > 1 outputs a `MultitaskMultivariateNormal`.
+        """The same distribution as a gpytorch `MultivariateNormal`, for k > 1 outputs a `MultitaskMultivariateNormal`.
 
         The covariance stays an operator. What gpytorch then computes with it follows gpytorch's own settings: beyond
         `max_cholesky_size` rows, 800 unless set, its log densities and samples are approximate.
@@ -125,10 +127,10 @@ class GaussianValues(FunctionValues):
 
 @dataclass(frozen=True, eq=False)
 class SampledValues(FunctionValues):
-    """The uniform law over s stored draws of the whole vector of values.
+    """The uniform distribution over s stored draws of the whole vector of values.
 
     Args:
-        draws: (s, *b, n, k); row s is one function at all the inputs.
+        draws: (s, *b, n, k); draw s is one function at all the inputs.
 
     Examples:
         >>> values = SampledValues(torch.tensor([[[0.0]], [[2.0]]]))
@@ -145,7 +147,7 @@ class SampledValues(FunctionValues):
 
     @cached_property
     def variance(self) -> Tensor:  # type: ignore[override]
-        """Variance over the draws (divided by s: the law *is* the s draws), (*b, n, k)."""
+        """Variance over the draws (divided by s, not s - 1), (*b, n, k)."""
         return self.draws.var(0, correction=0)
 
     @property
@@ -171,10 +173,10 @@ class SampledValues(FunctionValues):
 
 @dataclass(frozen=True, eq=False)
 class MixtureValues(FunctionValues):
-    """A mixture of joint laws, sum_s w_s p_s(f): the function when something behind it takes one of several values.
+    """A mixture of joint distributions, sum_s w_s p_s(f), as from several draws of hyperparameters.
 
     Args:
-        components: The s joint laws, all over the same inputs and outputs.
+        components: The s joint distributions, all over the same inputs and outputs.
         weights: w, (s,), summing to one.
 
     Examples:
@@ -265,12 +267,12 @@ def by_component(index: Tensor, draw: Callable[[int, int], Tensor]) -> Tensor:
 class Posterior(ABC):
     """A distribution over functions; a prior is a posterior given no data.
 
-    Law: for fixed functions `f = p.sample_functions(s, generator=g)`, the law of `f(x)` is the law of `p(x)`.
+    Invariant: for fixed functions `f = p.sample_functions(s, generator=g)`, `f(x)` is distributed as `p(x)`.
     """
 
     @abstractmethod
     def __call__(self, x: Inputs) -> FunctionValues:
-        """Joint law of the function values at `x`, inputs of shape (n, *input_shape)."""
+        """Joint distribution of the function values at `x`, inputs of shape (n, *input_shape)."""
 
     @abstractmethod
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:

@@ -1,7 +1,7 @@
-"""One progress bar for everything that loops: training, sampling, benchmarks.
+"""Progress bars for training, sampling and benchmarks.
 
-Loops always report through `track`; whether anybody sees it is decided far away, by `shown`, and only ever at a
-terminal. Silent loops cost nothing and import nothing.
+Loops always report through `track`; bars are displayed inside `shown`, and only at a terminal. Loops without a bar
+cost nothing and import nothing.
 """
 
 import sys
@@ -15,7 +15,7 @@ _display: ContextVar[Any] = ContextVar("display", default=None)
 
 
 class Tracker:
-    """What a loop holds on to: `update` moves its bar and shows its latest numbers.
+    """The progress of a loop: `update` advances its bar and shows its latest numbers.
 
     Args:
         display: The running `rich.progress.Progress`, or None to stay silent.
@@ -27,7 +27,7 @@ class Tracker:
 
     @property
     def visible(self) -> bool:
-        """Whether anybody sees the bar; what is only shown need not be computed otherwise."""
+        """Whether the bar is displayed; numbers for display alone need not be computed otherwise."""
         return self._display is not None
 
     def update(self, advance: int = 1, **numbers: float) -> None:

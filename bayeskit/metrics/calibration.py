@@ -51,7 +51,7 @@ def reliability(p: Any, labels: Any, *, num_bins: int = 15, binning: Binning = "
 
     Point i has confidence c_i = max_j p_ij and is right when argmax_j p_ij equals its label. Bins either split [0, 1]
     into equal widths, or hold equal shares of the points (borders at quantiles of the confidences, equal confidences
-    kept together, so there may be fewer bins than asked for).
+    kept together, so there may be fewer than `num_bins`).
 
     Args:
         p: Class probabilities (n, c), or (n,) for the probability of class 1 of two.

@@ -11,7 +11,7 @@ def risk_coverage(losses: Any, uncertainty: Any) -> tuple[np.ndarray, np.ndarray
     """Mean loss over the fraction of points with the lowest uncertainty (coverage), for every fraction.
 
     With the points in order of increasing uncertainty, risk_k = (1 / k) sum_{i <= k} loss_i at coverage k / n. Points
-    of equal uncertainty are in random order; the expected curve over those orders is returned, so the answer does not
+    of equal uncertainty are in random order; the expected curve over those orders is returned, so the result does not
     depend on the order of the points.
 
     Args:

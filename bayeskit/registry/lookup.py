@@ -19,6 +19,8 @@ MAX_COLLAPSED_ROWS = 500_000
 
 def names(task: Task | None = None, *, family: Family | None = None, status: Status | None = None) -> list[str]:
     """The registered names in alphabetical order, of one task, one family or one status if given."""
+    if task is not None:
+        checks.choice(task, name="task", options=("regression", "classification"))
     read_entry_points()
     chosen = (
         name for name, entry in METHODS.items() if family in (None, entry.family) and status in (None, entry.status)

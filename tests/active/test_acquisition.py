@@ -11,7 +11,7 @@ from bayeskit import active
 from bayeskit.core.likelihood import Bernoulli, Categorical, Drawn, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.core.posterior import GaussianValues, MixtureValues, SampledValues
 
-from .laws import gaussian, sampled
+from .joint_distributions import gaussian, sampled
 
 GRID = torch.linspace(-40, 40, 80_001, dtype=torch.float64)
 
@@ -54,8 +54,8 @@ def test_bald_of_several_outputs_is_half_a_log_determinant():
 
 def test_entropy_of_regression_is_that_of_a_gaussian():
     values, noise = gaussian(4, 2), torch.tensor([0.1, 0.2], dtype=torch.float64)
-    law = td.MultivariateNormal(values.mean, values.output_covariance() + torch.diag(noise))
-    torch.testing.assert_close(active.entropy(values, Gaussian(noise)), law.entropy())
+    predictive = td.MultivariateNormal(values.mean, values.output_covariance() + torch.diag(noise))
+    torch.testing.assert_close(active.entropy(values, Gaussian(noise)), predictive.entropy())
 
 
 @pytest.mark.parametrize(("mean", "variance"), [(0.0, 1.0), (1.5, 4.0), (-3.0, 30.0), (0.3, 1e-6)])
@@ -78,6 +78,7 @@ def test_bald_of_draws_is_the_spread_of_their_entropies():
     torch.testing.assert_close(active.bald(values, Categorical(4)), expected)
 
 
+@pytest.mark.monte_carlo
 def test_bald_of_draws_under_gaussian_noise_is_the_integral():
     values, noise = sampled(5, 1, seed=3), 0.1
     parts = td.Normal(values.draws.reshape(-1, 1), noise**0.5).log_prob(GRID)
@@ -88,6 +89,7 @@ def test_bald_of_draws_under_gaussian_noise_is_the_integral():
     assert active.entropy(values, Gaussian(noise)).item() == pytest.approx(float(total), abs=2e-2)
 
 
+@pytest.mark.monte_carlo
 def test_bald_of_a_mixture_of_processes_counts_what_is_between_them():
     parts = tuple(one(m, 0.2) for m in (-1.0, 1.0))
     values, noise = MixtureValues(parts, torch.tensor([0.5, 0.5])), 0.3
@@ -99,6 +101,7 @@ def test_bald_of_a_mixture_of_processes_counts_what_is_between_them():
     assert active.bald(values, drawn).item() == pytest.approx(expected, rel=1e-2)
 
 
+@pytest.mark.monte_carlo
 def test_bald_under_heavy_tails_is_the_integral():
     noise = StudentT(df=4.0, scale=0.5)
     f = torch.linspace(-6, 6, 201, dtype=torch.float64)
@@ -109,6 +112,7 @@ def test_bald_under_heavy_tails_is_the_integral():
     assert active.bald(one(0.0, 1.0), noise).item() == pytest.approx(expected, abs=0.09)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("likelihood", [Poisson(), Heteroscedastic(), StudentT()])
 def test_bald_grows_with_what_is_not_known(likelihood):
     k = likelihood.num_latents(torch.zeros(1, 1))
@@ -126,6 +130,7 @@ def test_one_function_has_nothing_to_learn():
         assert float(active.variance(values, likelihood).abs().max()) == 0
 
 
+@pytest.mark.monte_carlo
 def test_variance_of_a_probability_is_the_integral():
     density = td.Normal(0.5, 1.5).log_prob(GRID).exp()
     p = torch.sigmoid(GRID)

@@ -12,7 +12,7 @@ from bayeskit import active
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
 from bayeskit.core.posterior import GaussianValues, SampledValues
 
-from .laws import gaussian, sampled
+from .joint_distributions import gaussian, sampled
 
 
 def together(values, noise, chosen):
@@ -63,6 +63,7 @@ def test_a_batch_of_one_is_bald(values, likelihood):
     torch.testing.assert_close(scores[0], bald.max().double())
 
 
+@pytest.mark.monte_carlo
 def test_a_batch_of_one_is_bald_on_draws_of_gaussian_labels():
     values = gaussian(6, scale=2.0)
     scores = active.batch_bald(values, Bernoulli(), 1).scores
@@ -82,6 +83,7 @@ def test_labels_of_draws_are_the_sum_over_all_outcomes():
     assert float(scores.sum()) == pytest.approx(expected)
 
 
+@pytest.mark.monte_carlo
 def test_outcomes_drawn_come_close_to_all_of_them():
     values = sampled(12, 8, 3, scale=2.0)
     chosen, scores = active.batch_bald(values, Categorical(3), 8)  # 6561 outcomes, 512 of them followed
@@ -92,6 +94,7 @@ def test_outcomes_drawn_come_close_to_all_of_them():
     assert float(scores.sum()) == pytest.approx(float(expected), abs=0.1)  # 512 outcomes: 2 / sqrt(512)
 
 
+@pytest.mark.monte_carlo
 def test_numbers_of_draws_come_close_to_the_gaussian_they_were_drawn_from():
     exact = gaussian(6, scale=1.0)
     draws = exact.sample(512, generator=torch.Generator().manual_seed(0))

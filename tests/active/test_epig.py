@@ -8,7 +8,7 @@ from bayeskit import active
 from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, StudentT
 from bayeskit.core.posterior import GaussianValues, SampledValues
 
-from .laws import gaussian, sampled
+from .joint_distributions import gaussian, sampled
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -31,6 +31,7 @@ def test_float32_agrees_with_float64():
     torch.testing.assert_close(rough.double(), exact, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(("scale", "rho"), [(1.0, 0.8), (3.0, 0.95), (1.0, 1.0), (2.0, 0.0)])
 def test_two_labels_on_one_latent_are_integrated(scale, rho):
     covariance = scale**2 * torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)

@@ -33,7 +33,7 @@ def test_every_method_can_ask(name, task):
     known = OF_NUMBERS if task == "regression" else active.ACQUISITIONS
     for acquisition in known:
         if model.inference_.kind == "point" and acquisition in ("variance", "bald", "batch_bald", "epig"):
-            with pytest.raises(ValueError, match="needs a law of the function"):
+            with pytest.raises(ValueError, match="needs a distribution of the function"):
                 active.query(model, POOL, acquisition=acquisition, random_state=0)
             continue
         batch = active.query(model, POOL, acquisition=acquisition, batch_size=4, random_state=0)
@@ -141,7 +141,7 @@ def test_a_pipeline_hands_its_last_step_what_it_gets():
 def test_what_is_not_known_is_said_in_one_sentence():
     with pytest.raises(ValueError, match=r"`acquisition` must be one of .*; got 'bold'; did you mean 'bald'\?"):
         active.query(MODEL, POOL, acquisition="bold")
-    with pytest.raises(TypeError, match="joint law of the function.*got Conformal"):
+    with pytest.raises(TypeError, match="joint distribution of the function.*got Conformal"):
         active.query(Conformal(GPRegressor(), confidence=0.8, random_state=0).fit(X, NUMBERS), POOL)
     with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
         active.query(MODEL, POOL, batch_size=0)

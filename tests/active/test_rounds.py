@@ -91,6 +91,7 @@ def test_several_outputs():
     assert last.estimator.predict(X).shape == (60, 2)
 
 
+@pytest.mark.monte_carlo
 def test_asking_where_little_is_known_beats_chance():
     # A pool of which nearly all lies in one place: chance seldom asks elsewhere.
     x = np.concatenate([RNG.normal(0, 0.1, (200, 1)), RNG.uniform(-3, 3, (20, 1))])
@@ -124,8 +125,8 @@ def test_what_is_wrong_is_said_before_the_first_round(settings, words):
         active.run(MODEL, X, **{"y": Y, **settings})
 
 
-def test_an_estimator_without_a_law_is_refused_before_the_first_round():
-    with pytest.raises(TypeError, match="joint law of the function.*got LinearRegression"):
+def test_an_estimator_without_a_joint_distribution_is_refused_before_the_first_round():
+    with pytest.raises(TypeError, match="joint distribution of the function.*got LinearRegression"):
         active.run(LinearRegression(), X, Y)
 
 

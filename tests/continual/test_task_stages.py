@@ -1,4 +1,4 @@
-"""The fold over tasks: the same as all data at once where conditioning is exact; scores where they belong."""
+"""Continual learning over tasks: the same as all data at once where inference is exact; the matrix of scores."""
 
 import copy
 
@@ -47,7 +47,8 @@ def test_exact_conditioning_makes_the_fold_all_rows_at_once(memory):
     assert torch.allclose(last.variance, batch.variance, atol=1e-8)
 
 
-def test_a_stage_keeps_the_law_of_its_time():
+@pytest.mark.monte_carlo
+def test_a_stage_keeps_its_own_posterior():
     stages = in_tensors(Coreset(5))
     x = torch.tensor(X[:9])
     widths = [float(stage.learner.posterior(x).variance.mean()) for stage in stages]
@@ -69,6 +70,7 @@ def test_scores_are_those_of_the_metrics_at_each_stage():
         scores([])
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "model",
     [
@@ -83,7 +85,7 @@ def test_scores_are_those_of_the_metrics_at_each_stage():
     ],
     ids=lambda model: f"{type(model.inference).__name__}",
 )
-def test_every_law_that_can_go_on_learns_classes_as_they_come(model):
+def test_every_posterior_that_can_continue_learns_classes_in_sequence(model):
     x, names = FLOWERS[0], np.array(["setosa", "versicolor", "virginica"])[FLOWERS[1]]
     tasks = continual.split_tasks(x, names, x, names, num_tasks=3)
     stages = list(run(model, tasks, memory=Coreset(15), random_state=0))

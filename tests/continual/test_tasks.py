@@ -62,7 +62,7 @@ def test_tensors_and_tables_are_views_too():
         (lambda: split_tasks(X, LABELS, X, LABELS), "`num_tasks` or `groups` must be given"),
         (lambda: split_tasks(X, LABELS, X, LABELS, num_tasks=2, groups=[["a"]]), "and not both"),
         (lambda: split_tasks(X, LABELS, X, LABELS, num_tasks=6), "at most the 5 classes"),
-        (lambda: split_tasks(X, LABELS, X, LABELS, groups=[["a", "z"]]), r"\['z'\] never come"),
+        (lambda: split_tasks(X, LABELS, X, LABELS, groups=[["a", "z"]]), r"\['z'\] are not among"),
         (lambda: split_tasks(X, X[:, 0] + 0.5, X, X[:, 0], num_tasks=2), "`y` must be labels"),
         (lambda: split_tasks(X, LABELS[:3], X, LABELS, num_tasks=2), "same number of rows"),
         (lambda: permuted_tasks(X, LABELS, X, LABELS, num_tasks=0), "`num_tasks`"),

@@ -11,6 +11,7 @@ def global_generator_untouched():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normal_takes_the_dtype_and_repeats(dtype):
     like = torch.zeros(1, dtype=dtype)

@@ -136,7 +136,7 @@ class TestRows:
 
     def test_items_of_different_lengths(self):
         rows = Rows(Items([2, 3]), dtype=torch.float32, device=CPU)
-        with pytest.raises(ValueError, match="same shape in every item.*Pad or cut them"):
+        with pytest.raises(ValueError, match="same shape in every item.*Pad or truncate them"):
             rows[:]
 
     def test_items_that_are_something_else(self):

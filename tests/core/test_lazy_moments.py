@@ -44,21 +44,23 @@ def test_nothing_is_formed_before_it_is_asked_for(source, values):
 
 
 def test_a_mean_does_not_pay_for_the_variance(source, values):
-    law = observed(values.affine(SHIFT, SCALE))
-    assert torch.equal(law.mean, SHIFT + SCALE * MEAN) and torch.equal(law.mean, SHIFT + SCALE * MEAN)
+    joint = observed(values.affine(SHIFT, SCALE))
+    assert torch.equal(joint.mean, SHIFT + SCALE * MEAN) and torch.equal(joint.mean, SHIFT + SCALE * MEAN)
     assert source.asked == ["mean"]
 
 
 @pytest.mark.parametrize("ask", ["moments", "variance"])
 def test_the_variance_brings_the_mean_along(source, values, ask):
-    for law in (values, values.affine(SHIFT, SCALE)):
-        getattr(law, ask)
-        assert law.mean.shape == law.variance.shape
-    assert torch.equal(law.mean, SHIFT + SCALE * MEAN) and torch.equal(law.variance, SCALE**2 * VARIANCE)
+    for joint in (values, values.affine(SHIFT, SCALE)):
+        getattr(joint, ask)
+        assert joint.mean.shape == joint.variance.shape
+    assert torch.equal(joint.mean, SHIFT + SCALE * MEAN) and torch.equal(joint.variance, SCALE**2 * VARIANCE)
     assert source.asked == ["both"]
 
 
-@pytest.mark.parametrize("ask", [lambda law: law.interval(0.9), lambda law: law.std, lambda law: law.cdf(0.0)])
+@pytest.mark.parametrize(
+    "ask", [lambda joint: joint.interval(0.9), lambda joint: joint.std, lambda joint: joint.cdf(0.0)]
+)
 def test_what_needs_both_asks_once(source, values, ask):
     ask(observed(values))
     assert source.asked == ["both"]

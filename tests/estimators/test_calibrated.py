@@ -75,6 +75,7 @@ class Sure(ClassifierMixin, BaseEstimator):
 # -- classes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("factor", [0.2, 5.0])
 def test_temperature_undoes_a_factor_on_the_logits(factor):
     rows = slice(200, None)
@@ -86,6 +87,7 @@ def test_temperature_undoes_a_factor_on_the_logits(factor):
     assert (other.predict(X) == scaled.predict(X)).all()
 
 
+@pytest.mark.monte_carlo
 def test_temperature_is_that_of_scikit_learn_up_to_the_prior():
     x, y = make_classification(4_000, n_classes=3, n_informative=6, flip_y=0.1, random_state=0)
     model = Sure(4.0).fit(x[:500], y[:500])
@@ -94,11 +96,13 @@ def test_temperature_is_that_of_scikit_learn_up_to_the_prior():
     theirs = CalibratedClassifierCV(FrozenEstimator(model), method="temperature", cv=[(rows, rows)])
     theirs.fit(x[500:], y[500:])
     t = 1 / theirs.calibrated_classifiers_[0].calibrators[0].beta_
-    # The prior moves log T by -log T / curvature; 3,500 rows have a curvature of some hundreds.
+    # The prior moves log T by -log T / curvature; 3,500 rows have a curvature of some hundreds. Over 24 data sets the
+    # relative change has standard deviation 0.0016, and the largest change of a probability is 0.003 with 0.0018.
     assert ours.calibration_.temperature == pytest.approx(t, rel=0.01)
-    assert np.allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=2e-3)
+    assert np.allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=0.012)
 
 
+@pytest.mark.monte_carlo
 def test_temperature_stays_finite_where_every_held_out_row_is_right():
     x = np.r_[RNG.normal(-3, 0.5, 40), RNG.normal(3, 0.5, 40)][:, None]
     y = np.repeat([0, 1], 40)
@@ -119,6 +123,7 @@ def test_isotonic_is_that_of_scikit_learn_but_for_one_row_spread_over_the_classe
     assert ours.predictive(X).log_prob(labels).isfinite().all() and expected.min() == 0
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", METHODS)
 def test_probabilities_that_are_too_sure_come_true(method):
     x, y = make_classification(6_000, n_informative=5, flip_y=0.2, random_state=1)
@@ -127,22 +132,26 @@ def test_probabilities_that_are_too_sure_come_true(method):
     before, after = (metrics.expected_calibration_error(m.predict_proba(x[4_000:]), y[4_000:]) for m in (plain, model))
     # 15 bins of 2,000 rows have an error near sqrt(15 / 2000 / 4) = 0.04 at most when calibrated
     assert before > 0.1 and after < 0.045
-    law = model.predictive(x[4_000:])
-    assert torch.allclose(law.total, law.aleatoric + law.epistemic) and law.epistemic.abs().max() < 1e-9
+    predictive = model.predictive(x[4_000:])
+    assert (
+        torch.allclose(predictive.total, predictive.aleatoric + predictive.epistemic)
+        and predictive.epistemic.abs().max() < 1e-9
+    )
 
 
 def test_the_parts_of_uncertainty_keep_their_proportion():
     model = BNNClassifier(inference=registry.quick("laplace"), random_state=0).fit(X[:100], LABELS[:100])
-    law = Calibrated(FrozenEstimator(model)).fit(X[100:130], LABELS[100:130]).predictive(X[200:220])
+    predictive = Calibrated(FrozenEstimator(model)).fit(X[100:130], LABELS[100:130]).predictive(X[200:220])
     inside = model.predictive(X[200:220])
-    assert torch.allclose(law.epistemic / law.total, inside.epistemic / inside.total, atol=1e-9)
-    assert law.rule.startswith(inside.rule) and "temperature" in law.rule
+    assert torch.allclose(predictive.epistemic / predictive.total, inside.epistemic / inside.total, atol=1e-9)
+    assert predictive.rule.startswith(inside.rule) and "temperature" in predictive.rule
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
-def test_temperature_of_a_gaussian_law_is_its_mean_square_residual():
+@pytest.mark.monte_carlo
+def test_temperature_of_a_gaussian_is_its_mean_square_residual():
     model = Narrow().fit(X[:200], Y[:200])
     weights = RNG.uniform(0, 3, 200)
     t = Calibrated(FrozenEstimator(model)).fit(X[200:], Y[200:], weights).calibration_.temperature.item()
@@ -150,57 +159,61 @@ def test_temperature_of_a_gaussian_law_is_its_mean_square_residual():
     square = (weights * ((Y[200:] - mean) / std) ** 2).sum()
     # stationary in log T: log T + W / 2 - square / (2 T) = 0
     assert math.log(t) + weights.sum() / 2 - square / (2 * t) == pytest.approx(0, abs=1e-4)
-    assert t == pytest.approx(4, rel=0.4)  # the variance of 200 squares is 2 / 200: four standard errors
+    assert t == pytest.approx(4, rel=0.5)  # the variance of a mean of 200 squares is 2 / 200: five standard errors
 
 
-def test_a_stretched_law_keeps_its_mean():
+def test_a_scaled_distribution_keeps_its_mean():
     model = Narrow().fit(X[:200], Y[:200])
-    around = Calibrated(FrozenEstimator(model)).fit(X[200:], Y[200:])
-    law, (mean, std) = around.predictive(X), model.predict(X, return_std=True)
-    scale = around.calibration_.temperature.sqrt().item()
-    assert np.allclose(law.mean, mean) and np.allclose(law.std, scale * std)
-    assert np.allclose(around.predict(X), mean) and around.score(X, Y) == pytest.approx(model.score(X, Y))
-    assert torch.allclose(law.cdf(law.quantile(0.3)), torch.full((400,), 0.3, dtype=torch.float64))
+    wrapped = Calibrated(FrozenEstimator(model)).fit(X[200:], Y[200:])
+    predictive, (mean, std) = wrapped.predictive(X), model.predict(X, return_std=True)
+    scale = wrapped.calibration_.temperature.sqrt().item()
+    assert np.allclose(predictive.mean, mean) and np.allclose(predictive.std, scale * std)
+    assert np.allclose(wrapped.predict(X), mean) and wrapped.score(X, Y) == pytest.approx(model.score(X, Y))
+    assert torch.allclose(predictive.cdf(predictive.quantile(0.3)), torch.full((400,), 0.3, dtype=torch.float64))
     expected = torch.distributions.Normal(torch.as_tensor(mean), scale * torch.as_tensor(std))
-    assert torch.allclose(law.log_prob(Y), expected.log_prob(torch.as_tensor(Y)))
-    assert metrics.crps(law, Y) == pytest.approx(metrics.crps(law.affine(5.0, 2.0), 5 + 2 * Y) / 2)
+    assert torch.allclose(predictive.log_prob(Y), expected.log_prob(torch.as_tensor(Y)))
+    assert metrics.crps(predictive, Y) == pytest.approx(metrics.crps(predictive.affine(5.0, 2.0), 5 + 2 * Y) / 2)
 
 
+@pytest.mark.monte_carlo
 def test_several_outputs_have_a_temperature_each():
     targets = np.column_stack([Y, -Y, Y + RNG.normal(size=400)])
     widths, rest = np.array([0.5, 2.0, 1.0]), np.delete(np.arange(200, 400), 7)
     model = Narrow(widths).fit(X[:200], targets[:200])
-    targets[207, 1] = np.nan  # a row of which not all is known says nothing of a joint law
-    around = Calibrated(FrozenEstimator(model)).fit(X[200:], targets[200:])
-    assert around.predict(X).shape == around.predictive(X).std.shape == (400, 3)
-    assert around.predictive(X[:5]).log_prob(targets[:5]).shape == (5,)
+    targets[207, 1] = np.nan  # a partly observed row is left out
+    wrapped = Calibrated(FrozenEstimator(model)).fit(X[200:], targets[200:])
+    assert wrapped.predict(X).shape == wrapped.predictive(X).std.shape == (400, 3)
+    assert wrapped.predictive(X[:5]).log_prob(targets[:5]).shape == (5,)
     for j, width in enumerate(widths):  # independent outputs: the same as by themselves
         alone = Calibrated(FrozenEstimator(Narrow(width).fit(X[:200], targets[:200, j]))).fit(X[rest], targets[rest, j])
         t = alone.calibration_.temperature.item()
-        assert around.calibration_.temperature[j].item() == pytest.approx(t, rel=1e-4)
-        assert t == pytest.approx(width**-2, rel=0.4)  # four standard errors of a mean of 199 squares
+        assert wrapped.calibration_.temperature[j].item() == pytest.approx(t, rel=1e-4)
+        assert t == pytest.approx(width**-2, rel=0.5)  # five standard errors of a mean of 199 squares
 
 
+@pytest.mark.monte_carlo
 def test_correlated_outputs_are_stretched_together():
     targets = np.column_stack([Y, Y + 0.1 * RNG.normal(size=400)])
     model = GPRegressor(num_latents=1, inference=registry.quick("exact"), random_state=0).fit(X[:40], targets[:40])
-    around = Calibrated(FrozenEstimator(model)).fit(X[40:100], targets[40:100])
-    before, after = (m.predictive(X[100:]).log_prob(targets[100:]).mean() for m in (model, around))
-    assert around.calibration_.temperature.shape == (2,) and after > before - 0.2
+    wrapped = Calibrated(FrozenEstimator(model)).fit(X[40:100], targets[40:100])
+    before, after = (m.predictive(X[100:]).log_prob(targets[100:]).mean() for m in (model, wrapped))
+    assert wrapped.calibration_.temperature.shape == (2,) and after > before - 0.2
 
 
+@pytest.mark.monte_carlo
 def test_isotonic_of_numbers_makes_the_pit_uniform_at_the_knots():
     model = Narrow().fit(X[:100], Y[:100])
-    around = Calibrated(FrozenEstimator(model), "isotonic").fit(X[100:], Y[100:])
-    u = np.sort(metrics.pit(around.predictive(X[100:]), Y[100:]))
-    observed = around.calibration_.observed.numpy()
+    wrapped = Calibrated(FrozenEstimator(model), "isotonic").fit(X[100:], Y[100:])
+    u = np.sort(metrics.pit(wrapped.predictive(X[100:]), Y[100:]))
+    observed = wrapped.calibration_.observed.numpy()
     assert len(observed) == math.ceil(300 ** (1 / 3)) + 1
     # the share of the calibration rows at or below a knot is its level, to the rank of one row
     shares = [(u <= level + 1e-9).mean() for level in observed]
     assert np.abs(np.array(shares) - observed).max() <= 1.5 / 300
-    assert (np.diff(around.calibration_.stated) > 0).all() and (np.diff(observed) > 0).all()
+    assert (np.diff(wrapped.calibration_.stated) > 0).all() and (np.diff(observed) > 0).all()
 
 
+@pytest.mark.monte_carlo
 def test_isotonic_weights_are_repetitions():
     model = FrozenEstimator(Narrow().fit(X[:100], Y[:100]))
     times = RNG.integers(1, 4, 300)
@@ -208,10 +221,11 @@ def test_isotonic_weights_are_repetitions():
     repeated = Calibrated(model, "isotonic").fit(np.repeat(X[100:], times, 0), np.repeat(Y[100:], times))
     # the knots lie at the same quantiles, up to the fewer rows that unequal weights are worth
     at = np.linspace(-3, 3, 7)
-    law, other = (m.predictive(np.zeros((7, 3))).cdf(at) for m in (weighted, repeated))
-    assert (law - other).abs().max() < 0.05
+    predictive, other = (m.predictive(np.zeros((7, 3))).cdf(at) for m in (weighted, repeated))
+    assert (predictive - other).abs().max() < 0.05
 
 
+@pytest.mark.monte_carlo
 def test_isotonic_mends_a_shape_that_no_temperature_can():
     x = RNG.uniform(-1, 1, (6_000, 1))
     y = x[:, 0] + RNG.exponential(1.0, 6_000)
@@ -219,11 +233,11 @@ def test_isotonic_mends_a_shape_that_no_temperature_can():
     held_out, test = slice(2_000, 4_000), slice(4_000, None)
     nll = {}
     for method in METHODS:
-        around = Calibrated(FrozenEstimator(model), method).fit(x[held_out], y[held_out])
-        nll[method] = metrics.negative_log_likelihood(around.predictive(x[test]), y[test])
+        wrapped = Calibrated(FrozenEstimator(model), method).fit(x[held_out], y[held_out])
+        nll[method] = metrics.negative_log_likelihood(wrapped.predictive(x[test]), y[test])
     # a Gaussian of the right variance is log(2 pi e) / 2 - 1 = 0.42 nats above the exponential's entropy of 1; the 13
-    # pieces of R get half of that back
-    assert nll["temperature"] == pytest.approx(1.42, abs=0.1) and nll["isotonic"] < 1.22
+    # pieces of R get half of that back: over 24 seeds the standard deviations of the two are 0.023 and 0.016
+    assert nll["temperature"] == pytest.approx(1.42, abs=0.12) and nll["temperature"] - nll["isotonic"] > 0.1
 
 
 def test_tied_and_extreme_transforms_make_a_map_all_the_same():
@@ -305,6 +319,7 @@ def test_it_is_what_is_inside():
     assert model.classes_.tolist() == ["a", "b", "c"]
 
 
+@pytest.mark.monte_carlo
 def test_pipelines_and_searches_both_ways():
     outside = make_pipeline(StandardScaler(), Calibrated(Narrow(), random_state=0)).fit(X, Y)
     inside = Calibrated(make_pipeline(StandardScaler(), Narrow()), random_state=0).fit(X, Y)

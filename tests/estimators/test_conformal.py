@@ -1,4 +1,4 @@
-"""Conformal prediction: the rank argument as an identity, coverage within its binomial law, and the formulas."""
+"""Conformal prediction: the rank argument as an identity, binomial coverage, and the formulas."""
 
 import itertools
 import math
@@ -82,6 +82,7 @@ def inside(n, confidence, repeats):
     return binom.interval(0.999, repeats, math.ceil(round((n + 1) * confidence, 9)) / (n + 1))
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", ["split", "cqr"])
 def test_intervals_of_a_wrong_model_hold_as_often_as_said(method):
     """400 times 39 calibration rows and one new one: a binomial number is covered."""
@@ -97,7 +98,8 @@ def test_intervals_of_a_wrong_model_hold_as_often_as_said(method):
     assert least <= covered <= most
 
 
-def test_given_the_calibration_rows_coverage_has_the_beta_law():
+@pytest.mark.monte_carlo
+def test_given_the_calibration_rows_coverage_has_the_beta_distribution():
     """Coverage of many new rows given n: Beta(rank, n + 1 - rank)."""
     model, n, rank = Wrong().fit(X, Y), 99, 90
     x = RNG.normal(size=(20_000, 3))
@@ -108,6 +110,7 @@ def test_given_the_calibration_rows_coverage_has_the_beta_law():
     assert 0.0005 < beta.cdf(share, rank, n + 1 - rank) < 0.9995
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", ["lac", "aps"])
 def test_sets_of_a_model_that_is_too_sure_hold_at_least_as_often_as_said(method):
     x, y = make_classification(9_000, n_classes=4, n_informative=6, flip_y=0.2, random_state=2)
@@ -132,7 +135,7 @@ def test_split_is_the_mean_and_a_multiple_of_the_spread():
     assert around.quantile_ == pytest.approx(q) and around.num_calibration_ == 200
 
 
-def test_cqr_moves_the_quantiles_of_the_law_by_one_amount():
+def test_cqr_moves_both_quantiles_by_one_amount():
     model = GPRegressor(inference=registry.quick("exact"), random_state=0).fit(X[:60], Y[:60])
     around = Conformal(FrozenEstimator(model), "cqr", confidence=0.8).fit(X[60:200], Y[60:200])
     low, high = around.predict_interval(X)
@@ -171,7 +174,7 @@ def test_lac_and_aps_by_hand():
     ]
 
 
-def test_the_law_is_left_as_it_was():
+def test_the_predictive_is_unchanged():
     model = BNNRegressor(inference=registry.quick("laplace"), random_state=0).fit(X[:60], Y[:60])
     around = Conformal(FrozenEstimator(model)).fit(X[60:], Y[60:])
     assert torch.equal(around.predictive(X).log_prob(Y), model.predictive(X).log_prob(Y))

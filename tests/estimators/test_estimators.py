@@ -35,7 +35,8 @@ def test_units_of_the_target(build):
     mean_other, std_other = other.predict(X, return_std=True)
     assert np.allclose(mean_other, 3 * mean - 7, rtol=1e-6)
     assert np.allclose(std_other, 3 * std, rtol=1e-6)
-    assert np.isclose(float(other.log_evidence_), float(model.log_evidence_) - 40 * np.log(3), rtol=1e-6)
+    # The evidence may be near zero while its terms are not: an absolute tolerance.
+    assert np.isclose(float(other.log_evidence_), float(model.log_evidence_) - 40 * np.log(3), rtol=1e-6, atol=1e-4)
     values = model.latent(X[:3])
     assert torch.allclose(values.mean.squeeze(1), torch.tensor(mean[:3]))
     assert (values.variance.squeeze(1) <= torch.tensor(std[:3]) ** 2).all()
@@ -65,6 +66,7 @@ def test_correlated_outputs(name, kernel):
     assert GPRegressor(**settings).fit(X[:20], targets[:20]).inference_.__class__.__name__ == "Exact"
 
 
+@pytest.mark.monte_carlo
 def test_correlated_classes():
     model = GPClassifier(num_latents=2, inference=registry.quick("svgp"), random_state=0)
     model.fit(X, np.digitize(X[:, 0], [-0.5, 0.5]))
@@ -92,6 +94,7 @@ def test_several_outputs(build):
     assert model.latent(X[:5]).covariance.shape == (15, 15)
 
 
+@pytest.mark.monte_carlo
 def test_joint_draws_have_the_joint_covariance():
     model = exact().fit(X[:10], Y[:10])
     points = np.array([[3.0, 3.0], [3.1, 3.0]])
@@ -200,6 +203,7 @@ def test_kernels_of_gpytorch_are_copied_and_frozen_ones_are_kept():
         exact(kernel="rbf").fit(X, Y)
 
 
+@pytest.mark.monte_carlo
 def test_other_likelihoods():
     robust = GPRegressor(inference=registry.quick("svgp"), likelihood=StudentT(), random_state=0).fit(X, Y)
     low, high = robust.predictive(X).interval(0.9)
@@ -268,6 +272,7 @@ def test_token_ids_reach_an_embedding(name, container):
     assert model.predict(tokens).shape == (30,)
 
 
+@pytest.mark.monte_carlo
 def test_more_classes():
     labels = np.array(["low", "mid", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
     for build in (GPClassifier, BNNClassifier):

@@ -24,6 +24,7 @@ def regressor(name, **settings):
     return GPRegressor(inference=registry.quick(name), random_state=0, **settings)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("name", METHODS)
 def test_gaps_are_predicted_from_the_other_rows(name):
     model = regressor(name).fit(X, HOLES)
@@ -70,6 +71,7 @@ def test_each_output_is_a_problem_of_its_own_in_units_and_evidence():
     assert np.isclose(float(joint.log_evidence_), total, rtol=1e-5)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("name", METHODS)
 def test_partial_fit_takes_gaps_and_outputs_that_are_missing_throughout(name):
     model = regressor(name).partial_fit(X[:20], HOLES[:20])
@@ -127,6 +129,7 @@ def test_scales_are_those_of_what_was_observed():
     assert scaler(x).isnan().sum() == 2
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     ("name", "likelihood"),
     [
@@ -143,6 +146,7 @@ def test_networks_learn_from_what_was_observed(name, likelihood):
     assert (np.abs(mean - Y) / Y.std(0)).mean() < 0.7
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     ("structure", "noise"), [("full", 0.1), ("full", [0.1, 0.1]), ("kronecker", 0.1), ("diagonal", 0.1)]
 )
@@ -158,6 +162,7 @@ def test_laplace_learns_its_noise_from_what_was_observed(structure, noise):
         assert np.isfinite(model.partial_fit(X[~GAPS[:, 0]], later).predict(X)).all()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_dirichlet_classifies_by_any_gp(method, classes, tmp_path):

@@ -146,6 +146,7 @@ def test_noise_is_added_in_the_units_of_the_data(name):
     torch.testing.assert_close(given.variance - model.posterior(x).variance, torch.full((5, 1), 0.7).double())
 
 
+@pytest.mark.monte_carlo
 def test_noise_of_an_ensemble_widens_its_members():
     estimator = fitted("sgld")
     model, x = as_model(estimator), inputs(6)

@@ -32,6 +32,7 @@ def classifier(**settings):
     return BayesianNetClassifier(Network, **({"max_epochs": 5, "lr": 0.1, "verbose": 0, "random_state": 0} | settings))
 
 
+@pytest.mark.monte_carlo
 def test_the_posterior_is_that_of_the_module_that_skorch_trained():
     net = classifier().fit(X, LABELS)
     data = Data(torch.tensor(X), torch.tensor(LABELS))
@@ -51,6 +52,7 @@ def test_skorch_trains_and_keeps_its_habits():
     assert clone(net).get_params()["module__hidden"] == 5
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("inference", ["map", "vbll", bnn.IVON.quickly(), bnn.DeepEnsemble.quickly()])
 def test_any_inference_may_do_the_training(inference):
     net = classifier(max_epochs=0, inference=inference)

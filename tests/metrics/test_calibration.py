@@ -45,6 +45,7 @@ def test_equal_mass_bins_hold_equal_numbers():
     assert metrics.reliability(p, labels, binning="mass", num_bins=5).counts.tolist() == [60] * 5
 
 
+@pytest.mark.monte_carlo
 def test_calibrated_probabilities_have_small_error_and_overconfident_ones_a_sign():
     p = RNG.dirichlet(np.ones(3), 20_000)
     labels = (RNG.uniform(size=20_000)[:, None] > p.cumsum(1)).sum(1)
@@ -60,11 +61,12 @@ def test_one_bin_and_equal_confidences():
     assert r.error == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_pit_is_the_cdf_and_uniform_under_calibration():
     y = np.random.default_rng(3).normal(size=500)
     u = metrics.pit(standard_normal(500), y)
     np.testing.assert_allclose(u, stats.norm.cdf(y), atol=1e-12)
-    assert stats.kstest(u, "uniform").pvalue > 0.01
+    assert stats.kstest(u, "uniform").pvalue > 1e-5
 
 
 def test_coverage_counts_the_central_interval():
@@ -83,6 +85,7 @@ def test_shapes_are_checked():
         metrics.reliability([[1.0, 0.0]], [0], binning="widht")
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("view", ["plain", "squeezed", "affine"])
 def test_counts_use_the_middle_of_the_step_and_the_interval_itself(view):
     n, rate = 20_000, 2.5
@@ -98,9 +101,9 @@ def test_counts_use_the_middle_of_the_step_and_the_interval_itself(view):
     counts = (y - 1) // 3 if view == "affine" else y
     by_hand = stats.poisson.cdf(counts, rate) - stats.poisson.pmf(counts, rate) / 2
     np.testing.assert_allclose(u, by_hand, atol=1e-12)
-    assert abs(u.mean() - 0.5) < 4 * (1 / 12 / n) ** 0.5  # the variance of a mid-PIT is below that of a uniform
+    assert abs(u.mean() - 0.5) < 5 * (1 / 12 / n) ** 0.5  # the variance of a mid-PIT is below that of a uniform
     low, high = stats.poisson.ppf([0.05, 0.95], rate)
     inside = stats.poisson.cdf(high, rate) - stats.poisson.cdf(low - 1, rate)
     error = (inside * (1 - inside) / n) ** 0.5
     assert inside >= 0.9
-    assert abs(metrics.coverage(predictive, y, 0.9) - inside) < 4 * error
+    assert abs(metrics.coverage(predictive, y, 0.9) - inside) < 5 * error

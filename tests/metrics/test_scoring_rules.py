@@ -99,6 +99,7 @@ def test_crps_scales_with_the_units():
     )
 
 
+@pytest.mark.monte_carlo
 def test_interval_score_is_minimized_at_the_true_quantiles():
     y = np.random.default_rng(1).normal(size=20_000)
     q = stats.norm.ppf(0.95)

@@ -34,9 +34,7 @@ class Encoder:
     def __call__(self, X: "np.ndarray | pd.DataFrame") -> np.ndarray:
         """Other rows of the same table as numbers, (n, d)."""
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Found unknown categories"
-            )  # encoded as zeros, as a sentence says
+            warnings.filterwarnings("ignore", message="Found unknown categories")  # a sentence says that they are zeros
             return np.ascontiguousarray(self.transformer.transform(_select(X, self.columns)))
 
 

@@ -53,14 +53,14 @@ def problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int]
     else:
         notes.append(f"Each seed holds out {100 * datasets.TEST_FRACTION:.0f} % of the data at random as a test set.")
     encoders: dict[int, tuple[np.ndarray, np.ndarray, encoding.Encoder]] = {}
-    said: dict[str, list[int]] = {}
+    seeds_of: dict[str, list[int]] = {}
     for seed in range(seeds):
         train, test = split(dataset, seed)
         encoder = encoding.learn(_take(dataset.X, train))
         for sentence in encoder.sentences:
-            said.setdefault(sentence, []).append(seed)
+            seeds_of.setdefault(sentence, []).append(seed)
         encoders[seed] = train, test, encoder
-    for sentence, where in said.items():
+    for sentence, where in seeds_of.items():
         splits = f"In split{'s' if len(where) > 1 else ''} {', '.join(map(str, where))}: "
         notes.append(sentence if len(where) == seeds else splits + sentence)
     if outside is not None and len(outside) > MAX_OOD:

@@ -51,7 +51,7 @@ def seconds(limit: float | None) -> Iterator[None]:
 def memory(row: dict[str, Any]) -> Iterator[None]:
     """Write the peak memory of this process during the code inside into `row`, in MB.
 
-    `peak_memory_mb` is the largest resident memory of the whole process, `start_memory_mb` what it held before. On
+    `peak_memory_mb` is the largest resident memory of the whole process, `start_memory_mb` that before. On
     Linux the kernel's own high-water mark is reset first; elsewhere it is that of the life of the process.
     """
     gc.collect()

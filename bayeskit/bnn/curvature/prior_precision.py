@@ -14,7 +14,7 @@ from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core import checks, operators
 
 FULL_LIMIT = 5_000
-"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes for its eigenvectors."""
+"""Most weights for which the full matrix is formed: 200 MB in float64, and some minutes to factorize."""
 
 Setting = float | str | Mapping[str, float | str]
 """A factor, "evidence" or "bound" to learn one, or one of these for each named part of the network."""

@@ -91,7 +91,7 @@ def block_evidence(
     numbers = len(problem.prior.names) * len(parts[0]) ** 2 * _outputs(problem)
     if blocking.joins(_outputs(problem)):
         numbers *= _outputs(problem)
-    kept = max(1, min(len(parts), operators.CHUNK_ELEMENTS // numbers))
+    kept = next(operators.chunks(len(parts), numbers)).stop
     chosen = [parts[i] for i in torch.linspace(0, len(parts) - 1, kept).round().long().tolist()]
     blocks = tuple(_blocks(problem, weights, likelihood, chosen, blocking))
     return BlockEvidence(expansion, blocks, len(problem.data) / sum(len(part) for part in chosen))

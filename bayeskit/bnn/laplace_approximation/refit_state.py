@@ -43,7 +43,7 @@ class RefitState:
     learns_noise: bool
 
     def copy(self) -> "RefitState":
-        """The same state, which stays when this one changes."""
+        """A copy, unaffected by later changes of this state."""
         return replace(self, likelihood=copy.deepcopy(self.likelihood))
 
     def expand(self) -> tuple[Curvature, Expansion]:

@@ -28,7 +28,7 @@ from bayeskit.core.posterior import Functions, FunctionValues, GaussianValues, P
 from bayeskit.core.types import Inputs, Params
 
 DEFAULT_DRAWS = 32
-"""Draws of a Monte Carlo push-forward when the weights are not themselves stored draws."""
+"""Draws of a Monte Carlo push-forward unless the weights are stored draws: means err by a sixth of the deviation."""
 
 
 class PushForward(ABC):

@@ -10,7 +10,7 @@ from bayeskit.core import generators
 from bayeskit.core.predictive.quadrature import NUM_DRAWS, gauss_hermite, sobol_normals
 
 NUM_LABELS = 256
-"""Draws of y in an estimated Fisher information."""
+"""Draws of y in an estimated Fisher information: a relative standard error of about 9 %, (2 / 256)^(1/2)."""
 
 
 def points(like: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:

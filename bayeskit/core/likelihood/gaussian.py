@@ -12,7 +12,7 @@ from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import GaussianPredictive
 
 NOISE_FLOOR = 1e-6
-"""Smallest noise variance that is learned, in the units of y."""
+"""Smallest noise variance that is learned, in the units of y: a noise of a thousandth of a standardized target."""
 
 
 class Gaussian(Conjugate):

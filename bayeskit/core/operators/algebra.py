@@ -1,11 +1,11 @@
-"""What the library does with a covariance operator: solve, log determinant, quadratic form, draws, diagonal blocks.
+"""Algebra of covariance operators: solve, log determinant, quadratic form, draws, diagonal blocks.
 
-linear_operator's own `solve`, `logdet` and sampling turn to conjugate gradients, Lanczos and the global random
+linear_operator's own `solve`, `logdet` and sampling use conjugate gradients, Lanczos and the global random
 generator beyond a few hundred rows. These functions never do: they use the closed form of the operator's type, and
 where there is none they form the matrix and factorize it in float64.
 
 Each function looks its closed form up in a rule by the type of the operator (`functools.singledispatch`). An operator
-brings its own with one decorated function, `@draw_rule.register`; what it leaves out falls back on the dense matrix.
+adds its own with one decorated function, `@draw_rule.register`; the fallback is the dense matrix.
 """
 
 from functools import singledispatch

@@ -205,7 +205,7 @@ def _(op: KroneckerProductLinearOperator) -> Tensor:
 
 @draw_rule.register
 def _(op: KroneckerProductLinearOperator, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Columns of G are draws from A and R R' = B (x) ...: the rows of `G R'`, one after the other, have law A (x) B."""
+    """Columns of G are draws from A and R R' = B (x) ...: the rows of `G R'`, stacked, have covariance A (x) B."""
     first, *others = op.linear_ops
     size = prod(part.shape[-1] for part in others)
     draws = draw_rule(first, num_samples * size, generator)  # (s * size, *b, n)

@@ -1,6 +1,6 @@
-"""Notes that numerical code leaves for the user: jitter added, variances floored at rounding.
+"""Diagnostics recorded by numerical code: jitter added, variances floored at rounding.
 
-An inference wraps its work in `recording()` and puts what it finds there into the diagnostics of its fit.
+An inference wraps its work in `recording()` and puts the notes into the diagnostics of its fit.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def recording() -> Iterator[dict[str, float]]:
 
 
 def note(key: str, value: float) -> None:
-    """Tell the innermost `recording()` about `key`, keeping the largest value; outside of one nothing happens.
+    """Record `key` in the innermost `recording()`, keeping the largest value; outside of one nothing happens.
 
     Args:
         key: A phrase a user understands, such as "variances floored at rounding".

@@ -1,7 +1,7 @@
-"""The one owner of factorization and jitter.
+"""Cholesky factorization with jitter.
 
-Every Cholesky factor of the library is made by `factorize`: in float64 whatever came in, first without jitter, then
-with as little as succeeds, noted for the user's diagnostics; a failure says which matrix, its size, and what to do.
+Every Cholesky factor of the library is made by `factorize`: in float64 whatever the input, first without jitter, then
+with as little as succeeds, recorded in the diagnostics; an error says which matrix, its size, and what to do.
 """
 
 from dataclasses import dataclass

@@ -16,13 +16,13 @@ from bayeskit.core.operators.factor import Factor, factorize
 
 
 def from_samples(draws: Tensor) -> RootLinearOperator:
-    """The covariance of the uniform law over stored draws, `1/s sum_i (f_i - mean)(f_i - mean)'`.
+    """The covariance of the uniform distribution over stored draws, `1/s sum_i (f_i - mean)(f_i - mean)'`.
 
     Args:
         draws: (s, *b, N).
 
     Returns:
-        Operator (*b, N, N) of rank at most s - 1; the divisor is s because the law *is* the s draws.
+        Operator (*b, N, N) of rank at most s - 1; the divisor is s, not s - 1.
 
     Examples:
         >>> from_samples(torch.tensor([[1.0, 0.0], [5.0, 0.0]] * 2)).to_dense().tolist()

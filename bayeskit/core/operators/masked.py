@@ -1,4 +1,4 @@
-"""Covariances of vectors of which few entries are not known."""
+"""Covariances of vectors of which few entries are uncertain."""
 
 from typing import Any
 

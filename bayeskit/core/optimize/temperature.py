@@ -1,20 +1,20 @@
-"""The temperature of a law, from observations it has not seen."""
+"""Temperature scaling on held-out observations."""
 
 import math
 from collections.abc import Callable
 
 LIMIT = 10.0
-"""Largest |log T| considered."""
+"""Largest |log T| considered: the prior density there is exp(-50) of that at T = 1."""
 
 
 def temperature(log_likelihood: Callable[[float], float]) -> float:
     """The T > 0 that maximizes `log_likelihood(T) - (log T)^2 / 2`, by Brent's method in log T.
 
     The weak prior on log T holds T where the observations alone would send it to zero: where every one of them is the
-    mode of its law, as happens to the classes of a few held-out rows.
+    mode of its distribution, as happens with few held-out labels.
 
     Args:
-        log_likelihood: The log-likelihood of the observations under the laws at temperature T; higher is flatter.
+        log_likelihood: The log-likelihood of the observations at temperature T; a higher T gives wider distributions.
 
     Raises:
         ValueError: The log-likelihood is not finite at T = 1.
@@ -23,7 +23,7 @@ def temperature(log_likelihood: Callable[[float], float]) -> float:
         Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, section 4.2.
 
     Examples:
-        >>> z = [2.0, -2.0, 2.0, -2.0] * 1_000  # of variance 4 where the law says N(0, T) with T = 1
+        >>> z = [2.0, -2.0, 2.0, -2.0] * 1_000  # of variance 4 where N(0, T) has T = 1
         >>> t = temperature(lambda t: sum(-0.5 * (math.log(t) + v * v / t) for v in z))
         >>> round(t, 2)
         4.0
@@ -33,8 +33,8 @@ def temperature(log_likelihood: Callable[[float], float]) -> float:
     start = log_likelihood(1.0)
     if not math.isfinite(start):
         raise ValueError(
-            f"the log-likelihood of the rows that a temperature is learnt from is {start}: a law that gives them "
-            "probability zero cannot be mended by a temperature"
+            f"the log-likelihood of the held-out data is {start}: a distribution that gives them probability zero "
+            "cannot be calibrated by a temperature"
         )
 
     def loss(log_t: float) -> float:

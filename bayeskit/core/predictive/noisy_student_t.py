@@ -16,7 +16,11 @@ from bayeskit.core.predictive.mixture_predictive import MixturePredictive
 from bayeskit.core.predictive.predictive import ContinuousPredictive
 
 _STEP = 0.3
+"""Step of the trapezoidal rule in log tau. Without uncertainty of f, log densities up to 100 scales away are accurate
+to 1e-11 for df of at most 4, to 3e-9 for 10, to 2e-5 for 30 and to 0.03 for 100."""
+
 _HIGHEST = 5.0
+"""Upper end of log tau: the weight there is below exp(-72) for every df of at least 1."""
 
 
 @dataclass(frozen=True, eq=False)

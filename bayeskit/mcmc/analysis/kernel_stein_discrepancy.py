@@ -1,4 +1,4 @@
-"""How far draws are from a density, by gradients alone: no reference draws, no normalizing constant."""
+"""The kernel Stein discrepancy between draws and a density, from gradients, without reference draws."""
 
 import torch
 from torch import Tensor
@@ -6,24 +6,24 @@ from torch import Tensor
 from bayeskit.mcmc.base.log_density import LogDensity, Position, ravel, value_and_gradient
 
 BLOCK = 500
-"""Draws whose pairs with all others are held at a time."""
+"""Number of draws whose pairs with all others are in memory at a time."""
 
 
 def ksd(log_density: LogDensity, samples: Position, *, units: Tensor | None = None) -> Tensor:
-    """The kernel Stein discrepancy between draws and the law of a log density; 0 only where they agree.
+    """The kernel Stein discrepancy between draws and the distribution of a log density; 0 only if they agree.
 
     `KSD^2 = mean of k0(x_i, x_j) over all pairs`, where with `d = x - y`, scores s and `k = (1 + |d|^2)^(-1/2)`
 
         k0(x, y) = s(x)' s(y) k + (s(x) - s(y))' d k^3 + p k^3 - 3 |d|^2 k^5
 
-    Autocorrelation says how well a sampler mixes, not whether to the right law: this says the latter. With n draws of
-    the law itself it is about `sqrt(E|s|^2 + p) / sqrt(n)`; what lies well above that is bias.
+    It detects bias, which autocorrelations and R-hat do not. With n draws from the distribution itself it is about
+    `sqrt(E|s|^2 + p) / sqrt(n)`; a value well above that indicates bias.
 
     Args:
         log_density: Maps leaves (c, *shape) to (c,).
         samples: Leaves (s, *shape): chains and draws on one axis (`leaf.flatten(0, 1)`). All pairs are visited.
-        units: (p,), such as standard deviations, in which distances are measured; None for ones. What is to be compared
-            needs the same units.
+        units: (p,), such as standard deviations, by which distances are scaled; None for ones. Compare values with the
+            same scaling only.
 
     Returns:
         A number, ().
@@ -52,11 +52,11 @@ def stein_kernel(x: Tensor, score_x: Tensor, y: Tensor, score_y: Tensor) -> Tens
 
     Examples:
         >>> x = torch.zeros(1, 3)
-        >>> stein_kernel(x, x, x, x)  # the dimension, where the scores are zero
+        >>> stein_kernel(x, x, x, x)  # the dimension, at zero scores
         tensor([[3.]])
     """
     squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     k = (1 + squared).rsqrt()
-    # (s(x) - s(y))' (x - y), without a tensor of all differences
+    # (s(x) - s(y))' (x - y), without forming all differences
     across = (x * score_x).sum(-1, keepdim=True) + (y * score_y).sum(-1) - x @ score_y.mT - score_x @ y.mT
     return score_x @ score_y.mT * k + across * k**3 + x.shape[-1] * k**3 - 3 * squared * k**5

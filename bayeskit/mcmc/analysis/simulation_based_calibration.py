@@ -1,4 +1,4 @@
-"""Simulation-based calibration: is a sampler right on average over data from its own model?"""
+"""Simulation-based calibration of a sampler on data drawn from its own model."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from bayeskit.core import checks
 
 
 def calibration_ranks(draws: Any, truth: Any) -> Tensor:
-    """The rank of the truth among the draws of its own chain: uniform on 0 to n if the chains sample the posterior.
+    """The rank of the true parameter among the draws of its chain: uniform on 0 to n for exact posterior draws.
 
     Draw parameters from the prior and data from the model given these, c times, and give each chain its own data: one
-    run of c chains on a log density of c data sets then calibrates a sampler. Ranks that gather at both ends say that
-    the draws spread too little, in the middle too much, at one end that they lie to one side. Draws that depend on each
-    other make ranks gather at the ends, too: thin them.
+    run of c chains on a log density of c data sets then calibrates a sampler. Ranks
+    concentrated at both ends indicate under-dispersed draws, in the middle over-dispersed draws, at one end biased
+    draws. Autocorrelated draws concentrate ranks at the ends, too: thin them.
 
     Args:
         draws: (c, n, *shape), one chain for each simulated data set.
-        truth: The parameters that the data sets came from, (c, *shape).
+        truth: The parameters that generated the data sets, (c, *shape).
 
     Returns:
-        How many draws lie below the truth, (c, *shape), integers of 0 to n.
+        The number of draws below the truth, (c, *shape), integers from 0 to n.
 
     References:
         Talts, Betancourt, Simpson, Vehtari and Gelman (2018), Validating Bayesian inference algorithms with
@@ -42,12 +42,12 @@ def calibration_ranks(draws: Any, truth: Any) -> Tensor:
 
 
 def calibration_test(ranks: Any, num_draws: int, *, num_bins: int = 20) -> Tensor:
-    """The probability that ranks which are uniform would be as uneven as these, by a chi-square test.
+    """The p-value of the chi-square test that ranks are uniform.
 
     Args:
-        ranks: (c, *shape), integers of 0 to `num_draws`, as `calibration_ranks` gives them.
-        num_draws: Draws n that each truth was ranked among.
-        num_bins: Bins that the n + 1 ranks are put into, of about one size; some ten ranks should fall into each.
+        ranks: (c, *shape), integers from 0 to `num_draws`, as `calibration_ranks` returns them.
+        num_draws: Number of draws n of each chain.
+        num_bins: Number of bins of about equal size; about ten ranks or more should fall into each.
 
     Returns:
         A p-value for each quantity, (*shape,) in float64.

@@ -1,6 +1,6 @@
-"""Have the chains mixed, and how many independent draws are they worth?
+"""Convergence diagnostics: rank-normalized R-hat, effective sample sizes, and the Monte Carlo standard error.
 
-Rank-normalized, so that heavy tails and any monotone change of the quantity leave the answers as they are.
+Rank normalization makes them robust to heavy tails and invariant under monotone transformations of the quantity.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from bayeskit.core import checks
 
 
 def rhat(draws: Any) -> Tensor:
-    """The rank-normalized split R-hat: near 1 when halves of all chains agree; above 1.01 run longer.
+    """The rank-normalized split R-hat: near 1 if all half-chains agree; above 1.01 run longer.
 
     The larger of two values of `sqrt(((n - 1) / n W + B / n) / W)`, one of the normal scores of the draws' ranks (do
     the chains agree in location?) and one of those of the distances from the median (in scale?), with W the mean
@@ -43,7 +43,7 @@ def rhat(draws: Any) -> Tensor:
 
 
 def ess(draws: Any) -> Tensor:
-    """The bulk effective sample size: how many independent draws would estimate the centre of the law as well.
+    """The bulk effective sample size: the number of independent draws as good for the center.
 
     `c n / tau` of the normal scores of the ranks, `tau = -1 + 2 sum_t rho_t` by Geyer's initial monotone sequence over
     autocorrelations that count differences between chains too.
@@ -67,7 +67,7 @@ def ess(draws: Any) -> Tensor:
 
 
 def tail_ess(draws: Any) -> Tensor:
-    """The tail effective sample size: how many independent draws would tell the 5 % and 95 % quantiles as well.
+    """The tail effective sample size: the number of independent draws as good for the 5 % and 95 % quantiles.
 
     The smaller of the sizes of the indicators of lying below either quantile. It sees chains whose scales differ, or
     that visit the tails rarely, where `ess` does not.
@@ -96,7 +96,7 @@ def tail_ess(draws: Any) -> Tensor:
 def mcse(draws: Any) -> Tensor:
     """The Monte Carlo standard error of the mean of the draws: `sd / sqrt(effective sample size of the mean)`.
 
-    For that of a variance or a probability hand in squares about the mean, or indicators.
+    For the error of a variance or a probability pass squared deviations from the mean, or indicators.
 
     Args:
         draws: (c, n, *shape), chains first.
@@ -105,7 +105,7 @@ def mcse(draws: Any) -> Tensor:
         (*shape,) in float64, in the units of the draws; NaN for a quantity that is not finite.
 
     References:
-        Vehtari et al. (2021), section 3.2, without ranks: it is the mean itself that is asked for.
+        Vehtari et al. (2021), section 3.2, without rank normalization.
 
     Examples:
         >>> g = torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def _split(draws: Any) -> tuple[np.ndarray, torch.Size]:
 
 
 def _size(chains: np.ndarray) -> np.ndarray:
-    """The effective size of each quantity, (m,); all draws count for a constant."""
+    """The effective sample size of each quantity, (m,); the number of draws for a constant."""
     with np.errstate(invalid="ignore"):
         constant = np.ptp(chains, axis=(0, 1)) < np.finfo(float).resolution
         size = _effective_size(chains)
@@ -182,7 +182,7 @@ def _effective_size(chains: np.ndarray) -> np.ndarray:
     even, odd = correlations[0 : 2 * usable : 2], correlations[1 : 2 * usable : 2]
     pairs = even + odd  # Geyer: positive, decreasing and convex for a reversible chain
     positive = pairs > 0
-    last = np.where(positive.all(0), usable - 1, np.argmin(positive, axis=0))  # the pair at which the sum ends
+    last = np.where(positive.all(0), usable - 1, np.argmin(positive, axis=0))  # the pair at which the sum is truncated
     monotone = np.minimum.accumulate(pairs, axis=0)
     counted = np.arange(usable)[:, None] < last
     tail_even, tail_pair = (np.take_along_axis(a, last[None], axis=0)[0] for a in (even, pairs))
@@ -193,7 +193,7 @@ def _effective_size(chains: np.ndarray) -> np.ndarray:
 
 
 def _autocovariances(chains: np.ndarray) -> np.ndarray:
-    """At every lag, divided by the length: by Fourier transform with enough zeros behind."""
+    """Autocovariances at every lag, divided by the length: by Fourier transform with zero padding."""
     length = chains.shape[1]
     padded = 2 ** (2 * length - 1).bit_length()
     spectrum = np.fft.rfft(chains - chains.mean(1, keepdims=True), n=padded, axis=1)

@@ -8,10 +8,10 @@ from torch import Tensor
 from bayeskit.core import generators
 
 Position = dict[str, Tensor]
-"""Leaves (c, *shape), one row a chain."""
+"""Leaves (c, *shape), chains first."""
 
 LogDensity = Callable[[Position], Tensor]
-"""Maps leaves (c, *shape) to (c,); each chain's number depends on that chain alone."""
+"""Maps leaves (c, *shape) to (c,); each chain's value depends on that chain alone."""
 
 
 def value_and_gradient(log_density: LogDensity, position: Position) -> tuple[Tensor, Position]:
@@ -32,15 +32,15 @@ def value_and_gradient(log_density: LogDensity, position: Position) -> tuple[Ten
 def curvature(
     log_density: LogDensity, position: Position, *, generator: torch.Generator, num_iterations: int = 16
 ) -> Tensor:
-    """The largest curvature of each chain's log density, in absolute value: the top eigenvalue of its Hessian.
+    """The largest curvature of each chain's log density: the largest absolute eigenvalue of its Hessian.
 
-    Power iteration; products with the Hessian are differences of gradients, so one derivative is enough.
+    Power iteration; Hessian-vector products are finite differences of gradients.
 
     Args:
         log_density: Maps leaves (c, *shape) to (c,).
-        position: Where, leaves (c, *shape).
+        position: Where to evaluate it, leaves (c, *shape).
         generator: Draws the starting directions.
-        num_iterations: Gradients to spend.
+        num_iterations: Number of gradient evaluations.
 
     Returns:
         (c,).
@@ -66,14 +66,14 @@ def curvature(
 def hessian_diagonal(
     log_density: LogDensity, position: Position, *, num_probes: int = 32, generator: torch.Generator
 ) -> Position:
-    """The diagonal of the Hessian of each chain's log density, estimated as the average of `z * (H z)` over signs z.
+    """The diagonal of the Hessian of each chain's log density, estimated by the mean of `z * (H z)` over signs z.
 
-    Unbiased, and exact for a diagonal Hessian; products with the Hessian are differences of gradients.
+    Unbiased, and exact for a diagonal Hessian; Hessian-vector products are finite differences of gradients.
 
     Args:
         log_density: Maps leaves (c, *shape) to (c,).
-        position: Where, leaves (c, *shape).
-        num_probes: Gradients to spend.
+        position: Where to evaluate it, leaves (c, *shape).
+        num_probes: Number of gradient evaluations.
         generator: Draws the signs.
 
     Returns:
@@ -101,7 +101,7 @@ def hessian_diagonal(
 
 
 def ravel(position: Position) -> Tensor:
-    """All numbers of each chain side by side: leaves (c, *shape) become (c, p)."""
+    """All parameters of each chain in one vector: leaves (c, *shape) become (c, p)."""
     return torch.cat([leaf.reshape(len(leaf), -1) for leaf in position.values()], dim=-1)
 
 

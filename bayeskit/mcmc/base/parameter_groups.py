@@ -1,4 +1,4 @@
-"""Groups of parameters: which of the numbers of a position keep their dependence on each other."""
+"""Groups of parameters, between which structured samplers drop the dependence."""
 
 from collections.abc import Mapping
 
@@ -8,26 +8,26 @@ from torch import Tensor
 from bayeskit.core import checks
 
 Groups = str | Mapping[str, Tensor]
-"""A word for a partition of named tensors ("layer", "neuron" ...), or integer labels for each tensor."""
+"""The name of a partition of the parameters ("layer", "neuron" ...), or integer labels for each tensor."""
 
-WORDS = ("leaf", "layer", "neuron", "parameter")
+PARTITIONS = ("leaf", "layer", "neuron", "parameter")
 
 
 def group_labels(groups: Groups, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Number the groups: a label from 0 to M - 1 for every number of some named tensors.
+    """A group label from 0 to M - 1 for every parameter.
 
     Args:
         groups: "leaf": each tensor by itself. "layer": tensors that share their name up to the last dot ("0.weight" and
             "0.bias"). "neuron": in each layer, what has the same index in the first axis, so a unit's incoming weights
-            and its bias. "parameter": each number by itself. Or integer labels of one's own, a tensor for each name
-            that broadcasts to its shape.
+            and its bias. "parameter": each parameter by itself. Or your own integer labels, a tensor for each name that
+            broadcasts to its shape.
         shapes: The tensors' names and shapes, without an axis of chains.
 
     Returns:
-        Integer labels of those shapes; none of 0 to M - 1 is missing.
+        Integer labels of those shapes; each of 0 to M - 1 occurs.
 
     Raises:
-        ValueError: A word that is not known, or labels that do not fit the names and shapes.
+        ValueError: An unknown name of a partition, or labels that do not fit the names and shapes.
 
     Examples:
         >>> shapes = {"0.weight": torch.Size([2, 3]), "0.bias": torch.Size([2])}
@@ -41,9 +41,9 @@ def group_labels(groups: Groups, shapes: Mapping[str, torch.Size]) -> dict[str, 
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def _named(word: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Labels by a word, with gaps."""
-    checks.choice(word, name="groups", options=WORDS)
+def _named(partition: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Labels of a named partition, with gaps."""
+    checks.choice(partition, name="groups", options=PARTITIONS)
     labels, start = {}, 0
     layers = {name.rpartition(".")[0] if "." in name else name: 0 for name in shapes}
     for number, layer in enumerate(layers):
@@ -51,11 +51,11 @@ def _named(word: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     most = max((shape[0] if shape else 1) for shape in shapes.values())
     for number, (name, shape) in enumerate(shapes.items()):
         layer = layers[name.rpartition(".")[0] if "." in name else name]
-        if word == "leaf":
+        if partition == "leaf":
             labels[name] = torch.full(shape, number)
-        elif word == "layer":
+        elif partition == "layer":
             labels[name] = torch.full(shape, layer)
-        elif word == "neuron":
+        elif partition == "neuron":
             unit = torch.arange(shape[0] if shape else 1).reshape(-1, *[1] * (len(shape) - 1))
             labels[name] = (layer * most + unit).expand(shape).clone() if shape else (layer * most + unit).reshape(())
         else:

@@ -1,4 +1,4 @@
-"""The past of some chains in bounded memory."""
+"""A bounded reservoir of the past positions of chains."""
 
 from dataclasses import dataclass, replace
 
@@ -6,28 +6,28 @@ import torch
 from torch import Tensor
 
 RECENCY = 2.0
-"""A draw from moment s of a run of length t is kept with weight (s / t)^(RECENCY - 1): the start is forgotten, but the
-window grows with the run."""
+"""A draw from moment s of a run of length t is kept with weight (s / t)^(RECENCY - 1): the weight of the burn-in
+vanishes, but the window grows with the run."""
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """A reservoir of past positions of c chains, side by side: at most so many, however long the run.
+    """A reservoir of past positions of c chains, of bounded size however long the run.
 
-    Offered for the n-th time, a position takes a random slot with probability `min(1, 2 capacity / n)`, so what is kept
-    is spread over the whole run with weights that rise linearly: the burn-in fades away as (length of it / n)^2.
+    Offered for the n-th time, a position takes a random slot with probability `min(1, 2 capacity / n)`, so the
+    reservoir covers the whole run with linearly increasing weights; the weight of the burn-in is (its length / n)^2.
 
-    A history never changes. Later ones share its storage, and write only to rows that no earlier one reads.
+    A history is immutable. Later ones share its storage, and write only to rows that no earlier one reads.
 
     Args:
         rows: Storage (r, c, p).
         slots: The rows that are in the reservoir, (b,).
         written: How many rows any history has written, (1,); shared with the storage.
-        end: How many were written when this one was made.
+        end: Rows written when this one was made.
         offered: Positions seen.
 
     References:
-        Vitter (1985), Random sampling with a reservoir, algorithm R, which is the case of one in place of two.
+        Vitter (1985), Random sampling with a reservoir, algorithm R, with probability `capacity / n`.
 
     Examples:
         >>> g, history = torch.Generator().manual_seed(0), History.begin(torch.zeros(1, 1))
@@ -51,7 +51,7 @@ class History:
         return cls(position.detach().clone()[None], slots, torch.ones(1), 1, 1)
 
     def offer(self, position: Tensor, *, capacity: int, generator: torch.Generator) -> "History":
-        """The history with a position (c, p) in it, or not, by chance."""
+        """The history with the position (c, p) included, at random."""
         offered, slots = self.offered + 1, self.slots
         if len(slots) >= capacity:
             chance, place = torch.rand(2, generator=generator, device=generator.device).tolist()
@@ -65,10 +65,10 @@ class History:
         return History(rows, torch.cat([slots, slots.new_tensor([end])]), written, end + 1, offered)
 
     def draw(self, labels: Tensor, num_groups: int, num_draws: int, *, generator: torch.Generator) -> Tensor:
-        """Positions put together from the past, each group from a moment of its own, (s, c, p).
+        """Past positions recombined by group, each group from its own random time, (s, c, p).
 
         Args:
-            labels: The group of each number, (p,).
+            labels: The group of each parameter, (p,).
             num_groups: Number of groups M.
             num_draws: Positions s.
             generator: Source of randomness.
@@ -81,7 +81,7 @@ class History:
         return self.rows[chosen[:, None, :], chain, torch.arange(numbers, device=labels.device)]
 
     def _room(self, slots: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Storage whose row `end` is nobody's: this one's, or a copy if it is full or another branch wrote there."""
+        """Storage whose row `end` is unused: this one's, or a copy if it is full or another branch wrote there."""
         if self.end < len(self.rows) and self.end == int(self.written):
             return self.rows, slots, self.written, self.end
         room = min(2 * len(slots), capacity) + max(4, capacity // 4)

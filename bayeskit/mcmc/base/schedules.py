@@ -1,4 +1,4 @@
-"""Step sizes that change on the way: multipliers of `lr` by the number of steps taken."""
+"""Step-size schedules: multipliers of `lr` as functions of the number of steps taken."""
 
 import math
 from collections.abc import Callable
@@ -12,11 +12,11 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True)
 class polynomial_decay:
-    """The schedule `(1 + t / delay)^-power`, whose steps sum to infinity and, for power > 1/2, their squares do not.
+    """The schedule `(1 + t / delay)^-power`: the sum of steps diverges and, for power > 1/2, that of squares converges.
 
     Args:
         delay: Steps before the decay sets in.
-        power: In (1/2, 1] for draws that become exact; 1/3 is best for the mean squared error of an average.
+        power: In (1/2, 1] for convergence to the exact distribution; 1/3 minimizes the mean squared error of averages.
 
     References:
         Welling and Teh (2011), section 3; Teh, Thiery and Vollmer (2016), Consistency and fluctuations for stochastic
@@ -37,15 +37,15 @@ class polynomial_decay:
 
 @dataclass(frozen=True)
 class cosine_cycles:
-    """The cyclical schedule `(1 + cos(pi r)) / 2`, with r from 0 to 1 in each cycle: far at first, then near and exact.
+    """The cyclical schedule `(1 + cos(pi r)) / 2`, with r from 0 to 1 in each cycle: exploration, then sampling.
 
-    For the first part of each cycle, `exploration`, a kernel runs at temperature 0: it searches for another mode. In
-    the rest it samples, and `mcmc.run` takes draws from there alone.
+    In the first part of each cycle, `exploration`, a kernel runs at temperature 0 and searches for another mode. In the
+    rest it samples; `mcmc.run` keeps draws of this part only.
 
     Args:
         length: Steps in a cycle.
-        exploration: Share of a cycle at temperature 0.
-        floor: The least multiplier, so that a cycle does not end in standstill.
+        exploration: Fraction of a cycle at temperature 0.
+        floor: Smallest multiplier, so that steps at the end of a cycle do not vanish.
 
     References:
         Zhang, Li, Zhang, Chen and Wilson (2020), Cyclical stochastic gradient MCMC for Bayesian deep learning,

@@ -1,4 +1,4 @@
-"""Dataclasses of tensors as what can be written to a file, and back again."""
+"""Conversion of dataclasses of tensors to plain dicts for a file, and back."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def pack(record: Any) -> dict[str, Any]:
-    """A dataclass as a dict of what can be written to a file: tensors, numbers, dicts of them, and dataclasses."""
+    """A dataclass as nested dicts of tensors and numbers; callables are left out."""
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     return {
         name: pack(value) if is_dataclass(value) and not isinstance(value, type) else value
@@ -19,7 +19,7 @@ def pack(record: Any) -> dict[str, Any]:
 
 
 def unpack(template: Any, saved: Mapping[str, Any], device: torch.device) -> Any:
-    """The dataclass `template` with the values of `pack` put in."""
+    """The dataclass `template` with the values of `pack`."""
     values = {
         name: unpack(getattr(template, name), value, device)
         if is_dataclass(getattr(template, name)) and isinstance(value, Mapping)
@@ -30,7 +30,7 @@ def unpack(template: Any, saved: Mapping[str, Any], device: torch.device) -> Any
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A nest of dicts and lists with its tensors on a device."""
+    """Nested dicts and lists with their tensors moved to a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Mapping):

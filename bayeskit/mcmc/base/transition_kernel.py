@@ -1,12 +1,12 @@
-"""Markov kernels on named tensors, many chains at a time.
+"""Markov transition kernels on named tensors, many chains at a time.
 
-A position is a dict of tensors whose leading axis counts the chains, and a log density maps it to one number a chain,
-up to a constant, on the scale of the full data. A kernel is settings and two pure functions:
+A position is a dict of tensors with chains as the leading axis, and a log density maps it to one number a chain, up to
+a constant, on the scale of the full data. A kernel is settings and two pure functions:
 
     state = kernel.init(position, log_density, generator=g)
     state, info = kernel.step(state, log_density, generator=g)
 
-Stochastic-gradient kernels take another log density at every step, each an unbiased estimate from a mini-batch.
+Stochastic-gradient kernels take a different log density at every step, an unbiased estimate from a mini-batch.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from torch import Tensor
 from bayeskit.mcmc.base.log_density import LogDensity, Position
 
 Info = dict[str, Tensor]
-"""What a step reports, (c,) each: "log_density", "acceptance", "divergent" ..."""
+"""Diagnostics of a step, (c,) each: "log_density", "acceptance", "divergent" ..."""
 
 
 class TransitionKernel(ABC):
@@ -28,11 +28,12 @@ class TransitionKernel(ABC):
     A state is a frozen dataclass of tensors, numbers and dicts of tensors with a field `position`; `step` returns a new
     one and changes nothing in place.
 
-    Law: if the position has the density's law, so has the position after a step (to the order that the kernel states).
+    Invariant: the density is stationary: if the position is distributed as it, so is the position after a step (up to
+    the discretization error that the kernel documents).
 
     Class attributes:
         mini_batches: Whether a step may be given a noisy estimate of the log density.
-        interacting: Whether chains see each other, as particles do; then R-hat and effective sizes mean nothing.
+        interacting: Whether chains interact, as particles do; then R-hat and effective sample sizes are meaningless.
     """
 
     mini_batches: ClassVar[bool] = True
@@ -44,28 +45,28 @@ class TransitionKernel(ABC):
 
     @abstractmethod
     def step(self, state: Any, log_density: LogDensity, *, generator: torch.Generator) -> tuple[Any, Info]:
-        """One transition of every chain: the new state, and what is to be said about it."""
+        """One transition of every chain: the new state and its diagnostics."""
 
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> "TransitionKernel":
-        """The kernel with all that it can measure before it runs put in, such as a step size.
+        """The kernel with everything set that it can measure before it runs, such as a step size.
 
         Args:
             log_density: The log density, or an estimate of it from a mini-batch.
-            position: Where chains may come, leaves (n, *shape).
-            share: The share of the rows in a mini-batch.
+            position: Positions typical of the run, leaves (n, *shape).
+            share: The share of the data in a mini-batch.
             generator: Source of all randomness.
         """
         return self
 
     def samples(self, count: int) -> bool:
-        """Whether the step after `count` steps draws from the law; only cyclical kernels have some that do not."""
+        """Whether the step after `count` steps is a draw; only cyclical kernels have steps that are not."""
         return True
 
 
 class AdaptiveKernel(TransitionKernel, ABC):
-    """A kernel that tunes itself while it burns in; tuned, it is a fixed Markov kernel again."""
+    """A kernel that is tuned in its burn-in; the tuned kernel is a fixed Markov kernel again."""
 
     @abstractmethod
     def adapt(
@@ -80,7 +81,7 @@ class AdaptiveKernel(TransitionKernel, ABC):
     def burn_in(
         self, position: Position, densities: Iterator[LogDensity], *, num_steps: int, generator: torch.Generator
     ) -> "BurnIn | None":
-        """The same step by step, so that it can be written down on the way; None if the kernel offers `adapt` alone."""
+        """The same step by step, so that it can be saved and resumed; None if the kernel has `adapt` only."""
         return None
 
 
@@ -123,17 +124,17 @@ def adapt(
     num_steps: int,
     generator: torch.Generator,
 ) -> tuple[TransitionKernel, Any]:
-    """Burn a kernel in: tune it if it can be tuned, otherwise just run it.
+    """Run the burn-in of a kernel, with tuning if it can be tuned.
 
     Args:
-        kernel: The kernel to start with, left as it is.
+        kernel: The kernel, which is not changed.
         position: Where the chains start, leaves (c, *shape).
         log_density: A log density, or an iterable of mini-batch estimates to cycle through.
         num_steps: Number of steps.
         generator: Source of all randomness.
 
     Returns:
-        The tuned copy of the kernel, and the state that the chains have reached.
+        The tuned copy of the kernel, and the final state of the chains.
 
     Examples:
         >>> from bayeskit import mcmc
@@ -154,15 +155,15 @@ def adapt(
 
 
 class Stream:
-    """The endless iterator over log densities: the same one for ever, or an iterable started over at its end.
+    """The endless iterator over log densities: always the same one, or an iterable that is restarted at its end.
 
-    It knows how far it is, so that a resumed run can be put back there: the pass began at the generator state `start`,
-    and `used` densities of it are spent. That is exact for iterables which draw their randomness when a pass starts.
+    It keeps its position for resumed runs: the current pass began at the generator state `start`, and `used` densities
+    of it have been taken. That is exact for iterables which draw their random numbers when a pass starts.
 
     Args:
         kernel: Refuses mini-batches if it needs the full density.
         log_density: A log density or an iterable of them.
-        generator: The one that the iterable may draw from.
+        generator: The generator that the iterable may draw from.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Stream:
         raise ValueError("`log_density` has no mini-batches left; pass an iterable that can be iterated over again.")
 
     def move(self, start: Tensor, used: int) -> None:
-        """Go to where `used` densities of the pass that began at generator state `start` are spent."""
+        """Go to the point after `used` densities of the pass that began at generator state `start`."""
         self.generator.set_state(start)
         self.start, self.used = start, used
         if not callable(self.source) and used:

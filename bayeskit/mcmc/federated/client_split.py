@@ -1,4 +1,4 @@
-"""The rows of one log density dealt out to clients: a network is sampled as if its data lay in many places."""
+"""Simulated clients: the data of one log density split among them."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from bayeskit.mcmc.base.log_density import LogDensity, Position
 
 @runtime_checkable
 class Divisible(Protocol):
-    """A log density that comes apart into a prior and the likelihoods of rows, `bnn.MCMC`'s for one.
+    """A log density that is the sum of a prior and the log likelihoods of data points, such as that of `bnn.MCMC`.
 
     Called, it is the log density of all the data.
     """
@@ -22,28 +22,28 @@ class Divisible(Protocol):
 
     @property
     def order(self) -> Tensor:
-        """A number a row, (n,), by which clients whose data are unlike may be told apart: the target."""
+        """A value for each data point, (n,), by which heterogeneous clients are formed: the target."""
         ...
 
     def log_prior(self, position: Position) -> Tensor:
-        """What is known before the data, (c,)."""
+        """Log density of the prior, (c,)."""
         ...
 
     def of_rows(self, rows: Tensor) -> LogDensity:
-        """The log likelihood of the rows with these numbers alone."""
+        """The log likelihood of the data points with these indices."""
         ...
 
 
 def deal(order: Tensor, clients: int | Tensor, *, skew: float, generator: torch.Generator) -> Tensor:
-    """The client that has each of n rows, (n,), numbered from 0 without a gap.
+    """The client of each of n data points, (n,), numbered consecutively from 0.
 
-    Rows are laid in a row and cut into parts of one length (up to one): at random for a `skew` of 0, by `order` for 1,
-    and in between by as much of their rank in `order` as of one at random.
+    Data points are sorted and split into parts of equal size (up to one): at random for a `skew` of 0, by `order` for
+    1, and in between by the weighted mean of the rank in `order` and a random rank.
 
     Args:
-        order: A number a row, (n,).
-        clients: How many (no more than rows), or the client of each row as one knows it.
-        skew: How unlike the clients are to be, from 0 to 1.
+        order: A value for each data point, (n,).
+        clients: Their number (at most n), or the client of each data point.
+        skew: Heterogeneity of the clients, from 0 to 1.
         generator: Source of the random ranks.
 
     Examples:

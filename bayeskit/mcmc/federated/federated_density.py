@@ -1,4 +1,4 @@
-"""A log density whose data lie in many places: a prior, and what each place says."""
+"""A log density with distributed data: a prior, and the likelihood of each shard."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from bayeskit.mcmc.federated.shard_surrogates import Surrogate
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """A prior, and the likelihoods of shards of the data that stay where they are.
+    """A prior, and the likelihoods of shards of the data that stay with their owners.
 
-    Called, it is the log density of all the data, for whoever holds all shards.
+    Called, it is the log density given all the data, if all shards are held here.
 
     Args:
         log_prior: Maps leaves (c, *shape) to (c,).
         shards: By number, the log likelihood of the rows of that shard (the sum over them), or an iterable of
-            estimates of it from mini-batches, gone through from its start at each visit. All of them to simulate, or
-            those that this rank of `torch.distributed` holds. Mini-batches shuffle by generators of their own.
-        sizes: Rows of every shard, held here or not. A chain visits shards in proportion to them.
-        surrogates: A Gaussian stand-in for every shard's likelihood, for conducive gradients; None for none.
+            estimates of it from mini-batches, restarted at each visit. All of them in a simulation, or those of this
+            rank of `torch.distributed`. Mini-batches are shuffled by their own generators.
+        sizes: Number of data points of every shard, held here or not. Chains visit shards in proportion to them.
+        surrogates: A Gaussian approximation of every shard's likelihood, for conducive gradients, or None.
 
     Examples:
         >>> shards = {s: lambda q, s=s: -0.5 * (q["x"] - s) ** 2 for s in range(2)}
@@ -55,21 +55,21 @@ class Federation:
         return len(self.shards) == len(self.sizes)
 
     def local(self, number: int, likelihood: LogDensity, position: Position, chains: Tensor) -> Tensor:
-        """What the chains at one shard, numbers `chains`, take for their log density, (c,): unbiased over shards.
+        """The log density used by the chains with indices `chains` at one shard, (c,): unbiased over shards.
 
         `log p(q) + log p(y_s | q) / f_s`, and with surrogates `sum_r log q_r(q) - log q_s(q) / f_s`, whose mean over
-        shards is zero, and which holds the chain where all the data want it while it is at one of them.
+        shards is zero, and which corrects the drift towards the posterior of one shard.
         """
         share = self.sizes[number] / sum(self.sizes)
         value = self.log_prior(position) + likelihood(position) / share
         if self.surrogates is None:
             return value
-        mine, everyone = self.surrogates[number].of(chains), self._everyone.of(chains)
+        mine, everyone = self.surrogates[number].of(chains), self._product.of(chains)
         return value + everyone(position) - mine(position) / share
 
     @cached_property
-    def _everyone(self) -> Surrogate:
-        """The surrogates' product."""
+    def _product(self) -> Surrogate:
+        """The product of the surrogates."""
         assert self.surrogates is not None
         dense = any(one.precision.ndim > one.linear.ndim for one in self.surrogates)
         parts = [
@@ -78,7 +78,7 @@ class Federation:
         return Surrogate(torch.stack([one.linear for one in self.surrogates]).sum(0), torch.stack(parts).sum(0))
 
     def check(self) -> None:
-        """Raise unless numbers, sizes and surrogates fit together."""
+        """Raise unless shards, sizes and surrogates are consistent."""
         if not self.sizes or min(self.sizes) <= 0:
             raise ValueError(f"`sizes` must be positive, one for every shard; got {list(self.sizes)}")
         if not set(self.shards) <= set(range(len(self.sizes))):

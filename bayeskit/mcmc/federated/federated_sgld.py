@@ -1,4 +1,4 @@
-"""Federated sampling: chains that travel between clients, each of which keeps its data to itself."""
+"""Federated sampling: SGLD across clients with delayed communication."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -20,13 +20,13 @@ from bayeskit.mcmc.sgmcmc.stochastic_kernel import StochasticKernel
 
 @dataclass(frozen=True, eq=False)
 class FederatedState:
-    """Where the chains are, and who has which rows if they were dealt out here.
+    """The state of the chains, and the split of the data if it was made here.
 
     Args:
-        base: State of the kernel inside.
-        clients: The client of each row, (n,); None where the log density is a `Federation`.
+        base: State of the inner kernel.
+        clients: The client of each data point, (n,); None if the log density is a `Federation`.
         surrogates: Of the clients and for each chain, "linear" and "precision" (c, s, p); empty if there are none.
-        count: Rounds since these were made.
+        count: Rounds since the surrogates were made.
     """
 
     base: Any
@@ -42,34 +42,34 @@ class FederatedState:
 
 @dataclass(frozen=True, eq=False)
 class Federated(TransitionKernel):
-    """A kernel whose chains travel: each stays some steps with a client, sees its data alone, and moves on.
+    """A kernel across clients with delayed communication: each chain takes some steps at one client, then moves on.
 
     A step of this kernel is a round. Every chain draws its next shard in proportion to the shards' sizes and takes
-    `local_steps` of the kernel inside there; then positions are exchanged, and that is all the communication. Without
-    surrogates a long visit drifts to what one shard, counted `1 / f_s` times, wants: distributed SGLD, which is biased
-    unless the shards look alike. With surrogates (conducive gradients) that drift is taken out, up to what the
-    surrogates miss; exact surrogates and whole shards make it the kernel inside on all the data.
+    `local_steps` of the inner kernel there; then positions are exchanged, the only communication. Without surrogates a
+    long visit drifts to the posterior of one shard, weighted by `1 / f_s`: distributed SGLD, which is biased unless the
+    shards are similar. Surrogates (conducive gradients) correct that drift, up to their own error; with exact
+    surrogates and full-batch shards this is the inner kernel on all the data.
 
     With all shards in one process the clients are simulated. With `torch.distributed`, every rank runs the same call
-    with its own shards and a generator in the same state, and they end with the same chains, the simulation's.
+    with its own shards and a generator in the same state, and all obtain the chains of the simulation.
 
-    Another log density that knows its rows (`Divisible`), as that of a network through `bnn.MCMC`, is dealt out to
-    clients here, to try out what federation would cost. With `conducive`, every client then makes a surrogate for each
-    chain, the expansion of its likelihood where that chain is, and makes it anew as the chains travel: networks are not
-    Gaussian enough for one that is made once.
+    The data of another log density (`Divisible`), such as that of a network through `bnn.MCMC`, are split among
+    simulated clients. With `conducive`, every client then makes a surrogate for each chain, the expansion of its
+    likelihood at that chain's position, and renews it during the run: networks are not Gaussian enough for one that is
+    made once.
 
     Status: experimental. Posterior standard deviations of a network are 0.51 and 0.69 of the reference on two UCI
     tables.
 
     Args:
-        kernel: What a client runs: one that bears a noisy gradient, `SGLD(lr=...)`. A step size is measured only
-            where all shards are held.
-        local_steps: Steps of a visit.
-        clients: How many to deal rows to (no more than there are rows), or the client of each row, (n,).
-        skew: How unlike these are: 0 deals rows at random, 1 in the order of their targets.
-        conducive: Whether these make surrogates. A `Federation` has them, or not.
-        refresh: Rounds after which these make them anew; None for never.
-        num_probes: Gradients that these spend on the curvature of a surrogate; 0 for a gradient alone.
+        kernel: The stochastic-gradient kernel of the clients, `SGLD(lr=...)`. A step size is measured only if all
+            shards are held here.
+        local_steps: Steps at a client before communication.
+        clients: Number of simulated clients (at most n), or the client of each data point, (n,).
+        skew: Heterogeneity of simulated clients: 0 splits at random, 1 in the order of the targets.
+        conducive: Whether simulated clients make surrogates.
+        refresh: Rounds after which they renew them; None for never.
+        num_probes: Gradient evaluations for the curvature of a surrogate; 0 for a first-order surrogate.
 
     References:
         El Mekkaoui, Mesquita, Blomstedt and Kaski (2021), Federated stochastic gradient Langevin dynamics, sections 3
@@ -100,24 +100,24 @@ class Federated(TransitionKernel):
     mini_batches: ClassVar[bool] = False
 
     def init(self, position: Position, log_density: LogDensity, *, generator: torch.Generator) -> FederatedState:
-        """The state of the kernel inside, and the clients with their surrogates if rows are to be dealt out."""
+        """The state of the inner kernel, and simulated clients with their surrogates if the data are to be split."""
         checks.positive(self.local_steps, name="local_steps", integer=True)
         if self.refresh is not None:
             checks.positive(self.refresh, name="refresh", integer=True)
         if not self.kernel.mini_batches:
             raise ValueError(f"`kernel` must bear a noisy gradient, as SGLD does; got {type(self.kernel).__name__}")
-        clients = self._dealt(log_density, generator)
+        clients = self._split(log_density, generator)
         federation = _federation(log_density, clients, {})
         federation.check()
         base = self.kernel.init(position, log_density, generator=generator)
         state = FederatedState(base, clients)
-        return state if clients is None or not self.conducive else self._renewed(state, log_density, generator)
+        return state if clients is None or not self.conducive else self._make_surrogates(state, log_density, generator)
 
     def prepared(
         self, log_density: LogDensity, position: Position, *, share: float = 1.0, generator: torch.Generator
     ) -> "Federated":
-        """With rows dealt out, and the kernel inside prepared for what chains will see at any of the shards."""
-        clients = self._dealt(log_density, generator)
+        """With the data split, and the inner kernel prepared for the log densities at all shards."""
+        clients = self._split(log_density, generator)
         federation = _federation(log_density, clients, {})
         number, chains = len(federation.sizes), len(next(iter(position.values())))
         everywhere = {name: leaf.repeat(number, *[1] * (leaf.ndim - 1)) for name, leaf in position.items()}
@@ -133,9 +133,9 @@ class Federated(TransitionKernel):
     def step(
         self, state: FederatedState, log_density: LogDensity, *, generator: torch.Generator
     ) -> tuple[FederatedState, Info]:
-        """One round: every chain visits a shard, and comes back."""
+        """One round: every chain takes `local_steps` at a shard, then positions are exchanged."""
         if state.surrogates and self.refresh is not None and state.count == self.refresh:
-            state = self._renewed(state, log_density, generator)
+            state = self._make_surrogates(state, log_density, generator)
         federation = _federation(log_density, state.clients, state.surrogates)
         chains = len(next(iter(state.position.values())))
         sizes = torch.tensor(federation.sizes, dtype=torch.float64, device=generator.device)
@@ -154,8 +154,8 @@ class Federated(TransitionKernel):
         _one_owner(mine)
         return replace(state, base=_exchanged(base, mine)), _exchanged(info, mine)
 
-    def _renewed(self, state: FederatedState, log_density: Any, generator: torch.Generator) -> FederatedState:
-        """With surrogates about where the chains are now."""
+    def _make_surrogates(self, state: FederatedState, log_density: Any, generator: torch.Generator) -> FederatedState:
+        """With surrogates about the current positions."""
         federation = _federation(log_density, state.clients, {})
         where = (
             self.kernel.gradient_position(state.base) if isinstance(self.kernel, StochasticKernel) else state.position
@@ -167,8 +167,8 @@ class Federated(TransitionKernel):
         stacked = {name: torch.stack([getattr(one, name) for one in made], 1) for name in ("linear", "precision")}
         return replace(state, surrogates=stacked, count=0)
 
-    def _dealt(self, log_density: Any, generator: torch.Generator) -> Tensor | None:
-        """The client of each row, (n,); None for a `Federation`."""
+    def _split(self, log_density: Any, generator: torch.Generator) -> Tensor | None:
+        """The client of each data point, (n,); None for a `Federation`."""
         if isinstance(log_density, Federation):
             return None
         if not isinstance(log_density, Divisible):
@@ -181,31 +181,31 @@ class Federated(TransitionKernel):
 
 @dataclass(frozen=True, eq=False)
 class _Visit:
-    """The log densities of chains at the shards held here; zero for those elsewhere.
+    """The log densities of the chains at shards held here; zero for chains elsewhere.
 
     Args:
         federation: Prior, sizes and surrogates.
-        likelihoods: Of the shards that are visited here.
-        goes: The shard where each chain is, (c,).
+        likelihoods: Of the visited shards held here.
+        visited: The shard of each chain, (c,).
     """
 
     federation: Federation
     likelihoods: Mapping[int, LogDensity]
-    goes: Tensor
+    visited: Tensor
 
     def __call__(self, position: Position) -> Tensor:
         total = 0 * ravel(position).square().sum(-1)  # a gradient of zeros for chains elsewhere
-        goes = self.goes.repeat(len(total) // len(self.goes))  # a kernel may ask for several positions of each chain
+        goes = self.visited.repeat(len(total) // len(self.visited))  # kernels may evaluate several positions
         for number, likelihood in self.likelihoods.items():
             rows = (goes == number).nonzero()[:, 0].to(total.device)
             here = {name: leaf[rows] for name, leaf in position.items()}
-            value = self.federation.local(number, likelihood, here, rows % len(self.goes))
+            value = self.federation.local(number, likelihood, here, rows % len(self.visited))
             total = total.to(value.dtype).index_add(0, rows, value)  # a float64 likelihood of float32 positions
         return total
 
 
 def _federation(log_density: Any, clients: Tensor | None, surrogates: Position) -> Federation:
-    """The log density as a federation: itself, or its rows with the clients that have them."""
+    """The log density as a federation: itself, or its data split among simulated clients."""
     if clients is None:
         return log_density
     rows = [(clients == number).nonzero()[:, 0] for number in range(int(clients.max()) + 1)]
@@ -223,7 +223,7 @@ def _first(federation: Federation, number: int) -> LogDensity:
 
 
 def _endless(shard: LogDensity | Iterable[LogDensity]) -> Iterator[LogDensity]:
-    """A shard's densities from the start of its first pass on."""
+    """A shard's densities, restarted at the end of each pass."""
     while True:
         if callable(shard):
             yield shard
@@ -252,7 +252,7 @@ def _one_owner(mine: Tensor) -> None:
 
 
 def _exchanged(value: Any, mine: Tensor) -> Any:
-    """The nest of tensors (c, ...) with every chain's rows as its own rank has them; the rest as it is."""
+    """Nested tensors (c, ...) with the values of every chain from its own rank; other values unchanged."""
     if isinstance(value, Tensor) and value.ndim and len(value) == len(mine):
         keep = mine.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
         whole = torch.where(keep, value, torch.zeros_like(value))

@@ -1,4 +1,4 @@
-"""Gaussian stand-ins for what a shard of the data says, small enough to send to everybody."""
+"""Gaussian approximations of the likelihood of a shard, small enough to be communicated."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ from bayeskit.mcmc.sampling.run import run
 class Surrogate:
     """The log likelihood of a shard as `linear' q - q' precision q / 2`, up to a constant.
 
-    Natural parameters, so a shard that leaves a direction open has a precision of zero there, not an infinite variance.
+    Natural parameters, so that a direction without information has precision zero, not infinite variance.
 
     Args:
         linear: Precision times mean, (p,); or one of each chain, (c, p).
         precision: (p, p), or its diagonal (p,); or a diagonal of each chain, (c, p).
 
     Examples:
-        >>> likelihood = Surrogate(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))  # N(2, 1), and nothing
+        >>> likelihood = Surrogate(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))  # N(2, 1), and no information
         >>> likelihood({"x": torch.tensor([[2.0, 7.0]])})
         tensor([2.])
     """
@@ -38,19 +38,19 @@ class Surrogate:
         return (q * self.linear).sum(-1) - 0.5 * (q * pulled).sum(-1)
 
     def of(self, chains: Tensor) -> "Surrogate":
-        """That of these chains alone, if each has its own."""
+        """The surrogate of these chains, if each chain has its own."""
         return self if self.linear.ndim == 1 else Surrogate(self.linear[chains], self.precision[chains])
 
 
 def laplace_surrogate(log_likelihood: LogDensity, at: Position, *, dense: bool = True) -> Surrogate:
     """The second-order expansion of a log likelihood at a point; exact where it is quadratic.
 
-    Negative curvature, which no Gaussian has, is taken as none.
+    Negative curvature is set to zero.
 
     Args:
         log_likelihood: Maps leaves (c, *shape) to (c,).
         at: One position, leaves (1, *shape).
-        dense: Whether the numbers depend on each other; with False only the diagonal is kept.
+        dense: Whether to keep the whole precision matrix; with False only its diagonal.
 
     Examples:
         >>> laplace_surrogate(lambda q: -2 * (q["x"] - 3).square().sum(-1), {"x": torch.zeros(1, 1)})
@@ -71,15 +71,15 @@ def laplace_surrogate(log_likelihood: LogDensity, at: Position, *, dense: bool =
 def chain_surrogate(
     log_likelihood: LogDensity, position: Position, *, num_probes: int = 32, generator: torch.Generator
 ) -> Surrogate:
-    """The expansion of a log likelihood about each chain's position, of second order with the Hessian's diagonal alone.
+    """The expansion of a log likelihood about each chain's position, of second order with the diagonal of the Hessian.
 
-    Its gradient is right at those positions, whatever the curvature; the diagonal is an estimate, exact for a diagonal
-    Hessian, and zero without probes. For chains about unlike modes, as those of networks are.
+    Its gradient is exact at those positions; the diagonal is an estimate, exact for a diagonal Hessian, and zero
+    without probes. For chains about different modes, as in networks.
 
     Args:
         log_likelihood: Maps leaves (c, *shape) to (c,).
         position: Leaves (c, *shape).
-        num_probes: Gradients to spend on the diagonal; 0 for none of it.
+        num_probes: Gradient evaluations for the diagonal; 0 for a first-order expansion.
         generator: Source of all randomness.
 
     Examples:
@@ -108,20 +108,20 @@ def fit_surrogate(
     dense: bool = False,
     generator: torch.Generator,
 ) -> Surrogate:
-    """A Gaussian fitted to draws from a shard's likelihood, which a client makes by itself, once.
+    """A Gaussian fitted to draws from a shard's likelihood, made once by each client.
 
-    A shard may leave directions open, so the draws are from the likelihood times a weak normal prior about the start,
-    which is divided out again.
+    The likelihood may be improper, so the draws are from its product with a weak normal prior about the start, which is
+    divided out again.
 
     Args:
         log_likelihood: Of the shard, leaves (c, *shape) to (c,).
-        position: Where the chains start, leaves (c, *shape).
-        kernel: What draws, such as `SGLD()`.
+        position: Starting positions, leaves (c, *shape).
+        kernel: The kernel, such as `SGLD()`.
         num_samples: Draws of each chain.
         burn_in: Steps before the first.
         thin: Steps per draw.
-        weak_precision: Of the weak prior, for every number.
-        dense: Whether to fit a covariance; with False, variances alone.
+        weak_precision: Precision of the weak prior.
+        dense: Whether to fit a covariance; with False, variances.
         generator: Source of all randomness.
 
     Raises:
@@ -152,7 +152,7 @@ def fit_surrogate(
 
 
 def _nonnegative(precision: Tensor) -> Tensor:
-    """The nearest precision without negative curvature."""
+    """The nearest positive semi-definite precision."""
     if precision.ndim == 1:
         return precision.clamp(min=0)
     values, vectors = torch.linalg.eigh(precision)

@@ -1,4 +1,4 @@
-"""Chains on their way through the burn-in and from draw to draw, and what it takes to go on another day."""
+"""The sampling loop: burn-in, draws, and the state from which a run is resumed."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from bayeskit.mcmc.sampling.storage import Collector
 
 
 class Loop:
-    """The chains on their way: between two draws `saved` holds all that a resumed run needs."""
+    """The state of a run; between two draws `saved` is everything that a resumed run needs."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Loop:
     ):
         self.kernel, self.state, self.stream, self.collector, self.count = kernel, state, stream, collector, count
         self.burning, self.kept = burning, 0
-        self.level = float("nan")
+        self.mean_log_density = float("nan")
 
     @classmethod
     def begin(
@@ -39,7 +39,7 @@ class Loop:
         burn_in: int,
         generator: torch.Generator,
     ) -> "Loop":
-        """Start the chains; a kernel that tunes itself, but not step by step, does its whole burn-in here."""
+        """Start the chains; a kernel that is tuned, but not step by step, runs its whole burn-in here."""
         burning = _burning(kernel, position, stream, burn_in)
         if burning is None and isinstance(kernel, AdaptiveKernel):
             tuned, state = kernel.adapt(position, stream, num_steps=burn_in, generator=generator)
@@ -49,7 +49,7 @@ class Loop:
         else:
             loop = cls(kernel, burning.result()[1], stream, collector, count=0, burning=burning)
         loop._check()
-        loop._remember()
+        loop._record()
         return loop
 
     @classmethod
@@ -63,7 +63,7 @@ class Loop:
         *,
         burn_in: int,
     ) -> "Loop":
-        """Take up a run from what it saved; random numbers drawn on the way there are of no consequence."""
+        """Resume a run from what it saved, the state of the generator included."""
         device = next(iter(position.values())).device
         burning = None if saved.get("burning") is None else _burning(kernel, position, stream, burn_in)
         if burning is None:
@@ -77,50 +77,52 @@ class Loop:
         loop.kept = saved["kept"]
         stream.move(saved["start"], saved["used"])
         stream.generator.set_state(saved["generator"])
-        loop._remember()
+        loop._record()
         return loop
 
     def advance(self, num_steps: int, *, keep: bool) -> None:
-        """Take some steps and, if asked to, keep the last position with the average of what was reported."""
+        """Take some steps and, with `keep`, collect the last position with the averaged diagnostics."""
         if self.burning is not None:
             return self._burn(self.burning)
         reports = []
         state, count = self.state, self.count
         while len(reports) < num_steps:
             state, info = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
-            if not keep or self.kernel.samples(count):  # a cyclical kernel may have to find another mode first
+            if not keep or self.kernel.samples(count):  # cyclical kernels first search for a mode
                 reports.append(info)
             count += 1
-        if _strays(state.position):
+        if _non_finite(state.position):
             self._raise(count - self.count)
         self.state, self.count = state, count
-        self.level = reports[-1]["log_density"].mean().item() if "log_density" in reports[-1] else float("nan")
+        self.mean_log_density = (
+            reports[-1]["log_density"].mean().item() if "log_density" in reports[-1] else float("nan")
+        )
         if keep:
             report = {name: torch.stack([r[name] for r in reports]).mean(0) for name in reports[0]}
             self.collector.add(state.position, report)
             self.kept += 1
-        self._remember()
+        self._record()
 
     def _burn(self, burning: BurnIn) -> None:
-        """A step of a burn-in that tunes the kernel; after the last one it is tuned."""
+        """A step of a burn-in with tuning; the last one sets the tuned kernel."""
         burning.advance()
-        self.count, self.level = self.count + 1, burning.mean_log_density
+        self.count, self.mean_log_density = self.count + 1, burning.mean_log_density
         tuned, self.state = burning.result()
         if burning.finished:
             self.kernel, self.burning = tuned, None
             self._check()
-        self._remember()
+        self._record()
 
-    def _remember(self) -> None:
-        """Note the present as what to save: states are never changed in place, so references do."""
+    def _record(self) -> None:
+        """Record the current state for `saved`, by reference: states are never changed in place."""
         start, used, generator = self.stream.start, self.stream.used, self.stream.generator.get_state()
         burning = None if self.burning is None else self.burning.saved
-        self._known = (self.state, burning, self.count, self.kept, start, used, generator)
+        self._current = (self.state, burning, self.count, self.kept, start, used, generator)
 
     @property
     def saved(self) -> dict[str, Any]:
-        """What a resumed run needs, as of the last draw."""
-        state, burning, count, kept, start, used, generator = self._known
+        """Everything that a resumed run needs, as of the last draw."""
+        state, burning, count, kept, start, used, generator = self._current
         return {
             "kernel": pack(self.kernel),
             "state": pack(state),
@@ -134,20 +136,20 @@ class Loop:
         }
 
     def _check(self) -> None:
-        if _strays(self.state.position):
+        if _non_finite(self.state.position):
             self._raise(0)
 
     def _raise(self, num_steps: int) -> NoReturn:
-        """Say where the chains left the finite numbers: up to `num_steps` are taken again, one by one, to find out."""
+        """Report the step at which a chain became non-finite, by repeating up to `num_steps` steps one by one."""
         state, count = self.state, self.count
         if num_steps:
-            *_, start, used, generator = self._known
+            *_, start, used, generator = self._current
             self.stream.move(start, used)
             self.stream.generator.set_state(generator)
-        while not _strays(state.position) and count < self.count + num_steps:
+        while not _non_finite(state.position) and count < self.count + num_steps:
             state, _ = self.kernel.step(state, next(self.stream), generator=self.stream.generator)
             count += 1
-        name, chain = next(iter(_strays(state.position).items()), ("the position", 0))
+        name, chain = next(iter(_non_finite(state.position).items()), ("the position", 0))
         raise FloatingPointError(
             f"{type(self.kernel).__name__}: `{name}` is no longer finite after step {count} in chain {chain}. Lower "
             "the step size, or start nearer to a mode."
@@ -155,14 +157,14 @@ class Loop:
 
 
 def _burning(kernel: TransitionKernel, position: Position, stream: Stream, burn_in: int) -> BurnIn | None:
-    """The burn-in of a kernel that can be tuned step by step, if there is one."""
+    """The burn-in of a kernel that is tuned step by step, or None."""
     if not isinstance(kernel, AdaptiveKernel) or burn_in == 0:
         return None
     return kernel.burn_in(position, stream, num_steps=burn_in, generator=stream.generator)
 
 
-def _strays(position: Position) -> dict[str, int]:
-    """The leaves that are not finite, and the first chain where."""
+def _non_finite(position: Position) -> dict[str, int]:
+    """The leaves that are not finite, with the first such chain."""
     found = {}
     for name, leaf in position.items():
         bad = ~torch.isfinite(leaf.reshape(len(leaf), -1)).all(-1)

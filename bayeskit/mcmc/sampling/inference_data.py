@@ -1,18 +1,18 @@
-"""Draws for ArviZ: its plots, its summaries, its files."""
+"""Conversion of draws to ArviZ."""
 
 from typing import Any
 
 from bayeskit.mcmc.sampling.run import Chain
 
 STATISTICS = {"log_density": "lp", "acceptance": "acceptance_rate", "divergent": "diverging", "step_size": "step_size"}
-"""What ArviZ calls what kernels report."""
+"""Name of a diagnostic here -> its name in ArviZ."""
 
 
 def inference_data(chain: Chain) -> Any:
-    """The draws as an `arviz.InferenceData`, with what the kernel reported under the names that ArviZ knows.
+    """The draws as an `arviz.InferenceData`, with the diagnostics of the kernel under ArviZ's names.
 
     Args:
-        chain: What `mcmc.run` returned.
+        chain: The result of `mcmc.run`.
 
     Returns:
         Groups `posterior` (chains, draws, *shape) and `sample_stats`.

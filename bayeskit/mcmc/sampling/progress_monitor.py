@@ -1,4 +1,4 @@
-"""How a run is doing while it goes on, from a number of draws that does not grow with it."""
+"""Convergence diagnostics during a run, from a bounded number of its draws."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from bayeskit.mcmc.base.convergence import ess, rhat
 from bayeskit.mcmc.base.log_density import Position, ravel
 
 NUMBERS, DRAWS = 50, 1000
-"""What is watched at most: the first numbers of each chain, at evenly spaced draws."""
+"""Largest number of parameters of each chain and of evenly spaced draws that are used."""
 
 
 class Monitor:
-    """Every k-th draw of some numbers of each chain, with k doubled whenever there are enough of them.
+    """Every k-th draw of some parameters of each chain, with k doubled whenever there are enough of them.
 
     Examples:
         >>> monitor = Monitor()
@@ -26,7 +26,7 @@ class Monitor:
         self.draws: list[Tensor] = []
 
     def add(self, position: Position) -> None:
-        """Take in the draws of all chains, leaves (c, *shape)."""
+        """Add the draws of all chains, leaves (c, *shape)."""
         if self.count % self.stride == 0:
             self.draws.append(ravel(position)[:, :NUMBERS].clone())
             if len(self.draws) >= DRAWS:
@@ -34,9 +34,9 @@ class Monitor:
         self.count += 1
 
     def numbers(self) -> dict[str, float]:
-        """The largest R-hat and the smallest effective sample size so far; nothing while draws are few.
+        """The largest R-hat and the smallest effective sample size so far; empty while draws are few.
 
-        The latter is of the draws looked at, so of all draws it is at least that.
+        The latter is that of the draws used, a lower bound for all draws.
         """
         if len(self.draws) < 4:
             return {}

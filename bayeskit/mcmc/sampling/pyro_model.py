@@ -1,4 +1,4 @@
-"""A user's pyro model as a log density: any kernel samples it, many chains at a time."""
+"""A pyro model as a log density for any kernel, many chains at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +13,23 @@ from bayeskit.mcmc.hamiltonian.nuts import quiet
 
 
 class PyroDensity:
-    """The log joint density of a pyro model's latent variables, in coordinates without constraints.
+    """The log joint density of a pyro model's latent variables, in unconstrained coordinates.
 
-    With `x = t(z)` the transform that pyro knows for a variable's support,
+    With `x = t(z)` pyro's transform to a variable's support,
 
         log p(z) = log p(x, observations) + log |det dt / dz|
 
-    The chains of a position are evaluated together by `torch.func.vmap`; a model whose control flow depends on values
-    goes one chain after the other.
+    The chains of a position are evaluated together by `torch.func.vmap`; a model whose control flow depends on
+    values is evaluated one chain after the other.
 
     Args:
         model: A function with `pyro.sample` statements, observations given by `obs=` or `pyro.condition`. Latent
-            variables must be continuous, be the same in every run, and have a support that depends on no other one.
+            variables must be continuous, the same in every run, and have supports that do not depend on each other.
         *args: Its arguments.
         **kwargs: Its keyword arguments.
 
     Raises:
-        ValueError: A latent variable is discrete, a plate takes a part of its rows at random, or nothing is latent.
+        ValueError: A latent variable is discrete, a plate is subsampled, or nothing is latent.
 
     Examples:
         >>> from bayeskit import mcmc
@@ -54,7 +54,7 @@ class PyroDensity:
             self.like = {name: self.transforms[name].inv(node["value"]).detach() for name, node in latent.items()}
 
     def __call__(self, position: Position) -> Tensor:
-        """Log densities of c positions, leaves (c, *shape), without constraints: (c,)."""
+        """Log densities of c positions, unconstrained leaves (c, *shape): (c,)."""
         leaves = [position[name] for name in self.transforms]
         with quiet(None):
             if len(leaves[0]) == 1:
@@ -78,7 +78,7 @@ class PyroDensity:
         return poutine.trace(conditioned).get_trace(*self.args, **self.kwargs)
 
     def start(self, num_chains: int, *, generator: torch.Generator) -> Position:
-        """Uniform draws from (-2, 2) for every coordinate, leaves (c, *shape), as Stan and pyro start their chains."""
+        """Uniform draws from (-2, 2) for every coordinate, leaves (c, *shape), as in Stan and pyro."""
         found = {}
         for name, leaf in self.like.items():
             uniform = torch.rand(

@@ -1,4 +1,4 @@
-"""Run a kernel and keep its draws."""
+"""Sampling: run a kernel and collect its draws."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Chain:
 
     Args:
         samples: Leaves (c, num_samples, *shape).
-        info: What the kernel reported, (c, num_samples) each, averaged over the steps that a draw took.
-        kernel: The kernel as it was tuned.
-        state: Where the chains ended.
+        info: Diagnostics of the kernel, (c, num_samples) each, averaged over the steps of a draw.
+        kernel: The tuned kernel.
+        state: The final state of the chains.
     """
 
     samples: Position
@@ -48,28 +48,28 @@ def run(
     collector: Collector | None = None,
     description: str = "sampling",
 ) -> Chain:
-    """Draw from a law by running many chains of a Markov kernel.
+    """Sample from a density by running many chains of a Markov kernel.
 
     Args:
         kernel: The kernel; one that can be tuned is tuned during the burn-in.
         log_density: Maps leaves (c, *shape) to (c,), up to a constant; or an iterable of such functions, each an
-            estimate from a mini-batch, gone through again and again.
-        position: Where the c chains start, leaves (c, *shape).
-        num_samples: Draws to keep of each chain.
+            estimate from a mini-batch, which is cycled through.
+        position: Starting positions of the c chains, leaves (c, *shape).
+        num_samples: Number of draws of each chain.
         burn_in: Steps before the first of them.
         thin: Steps per draw.
         generator: Source of all randomness.
-        checkpoint: A file to write the run to now and then, and on an interrupt by the keyboard. A run that finds its
-            own file goes on from there, and ends with the same bits (if an iterable of densities draws what it draws
-            from `generator` at the start of each pass).
-        collector: Where the draws go, such as `Disk(folder)`, with which memory does not grow; None for memory.
-        description: A few words for the progress bar, which shows R-hat and effective draws so far.
+        checkpoint: A file to which the run is saved periodically, and on a keyboard interrupt. A run that finds its own
+            file is resumed, with bitwise the same result (if an iterable of densities draws from `generator` only at
+            the start of each pass).
+        collector: Storage of the draws, such as `Disk(folder)` for constant memory; None for memory.
+        description: Title of the progress bar, which shows R-hat and the effective sample size so far.
 
     Returns:
-        The draws and what the kernel reported.
+        The draws and the diagnostics of the kernel.
 
     Raises:
-        FloatingPointError: A chain left the finite numbers; the message names the step and the chain.
+        FloatingPointError: A chain became non-finite; the message names the step and the chain.
         ValueError: A setting is out of range, or the checkpoint belongs to another run.
 
     Examples:
@@ -106,7 +106,7 @@ def run(
                 if bar.visible and keep:
                     monitor.add(loop.state.position)
                     shown = monitor.numbers() if mark else shown
-                bar.update(loop.count - before, log_density=loop.level, **shown)
+                bar.update(loop.count - before, log_density=loop.mean_log_density, **shown)
                 if file is not None and mark:
                     file.save({"identity": identity, **loop.saved})
         except KeyboardInterrupt:
@@ -118,7 +118,7 @@ def run(
 
 
 def _length(kernel: TransitionKernel, burn_in: int, num_steps: int) -> int:
-    """The number of steps until `num_steps` of those after the burn-in have drawn from the law."""
+    """The number of steps until `num_steps` steps after the burn-in have sampled."""
     count = burn_in
     while num_steps:
         num_steps -= kernel.samples(count)
@@ -141,7 +141,7 @@ def _check(position: Position, *, num_samples: int, burn_in: int, thin: int) -> 
 def _identity(
     kernel: TransitionKernel, position: Position, burn_in: int, thin: int, generator: torch.Generator
 ) -> dict[str, Any]:
-    """What a run must share with the one whose file it takes up; `num_samples` may have grown."""
+    """What a resumed run must have in common with the saved one; `num_samples` may have grown."""
     values = _flat(pack(kernel))
     settings = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
     tensors = [value for value in values.values() if isinstance(value, Tensor)]
@@ -155,7 +155,7 @@ def _identity(
 
 
 def _flat(nest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What is in a nest of dicts, by path: units of several leaves, and kernels within kernels, count too."""
+    """The values of nested dicts by path, such as preconditioners of several leaves and inner kernels."""
     found: dict[str, Any] = {}
     for name, value in nest.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

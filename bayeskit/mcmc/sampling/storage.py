@@ -1,4 +1,4 @@
-"""Where draws go while a run is on its way: into memory, or to disk with memory that does not grow."""
+"""Storage of draws during a run: in memory, or on disk with constant memory."""
 
 import os
 from abc import ABC, abstractmethod
@@ -14,46 +14,46 @@ from bayeskit.mcmc.base.log_density import Position
 from bayeskit.mcmc.base.transition_kernel import Info
 
 HEADER = 256
-"""Bytes kept free for the description at the head of a file, which is written anew as the file grows."""
+"""Bytes reserved for the header of a file, which is rewritten as the file grows."""
 
 
 class Collector(ABC):
-    """Takes in draws one after the other and gives them back stacked. A run begins with `begin` or with `restore`."""
+    """Collects draws one after the other and returns them stacked. A run begins with `begin` or `restore`."""
 
     @abstractmethod
     def begin(self) -> None:
-        """Get ready for the first draw of a new run."""
+        """Prepare for a new run."""
 
     @abstractmethod
     def add(self, position: Position, info: Info) -> None:
-        """Take in the draws of all chains, leaves (c, *shape), and what the kernel reported, (c,) each."""
+        """Add the draws of all chains, leaves (c, *shape), and the diagnostics, (c,) each."""
 
     @abstractmethod
     def saved(self, kept: int) -> dict[str, Any]:
-        """What a checkpoint has to hold so that `restore` comes back to the first `kept` draws."""
+        """The content of a checkpoint from which `restore` recovers the first `kept` draws."""
 
     @abstractmethod
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Go back to what `saved` told."""
+        """Return to the state `saved`."""
 
     @abstractmethod
     def result(self, num_samples: int) -> tuple[Position, Info]:
-        """The first draws, leaves (c, num_samples, *shape), and reports, (c, num_samples) each."""
+        """The first draws, leaves (c, num_samples, *shape), and their diagnostics, (c, num_samples) each."""
 
 
 class Memory(Collector):
-    """All draws in memory; what `mcmc.run` uses if nothing is said."""
+    """All draws in memory: the default of `mcmc.run`."""
 
     def __init__(self):
         self.begin()
 
     def begin(self) -> None:
-        """Start with nothing."""
+        """Start without draws."""
         self.samples: list[Position] = []
         self.infos: list[Info] = []
 
     def add(self, position: Position, info: Info) -> None:
-        """Keep references: states are never changed in place."""
+        """Store references: states are never changed in place."""
         self.samples.append(dict(position))
         self.infos.append(info)
 
@@ -62,7 +62,7 @@ class Memory(Collector):
         return {"samples": self.samples[:kept], "infos": self.infos[:kept]}
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Take the draws back."""
+        """Restore the draws."""
         self.samples, self.infos = (
             [{name: leaf.to(device) for name, leaf in record.items()} for record in saved[kind]]
             for kind in ("samples", "infos")
@@ -80,13 +80,13 @@ class Memory(Collector):
 class Disk(Collector):
     """Draws in a folder of NumPy files, `NAME.npy` and `info.NAME.npy`, each of shape (draws, c, *shape).
 
-    A few draws at a time are held in memory, and every file is readable at any time. `chain.samples` are then views
-    of the files, read as they are asked for, on the CPU. With a checkpoint, a run that was stopped goes on in the same
-    folder, and the checkpoint stays small.
+    A few draws at a time are buffered in memory, and every file is readable at any time. `chain.samples` are then
+    memory-mapped views of the files, on the CPU. With a checkpoint, a stopped run is resumed in the same folder, and
+    the checkpoint stays small.
 
     Args:
-        folder: Where to write; made if missing.
-        chunk: Draws to hold before they are written.
+        folder: Folder of the files; created if missing.
+        chunk: Number of draws that are buffered before they are written.
 
     Examples:
         >>> import tempfile
@@ -106,10 +106,10 @@ class Disk(Collector):
         self.written, self.held = 0, Memory()
 
     def begin(self) -> None:
-        """Make the folder; refuse one that holds draws of another run.
+        """Create the folder; refuse one with draws of another run.
 
         Raises:
-            ValueError: There are draws in it.
+            ValueError: The folder has draws already.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.glob("*.npy")):
@@ -120,13 +120,13 @@ class Disk(Collector):
         self.written, self.held = 0, Memory()
 
     def add(self, position: Position, info: Info) -> None:
-        """Hold the draws, and write when enough are held."""
+        """Buffer the draws, and write when the buffer is full."""
         self.held.add(position, info)
         if len(self.held.samples) >= self.chunk:
             self._write()
 
     def saved(self, kept: int) -> dict[str, Any]:
-        """How many draws the files hold that count; they are on the disk before the checkpoint is."""
+        """The number of valid draws in the files, which are flushed to disk before the checkpoint is written."""
         self._write()
         for path in self.folder.glob("*.npy"):
             with path.open("rb") as file:
@@ -134,11 +134,11 @@ class Disk(Collector):
         return {"kept": kept}
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Forget draws that were written after the checkpoint."""
+        """Discard draws that were written after the checkpoint."""
         self.written, self.held = saved["kept"], Memory()
 
     def result(self, num_samples: int) -> tuple[Position, Info]:
-        """The files as tensors, mapped and not read."""
+        """The files as memory-mapped tensors."""
         self._write()
         found: tuple[Position, Info] = {}, {}
         for path in sorted(self.folder.glob("*.npy")):
@@ -157,7 +157,7 @@ class Disk(Collector):
 
 
 def _append(path: Path, draws: Tensor, before: int) -> None:
-    """Write draws (d, c, *shape) behind the first `before` of a NumPy file, whatever else is there."""
+    """Write draws (d, c, *shape) after the first `before` of a NumPy file, replacing any later ones."""
     values = np.ascontiguousarray(draws.detach().cpu().numpy())
     length = before + len(values)
     description = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}

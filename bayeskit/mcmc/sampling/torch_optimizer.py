@@ -1,4 +1,4 @@
-"""A sampler as an optimizer in anybody's training loop: one chain, whose position is the parameters."""
+"""A sampler as a torch optimizer: one chain, whose position is the parameters."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
@@ -13,24 +13,25 @@ from bayeskit.mcmc.sgmcmc.stochastic_kernel import StochasticKernel, lists
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Steps of a stochastic-gradient kernel by the gradients that `backward()` left in the parameters.
+    """Steps of a stochastic-gradient kernel with the gradients computed by `backward()`.
 
-    The loss is the *mean* over the rows of a mini-batch of their negative log likelihoods, without a prior, as loss
-    functions return it. The gradient of the log density is then `-N grad - p w`, with N rows in all and the prior
-    N(0, 1 / p), so that nobody types N: neither into the loss nor into the noise. After each step the parameters are a
-    draw, of the posterior at the kernel's temperature once it has burnt in.
+    The loss is the *mean* negative log likelihood over a mini-batch, without a prior, as loss functions return it. The
+    gradient of the log density is then `-N grad - p w`, with N data points in all and the prior N(0, 1 / p), so N
+    appears neither in the loss nor in the noise. After the burn-in, the parameters after each step are a draw from the
+    posterior at the kernel's temperature.
 
     The kernel's `lr` belongs to that density: for a learning rate r of `torch.optim.SGD` on the same loss, pass r / N
-    (and the same `momentum`, for kernels that have one). It cannot be measured here and must be given. A learning-rate
-    scheduler of torch may change `param_groups[0]["lr"]`, which begins at the kernel's `lr`; `momentum` stays as it
-    is in each step, as with SGD. The kernel's own `schedule` keeps the friction in time instead, and knows of cycles.
+    (and the same `momentum`, for kernels that have one). It cannot be measured here and must be given. A
+    learning-rate scheduler of torch may change `param_groups[0]["lr"]`, which begins at the kernel's `lr`; `momentum`
+    per step is unchanged, as with SGD. The kernel's own `schedule` keeps the friction per unit of time instead, and may
+    be cyclical.
 
     Args:
-        params: Tensors, or `network.parameters()`; one group, for one chain has one step size.
+        params: Tensors, or `network.parameters()`; one group, because a chain has one step size.
         kernel: `SGLD`, `SGHMC`, `SGNHT`, `BAOAB`, or one of these with a preconditioner; with an `lr`.
-        num_data: Number of rows N in the training data.
+        num_data: Number of training data points N.
         prior_precision: p; weights are N(0, 1 / p) before the data.
-        generator: Source of all noise; None starts one at seed 0.
+        generator: Source of all noise; None for a new one with seed 0.
 
     Raises:
         ValueError: The kernel has no `lr`, or there are several groups.
@@ -76,10 +77,10 @@ class Optimizer(torch.optim.Optimizer):
         """One transition of the chain.
 
         Args:
-            closure: Clears the gradients, computes the loss, differentiates and returns it; or None, if that is done.
+            closure: Computes the loss and its gradients and returns it; or None, if that is done already.
 
         Returns:
-            What the closure returned, or None.
+            The result of the closure, or None.
 
         Raises:
             RuntimeError: No parameter has a gradient.
@@ -104,7 +105,7 @@ class Optimizer(torch.optim.Optimizer):
         return {str(i): p for i, p in enumerate(params)}
 
     def _slopes(self, params: Mapping[str, Tensor]) -> Position:
-        """Gradients of the log density; those of parameters that the loss did not touch are the prior's."""
+        """Gradients of the log density; those of the prior alone for parameters without a loss gradient."""
         if all(p.grad is None for p in params.values()):
             raise RuntimeError("No parameter has a gradient: call `backward()` before `step`, or pass a closure.")
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params.values()]
@@ -114,14 +115,14 @@ class Optimizer(torch.optim.Optimizer):
         return {name: gradient.unsqueeze(0) for name, gradient in zip(params, gradients, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on to the bit, the generator included."""
+        """Everything for a bitwise resumed run, the generator included."""
         chain = None
         if self._chain is not None:
             chain = {f.name: getattr(self._chain, f.name) for f in fields(self._chain) if f.name != "position"}
         return {**super().state_dict(), "chain": chain, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take up where `state_dict` was taken."""
+        """Restore the state of `state_dict`."""
         own = ("chain", "generator")
         super().load_state_dict({name: value for name, value in state_dict.items() if name not in own})
         self.generator.set_state(state_dict["generator"].cpu())

@@ -38,6 +38,7 @@ def test_wrong_names(name, message):
         compare("digits-0-4", methods=[name])
 
 
+@pytest.mark.monte_carlo
 def test_a_conformal_method_has_the_scores_of_its_predictive_and_its_own_intervals(quick, ridge):
     result = quick({"plain": ridge(width=0.3), "conformal": Conformal(ridge(width=0.3), confidence=0.9)})
     row, data = result.rows[1], datasets.load("diabetes")
@@ -53,6 +54,7 @@ def test_a_conformal_method_has_the_scores_of_its_predictive_and_its_own_interva
     assert "distance_reason" not in row
 
 
+@pytest.mark.monte_carlo
 def test_prediction_sets_with_and_without_conformal_calibration(quick, logistic):
     methods = {"under_confident": logistic(C=1e-3), "conformal": Conformal(logistic(C=1e-3), confidence=0.9)}
     under_confident, conformal = quick(methods, "digits-0-4").rows

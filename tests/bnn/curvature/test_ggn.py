@@ -154,6 +154,7 @@ def test_basis_and_covariance_are_exact(structure, dense_prior, generator):
     assert torch.allclose(basis.dual(v), b.mT @ v, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_layer_blocks_do_what_their_matrix_does(generator):
     first = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     blocks = LayerBlocks(
@@ -176,5 +177,5 @@ def test_layer_blocks_do_what_their_matrix_does(generator):
     draws = operators.draw(blocks, 20_000, generator=generator)
     error = (draws.mT @ draws / 20_000 - dense).abs()
     spread = (dense.square() + torch.outer(dense.diagonal(), dense.diagonal())).sqrt()
-    assert (error < 4.5 * spread / 20_000**0.5).all()
+    assert (error < 5 * spread / 20_000**0.5).all()
     assert torch.allclose(to_dense(copy.deepcopy(blocks)), dense)

@@ -136,6 +136,7 @@ def test_the_penalty_of_training_is_the_log_density(generator):
     assert torch.allclose(slope, expected, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_noise_of_each_output_is_learnt_beside_factors_of_earlier_data(generator):
     x, y = regression(generator, n=420)
     noisy = torch.tensor([0.1, 1.0], dtype=torch.float64) * torch.randn(420, 2, generator=generator).double()

@@ -138,6 +138,7 @@ def conditioned_and_matrix(generator, before=None):
     return low_rank_update.conditioned(linearized, root), matrix
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("twice", [False, True])
 def test_conditioned_weights_do_what_their_matrix_does(twice, generator):
     op, dense = conditioned_and_matrix(generator)

@@ -36,6 +36,7 @@ def test_normals_are_those_of_torch(sizes):
         assert torch.equal(ours.get_state(), theirs.get_state())
 
 
+@pytest.mark.monte_carlo
 @needs_compiler
 def test_normals_are_finite_and_have_the_moments():
     draws = torch.empty(4_000_000)

@@ -20,8 +20,9 @@ TRAINING = Training(max_epochs=400, batch_size=None, schedule="cosine")
 TO_THE_END = bnn.IVON(
     lr=0.1, betas=(0.9, 0.98), hess_init=10.0, num_draws=64, training=TRAINING, prior_precision=1.0, kl_weight=1.0
 )
-"""The last averages reach over 1 / (1 - b2) = 50 steps of 64 draws, which leaves noise of about 1 % in a variance, and
-the bias (1 - b2) Var f' / 2 of h is of the order of 1e-3."""
+"""The last averages reach over 1 / (1 - b2) = 50 steps of 64 draws. Over 20 seeds that leaves standard deviations of
+1 % in a standard deviation and of 0.01 of one in a mean, of which five are allowed. The bias (1 - b2) Var f' / 2 of h
+is of the order of 1e-3."""
 
 
 def linear(bias=False):
@@ -40,6 +41,7 @@ def deviations(fit):
     return fit.posterior.weights.covariance.diagonal().sqrt()
 
 
+@pytest.mark.monte_carlo
 def test_linear_regression_is_the_mean_field_optimum(generator):
     """The mean is the exact posterior's, a variance is one over the diagonal entry of the exact precision."""
     x, signal = problem(generator)
@@ -50,12 +52,13 @@ def test_linear_regression_is_the_mean_field_optimum(generator):
     precision = x.mT @ x / 0.25 + 3 * torch.eye(3, dtype=torch.float64)
     mean = torch.linalg.solve(precision, x.mT @ y / 0.25).squeeze(-1)
     optimum = precision.diagonal().rsqrt()
-    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.03 * optimum).all()
-    assert torch.allclose(deviations(fit), optimum, rtol=0.02)
+    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.05 * optimum).all()
+    assert torch.allclose(deviations(fit), optimum, rtol=0.05)
 
 
+@pytest.mark.monte_carlo
 def test_logistic_regression_is_the_mean_field_optimum(generator):
-    """Against the objective written with 60 Gauss-Hermite nodes and minimized by L-BFGS, to 2 %."""
+    """Against the objective written with 60 Gauss-Hermite nodes and minimized by L-BFGS."""
     x, signal = problem(generator)
     y = (torch.rand(len(x), generator=generator) < torch.sigmoid(signal[:, 0])).long()
     prior = bnn.gaussian_prior(linear())
@@ -77,7 +80,7 @@ def test_logistic_regression_is_the_mean_field_optimum(generator):
     best = minimize(objective, np.zeros(6), jac=True, method="L-BFGS-B").x
     mean, optimum = torch.tensor(best[:3]), torch.tensor(best[3:]).exp()
     assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.02 * optimum + 0.02 * mean.abs()).all()
-    assert torch.allclose(deviations(fit), optimum, rtol=0.02)
+    assert torch.allclose(deviations(fit), optimum, rtol=0.05)
 
 
 def test_steps_are_those_of_the_optimizer(generator):
@@ -105,6 +108,7 @@ def test_steps_are_those_of_the_optimizer(generator):
     assert torch.allclose(scale**2 * steps.variance, optimizer.posterior().covariance.diagonal(), rtol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_a_prior_with_correlations(generator):
     """With a dense Gaussian prior the optimum is that of its full precision matrix."""
     x, signal = problem(generator)
@@ -117,10 +121,11 @@ def test_a_prior_with_correlations(generator):
     precision = x.mT @ x / 4 + inverse
     mean = torch.linalg.solve(precision, x.mT @ signal[:, 0] / 4 + inverse.sum(1))
     optimum = precision.diagonal().rsqrt()
-    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.03 * optimum).all()
-    assert torch.allclose(deviations(fit), optimum, rtol=0.02)
+    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.05 * optimum).all()
+    assert torch.allclose(deviations(fit), optimum, rtol=0.05)
 
 
+@pytest.mark.monte_carlo
 def test_two_chunks_of_data_nearly_equal_all_at_once(generator):
     """On orthogonal columns mean field is exact, so two chunks in turn are one; to the noise of the averages."""
     x = torch.linalg.qr(torch.randn(60, 3, generator=generator, dtype=torch.float64))[0] * math.sqrt(60)
@@ -136,6 +141,7 @@ def test_two_chunks_of_data_nearly_equal_all_at_once(generator):
     assert ((both.posterior.weights.flat_mean - mean).abs() < 0.05 * precision.diagonal().rsqrt()).all()
 
 
+@pytest.mark.monte_carlo
 def test_continued_training_starts_at_the_previous_posterior(generator):
     """An uninformative observation and five steps: a weight determined by earlier data keeps nearly its posterior."""
     variances = torch.tensor([1e-4, 1.0, 1.0], dtype=torch.float64)
@@ -149,18 +155,19 @@ def test_continued_training_starts_at_the_previous_posterior(generator):
     assert (shares[1:] < 0.1).all()  # from a thousandth of it up, as in a first training
 
 
+@pytest.mark.monte_carlo
 def test_the_posterior_is_that_of_the_kl_weight_kept(generator):
     """The variance belongs to the run that the held-out data chose, whichever was last."""
     x, _ = problem(generator)
-    y = torch.randn(60, 1, generator=generator, dtype=torch.float64)  # nothing to learn: no weaker weight gains
+    y = torch.randn(60, 1, generator=generator, dtype=torch.float64)  # nothing to learn
     method = bnn.IVON(lr=0.1, betas=(0.9, 0.95), num_draws=64, training=Training(max_epochs=150, batch_size=None))
     likelihood = Gaussian(torch.ones(1, dtype=torch.float64), learn=False)
     fit = method.infer(bnn.gaussian_prior(linear()), likelihood, Data(x, y), generator=generator)
-    assert fit.diagnostics["KL weight"] == 1.0
-    assert len(fit.history["loss"]) == 300  # two runs
-    share = 51 / 60  # of the rows; which of them leaves some 10 %, the other weight would be a factor of three
-    expected = (share * x.square().sum(0) + 3).rsqrt()
-    assert torch.allclose(deviations(fit), expected, rtol=0.2)
+    weight = fit.diagnostics["KL weight"]  # 1 of most data sets; by chance a weaker one predicts pure noise better
+    assert weight in (1.0, 0.1, 0.01) and len(fit.history["loss"]) % 150 == 0 and len(fit.history["loss"]) >= 300
+    # 51 of 60 data points, and which of them leaves 4 % (five of them allowed); another weight would be a factor of 3
+    expected = (51 / 60 * x.square().sum(0) / weight + 3).rsqrt()
+    assert torch.allclose(deviations(fit), expected, rtol=0.25)
 
 
 def test_settings_out_of_range_are_refused(generator):

@@ -90,6 +90,7 @@ def test_outputs_with_a_head_of_their_own_and_gaussian_noise_lose_nothing_alone(
     assert float(bound(case, zero, OUTPUTS_ALONE)) == pytest.approx(float(exact(case, zero)), abs=1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_one_random_block_scaled_is_unbiased_for_the_average_bound(generator):
     """All ways to cut 6 data points into two blocks of 3: twice one block averages to the average bound."""
     case = problem(generator, n=6)
@@ -117,11 +118,12 @@ def test_some_of_the_blocks_are_scaled_to_all(generator, monkeypatch):
     assert float(occam) == pytest.approx(float(bound(case, log_precision, blocking)), abs=1e-10)
     difference = whole.value(log_precision, zero) - case.log_joint(case.start, case.likelihood, log_precision)
     assert float(difference) == pytest.approx(float(occam), abs=1e-10)
-    monkeypatch.setattr("bayeskit.core.operators.CHUNK_ELEMENTS", 2 * 3 * 16)
+    monkeypatch.setattr("bayeskit.core.operators.chunking.CHUNK_ELEMENTS", 2 * 3 * 16)
     some = block_evidence(case, case.start, case.likelihood, expansion, blocking)
     assert len(some.blocks) == 3 and some.scale == 2
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
 def test_laplace_learns_by_the_bound(structure, generator):
     """The bound at the learnt factors is a maximum of it, and below the evidence there."""

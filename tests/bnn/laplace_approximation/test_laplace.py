@@ -95,6 +95,7 @@ def test_diagonal_is_the_diagonal_of_the_full_precision(generator):
     assert torch.allclose(*means, atol=1e-5)  # the second by L-BFGS
 
 
+@pytest.mark.monte_carlo
 def test_evidence_has_no_slope_left_and_its_slope_is_the_closed_form(generator):
     x, y = problem(generator, outputs=1)
     prior = bnn.gaussian_prior(linear(outputs=1))
@@ -117,6 +118,7 @@ def test_evidence_has_no_slope_left_and_its_slope_is_the_closed_form(generator):
     assert around[1] == pytest.approx(float(learnt.log_evidence), abs=1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_noise_by_evidence_is_a_maximum_of_the_exact_evidence(generator):
     x, y = problem(generator, n=40, outputs=1)
     prior = known(bnn.gaussian_prior(linear(outputs=1)))
@@ -158,6 +160,7 @@ def test_three_chunks_are_the_batch(structure, generator):
     assert evidence == pytest.approx(float(batch.log_evidence), abs=1e-8)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("structure", ["full", "kernel", "kronecker", "diagonal"])
 def test_case_weights_are_repetitions(structure, generator):
     x, y = problem(generator, n=20)
@@ -226,6 +229,7 @@ def test_a_factor_for_each_part_of_the_prior_is_a_kernel_with_scales(structure, 
     assert learnt_factors(fit) == pytest.approx(factors)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("structure", ["full", "kernel"])
 def test_learnt_factors_gain_evidence_and_the_others_are_fixed(structure, generator):
     x, y = problem(generator, n=40, outputs=1)
@@ -301,6 +305,7 @@ def test_arguments_stay_as_they_were(generator):
     assert likelihood.noise.item() == pytest.approx(0.1)
 
 
+@pytest.mark.monte_carlo
 def test_small_networks_are_refitted_for_many_rounds_and_large_ones_for_few(generator, monkeypatch):
     x = torch.linspace(-2, 2, 60, dtype=torch.float64)[:, None]
     data = Data(x, x.abs() + 0.1 * torch.randn(60, 1, generator=generator, dtype=torch.float64))

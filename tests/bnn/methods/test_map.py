@@ -54,6 +54,7 @@ def test_a_class_probability_of_a_point_has_no_epistemic_part(generator):
     assert predictive.epistemic.abs().max() < 1e-12
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", [bnn.MAP(), bnn.Laplace(), bnn.DeepEnsemble()], ids=lambda m: type(m).__name__)
 def test_defaults_do_not_overfit_a_few_noisy_data(method, generator):
     """Not worse than a linear model (which suits these data) by more than 5 % in error and 0.05 nats."""
@@ -70,6 +71,7 @@ def test_defaults_do_not_overfit_a_few_noisy_data(method, generator):
     assert -fit.likelihood.predictive(values).log_prob(test.y).mean() < baseline + 0.05
 
 
+@pytest.mark.monte_carlo
 def test_noise_is_the_residual_variance_of_the_held_out_data(generator):
     x = torch.randn(2000, 1, generator=generator, dtype=torch.float64)
     data = Data(x, x + 0.5 * torch.randn(2000, 1, generator=generator, dtype=torch.float64))
@@ -77,10 +79,11 @@ def test_noise_is_the_residual_variance_of_the_held_out_data(generator):
     training = Training(lr=5e-2, max_epochs=40, patience=40, validation_fraction=0.5)
     fit = bnn.MAP(training=training).infer(prior, Gaussian(noise=1.0), data, generator=generator)
     # a variance from 1000 rows has standard error sqrt(2 / 1000) = 4.5 %
-    assert fit.likelihood.noise.item() == pytest.approx(0.25, rel=4 * 0.045)
+    assert fit.likelihood.noise.item() == pytest.approx(0.25, rel=5 * 0.045)
     assert fit.diagnostics["held-out data"] == 1000
 
 
+@pytest.mark.monte_carlo
 def test_temperature_softens_an_overconfident_network(generator):
     data = classes(generator, n=300)
     network = nn.Sequential(nn.Flatten(), seeded(lambda: nn.Linear(2, 1).double()))
@@ -153,6 +156,7 @@ def test_each_precision_has_its_own_checkpoint(generator, tmp_path):
     assert torch.equal(fits[0].posterior(data.x).mean, fits[1].posterior(data.x).mean)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", [bnn.MAP(), bnn.DeepEnsemble(num_members=3)], ids=["map", "ensemble"])
 def test_a_strong_prior_does_not_trap_the_network_at_zero(method):
     g = torch.Generator().manual_seed(0)

@@ -10,14 +10,9 @@ from bayeskit.core.likelihood import Categorical, Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 
-from ..example_networks import Convolutional, images, seeded
+from ..example_networks import Convolutional, images, lines, seeded
 
 QUICK = Training(lr=1e-2, max_epochs=6, batch_size=16, patience=5, validation_fraction=0.2)
-
-
-def lines(generator, n=60, dtype=torch.float64):
-    x = torch.randn(n, 2, generator=generator, dtype=dtype)
-    return Data(x, x.sum(-1, keepdim=True) + 0.1 * torch.randn(n, 1, generator=generator, dtype=dtype))
 
 
 def fit(data, network, likelihood=None, **settings):
@@ -42,12 +37,14 @@ def assert_dropout_moments(draws, network, x, rate):
     assert ((draws.var(0) / variance - 1).abs() < 5 * ((2 + max(kurtosis, 0)) / s) ** 0.5).all()
 
 
+@pytest.mark.monte_carlo
 def test_moments_of_a_linear_network(generator):
     data = lines(generator)
     posterior = fit(data, nn.Linear(2, 1, dtype=torch.float64), rate=0.2, num_samples=20_000).posterior
     assert_dropout_moments(posterior(data.x[:9]).draws, posterior.network, data.x[:9], 0.2)
 
 
+@pytest.mark.monte_carlo
 def test_moments_of_a_dropout_layer(generator):
     network = nn.Sequential(nn.Dropout(0.2), nn.Linear(3, 1, dtype=torch.float64))
     x = torch.randn(9, 3, generator=generator, dtype=torch.float64)
@@ -90,6 +87,7 @@ def test_whole_channels_are_dropped(generator):
     assert set(masks.flatten().tolist()) == {0.0, 2.0}
 
 
+@pytest.mark.monte_carlo
 def test_masks_have_mean_one(generator):
     mask = bernoulli_mask((40_000,), 0.3, like=torch.ones(1), generator=generator)
     assert abs(float(mask.mean()) - 1) < 5 * (0.3 / 0.7 / 40_000) ** 0.5

@@ -68,6 +68,7 @@ def linear(generator, n=30, d=3):
     )
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "kernel, bias",
     [(mcmc.NUTS(), 0.0), (mcmc.SGLD(), 0.1), (mcmc.SGHMC(), 0.05), (mcmc.EntropySGLD(), 0.1)],
@@ -85,9 +86,10 @@ def test_a_linear_network_has_the_conjugate_posterior(generator, kernel, bias):
     by_chain = draws.reshape(2, 250, 3)
     size, spread = mcmc.ess(by_chain).clamp(max=500), mcmc.ess((by_chain - mean[:, 0]) ** 2).clamp(max=500)
     sd = covariance.diagonal().sqrt()
-    assert ((draws.mean(0) - mean[:, 0]).abs() < (4 / size.sqrt()) * sd).all()
-    assert ((draws.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + bias).all()
-    assert fit.diagnostics["R-hat"] < 1.05
+    assert ((draws.mean(0) - mean[:, 0]).abs() < (5 / size.sqrt()) * sd).all()
+    assert ((draws.std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + bias).all()
+    # Four half-chains of 125: R-hat^2 - 1 is about tau (chi2_3 / 3 - 1) / 125, at tau = 5 above 0.32 once in 100,000.
+    assert fit.diagnostics["R-hat"] < 1.15
 
 
 def test_variables_choose_the_draws(generator):
@@ -107,8 +109,9 @@ def test_variables_choose_the_draws(generator):
         infer()
 
 
+@pytest.mark.monte_carlo
 def test_structured_draws_have_the_optimal_factorized_distribution(generator):
-    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 4 standard errors and ten percent, as for SGLD.
+    # Every weight a group by itself: N(mean, diag(1 / P_ii)). To 5 standard errors and ten percent, as for SGLD.
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
     precision = prior.weights.covariance.inverse().to_dense() + data.x.mT * data.weights @ data.x / noise
@@ -120,10 +123,10 @@ def test_structured_draws_have_the_optimal_factorized_distribution(generator):
     sd = precision.diagonal().rsqrt()
     size, spread = mcmc.ess(draws).clamp(max=400), mcmc.ess((draws - mean) ** 2).clamp(max=400)
     flat = draws.flatten(0, 1)
-    assert ((flat.mean(0) - mean).abs() < (4 / size.sqrt()) * sd).all()
-    assert ((flat.std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()
+    assert ((flat.mean(0) - mean).abs() < (5 / size.sqrt()) * sd).all()
+    assert ((flat.std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + 0.1).all()
     correlation = torch.corrcoef(flat.T) - torch.eye(3)
-    assert correlation.abs().max() < 4 / size.min().sqrt() + 0.1
+    assert correlation.abs().max() < 5 / size.min().sqrt() + 0.1
 
 
 def test_groups_are_those_of_the_networks_parameters(generator):
@@ -159,6 +162,7 @@ def test_every_scheme_of_groups(generator, groups, num_passes, likelihood, kind,
         assert torch.isfinite(last).all() and (first != last).all()
 
 
+@pytest.mark.monte_carlo
 def test_particles_are_the_draws_and_have_no_rhat(generator):
     data, noise = linear(generator), 0.25
     prior = bnn.gaussian_prior(nn.Linear(3, 1, bias=False, dtype=torch.float64))
@@ -180,6 +184,7 @@ def test_particles_are_the_draws_and_have_no_rhat(generator):
     assert torch.isfinite(noisy.posterior(data.x).draws).all()
 
 
+@pytest.mark.monte_carlo
 def test_the_noise_is_learnt_with_the_stated_prior(generator):
     # A network that is (almost) pinned to zero: y ~ N(0, noise), log noise ~ N(log 0.1, 2^2), by quadrature.
     y = 0.5 * torch.randn(40, 1, generator=generator, dtype=torch.float64)
@@ -193,7 +198,7 @@ def test_the_noise_is_learnt_with_the_stated_prior(generator):
     sd = (weights * (grid - mean) ** 2).sum().sqrt()
     method = MCMC(mcmc.NUTS(), num_chains=2, num_samples=200, burn_in=80)
     fit = method.infer(prior, Gaussian(0.1), data, generator=generator)
-    assert abs(fit.likelihood.raw_noise.item() - mean) < 4 * sd / 100**0.5  # at least 100 effective draws of 400
+    assert abs(fit.likelihood.raw_noise.item() - mean) < 5 * sd / 100**0.5  # at least 100 effective draws of 400
 
 
 def test_the_log_density_is_the_joint_one(generator):
@@ -244,6 +249,7 @@ def test_the_preconditioner_does_not_change_the_density(generator):
     assert not torch.allclose(model.scale, before.scale)
 
 
+@pytest.mark.monte_carlo
 def test_mini_batches_run_and_take_smaller_steps(generator):
     # Of a kernel with momentum, which their noise heats most; the rule: tests/mcmc/sgmcmc/test_stochastic_kernel.py.
     data, prior = rows("regression", generator), bnn.gaussian_prior(network())

@@ -37,6 +37,7 @@ def test_a_log_posterior_is_the_sum_of_prior_and_observations(generator):
     assert torch.equal(density.order, data.y[:, 0])
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("skew", [0.0, 1.0])
 def test_exact_surrogates_equal_the_kernel_on_all_data(generator, skew):
     data = rows(generator)
@@ -56,6 +57,7 @@ def test_exact_surrogates_equal_the_kernel_on_all_data(generator, skew):
         assert (drifted - alone).abs().max() > 0.1  # so the test can fail
 
 
+@pytest.mark.monte_carlo
 def test_only_clients_with_surrogates_sample_the_posterior(generator):
     data = rows(generator)
     prior, _ = model(data)
@@ -71,9 +73,9 @@ def test_only_clients_with_surrogates_sample_the_posterior(generator):
 
     x = draws(True)
     size = mcmc.ess(x).clamp(max=400)
-    assert ((x.mean((0, 1)) - mean).abs() < 4 / size.sqrt() * sd).all()
+    assert ((x.mean((0, 1)) - mean).abs() < 5 / size.sqrt() * sd).all()
     spread = mcmc.ess((x - mean) ** 2).clamp(max=400)
-    assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 4 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
+    assert ((x.flatten(0, 1).std(0) / sd - 1).abs() < 5 * (0.5 / spread).sqrt() + 0.1).all()  # 0.1: SGLD's own
     assert (draws(False).flatten(0, 1).std(0) / sd).max() > 1.5
 
 

@@ -41,6 +41,7 @@ def test_fewer_than_two_deviations_leave_the_diagonal(steps, num_deviations, gen
     assert torch.allclose(covariance.to_dense(), torch.diag(weights.var(0, unbiased=False)), atol=1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_draws_have_the_covariance(generator):
     """Five standard errors of a covariance of s Gaussian draws: sqrt((S_ii S_jj + S_ij^2) / s)."""
     posterior, s = averaged(path(generator, 9), 5).posterior(), 40_000

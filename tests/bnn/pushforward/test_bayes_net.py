@@ -44,6 +44,7 @@ def test_function_covariance_is_the_dense_product(names, generator):
     assert torch.allclose(values.output_covariance(), blocks, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_weight_samples_through_a_last_layer_have_the_distribution_of_the_function(generator):
     """Four standard errors: s / sqrt(n) of a mean, v sqrt(2 / n) of a variance."""
     network = bnn.MLP(3, 2, hidden=(5,), dtype=torch.float64)
@@ -54,10 +55,11 @@ def test_weight_samples_through_a_last_layer_have_the_distribution_of_the_functi
     pushed = bnn.monte_carlo(network, weights, x, num_samples=s, generator=generator)
     functions = bnn.BayesNet(network, weights, bnn.Linearize()).sample_functions(s, generator=generator)
     for draws in (pushed.draws, functions(x), values.sample(s, generator=generator)):
-        assert ((draws.mean(0) - values.mean).abs() < 4 * (values.variance / s).sqrt()).all()
-        assert ((draws.var(0) - values.variance).abs() < 4 * values.variance * (2 / s) ** 0.5).all()
+        assert ((draws.mean(0) - values.mean).abs() < 5 * (values.variance / s).sqrt()).all()
+        assert ((draws.var(0) - values.variance).abs() < 5 * values.variance * (2 / s) ** 0.5).all()
 
 
+@pytest.mark.monte_carlo
 def test_linearized_functions_agree_between_calls_and_have_the_linearized_distribution(generator):
     network = seeded(Convolutional).double()
     weights = gaussian(network, generator, ["first.weight", "head.weight"])
@@ -66,8 +68,8 @@ def test_linearized_functions_agree_between_calls_and_have_the_linearized_distri
     functions = posterior.sample_functions(3000, generator=generator)
     draws, values = functions(x), posterior(x)
     assert torch.allclose(torch.cat([functions(x[:2]), functions(x[2:])], dim=1), draws, atol=1e-12)
-    assert ((draws.mean(0) - values.mean).abs() < 4.5 * (values.variance / 3000).sqrt()).all()
-    assert ((draws.var(0) / values.variance - 1).abs() < 4.5 * (2 / 3000) ** 0.5).all()
+    assert ((draws.mean(0) - values.mean).abs() < 5 * (values.variance / 3000).sqrt()).all()
+    assert ((draws.var(0) / values.variance - 1).abs() < 5 * (2 / 3000) ** 0.5).all()
 
 
 def test_monte_carlo_is_a_function_of_the_inputs(generator):

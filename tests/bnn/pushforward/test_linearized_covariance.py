@@ -32,6 +32,7 @@ def case(generator, outputs, dtype=torch.float64, factor=2.0, structure="kernel"
     return inference.infer(bnn.gaussian_prior(network), likelihood, Data(x, y), generator=generator).posterior
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("structure", KINDS)
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_it_is_the_covariance_in_weight_space(structure, outputs, generator, monkeypatch):
@@ -96,6 +97,7 @@ def test_other_layers_go_through_the_weights(generator):
     assert torch.allclose(values.variance, expected.variance, rtol=1e-3)  # single precision
 
 
+@pytest.mark.monte_carlo
 def test_single_precision_at_the_data_is_no_difference_of_rounded_numbers(generator):
     """Of a prior variance a million times the noise, variances at the data are differences of almost equal numbers."""
     single = case(generator.manual_seed(0), 1, dtype=torch.float32, factor=1e-6)
@@ -106,6 +108,7 @@ def test_single_precision_at_the_data_is_no_difference_of_rounded_numbers(genera
     assert torch.allclose(single(x).variance, double(x).variance, rtol=0.05)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "settings", [{"subset": "all", "structure": "kernel"}, {"subset": "all", "structure": "kronecker"}, {"subset": 20}]
 )

@@ -10,6 +10,7 @@ from bayeskit.core.posterior import GaussianValues, SampledValues
 from bayeskit.core.types import Data
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("form", ["Gaussian", "draws"])
 def test_calibration_finds_the_noise_beyond_the_spread(form, generator):
     """Residuals of variance 1 about values of variance 0.36: the noise is what is left, 0.64.

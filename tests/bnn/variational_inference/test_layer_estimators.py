@@ -19,6 +19,7 @@ def noisy(layer, estimator, generator):
     return q
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("estimator", ["local", "flipout", "weight"])
 def test_outputs_have_the_moments_under_the_weights(estimator, generator):
     layer = nn.Linear(3, 2, dtype=torch.float64)
@@ -35,6 +36,7 @@ def test_outputs_have_the_moments_under_the_weights(estimator, generator):
     assert ((draws.var(0) / variance - 1).abs() < 5 * (2 / len(draws)) ** 0.5).all()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("estimator", ["local", "flipout"])
 @pytest.mark.parametrize(
     ("layer", "shape"),

@@ -38,6 +38,7 @@ def test_the_bound_of_linear_regression_is_stationary_at_the_exact_means_and_inv
     assert slope.abs().max() < 1e-10 * precision.diagonal().max()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("estimator", ["weight", "local", "flipout"])
 def test_the_optimum_of_linear_regression(estimator, generator):
     data = regression(generator)
@@ -61,6 +62,7 @@ def test_the_optimum_of_linear_regression(estimator, generator):
     assert isinstance(fit.posterior.push_forward, bnn.Linearize)
 
 
+@pytest.mark.monte_carlo
 def test_a_previous_posterior_is_used_unchanged(generator):
     data = regression(generator, n=40)
     training = Training(lr=0.05, max_epochs=250, batch_size=None, schedule="cosine")

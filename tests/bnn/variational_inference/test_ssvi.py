@@ -40,6 +40,7 @@ def test_with_all_weights_active_it_is_mean_field_to_the_bit(estimator, generato
     assert float(fits[0].log_evidence) == float(fits[1].log_evidence) and fits[0].history == fits[1].history
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_subset_of_an_orthogonal_design(seed, generator):
     """Columns are orthogonal, so the weights are independent given the data, the posterior is exact, and the active

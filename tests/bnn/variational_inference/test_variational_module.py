@@ -36,6 +36,7 @@ def gradient(value, q):
     return torch.cat(torch.autograd.grad(value, [q.mean, q.log_scale]))
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("estimator", ["weight", "local", "flipout"])
 def test_gradients_are_unbiased(estimator, generator):
     data, likelihood, q = regression(generator), Gaussian().double(), linear(estimator)
@@ -45,6 +46,7 @@ def test_gradients_are_unbiased(estimator, generator):
     assert ((draws.mean(0) - exact).abs() < 5 * error).all()
 
 
+@pytest.mark.monte_carlo
 def test_independent_noise_between_inputs_reduces_gradient_variance(generator):
     data, likelihood = regression(generator, n=64), Gaussian().double()
     spread = {}
@@ -55,6 +57,7 @@ def test_independent_noise_between_inputs_reduces_gradient_variance(generator):
     assert spread["local"] < spread["flipout"] < spread["weight"]
 
 
+@pytest.mark.monte_carlo
 def test_mini_batches_and_samples_estimate_one_number(generator):
     data, likelihood, q = regression(generator), Gaussian().double(), linear("local")
     exact = float(exact_bound(q, likelihood, data).detach())

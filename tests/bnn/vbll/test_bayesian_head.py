@@ -67,6 +67,7 @@ def test_the_state_is_its_state_dict(name):
     assert torch.equal(again(features)[1], layer(features)[1])
 
 
+@pytest.mark.monte_carlo
 @every_layer
 def test_a_body_learns_with_it(name):
     layer, features, y = made(name)
@@ -91,6 +92,7 @@ def test_a_body_learns_with_it(name):
         assert -30 * layer.loss(body(features), y).item() >= -30 * losses[-1]
 
 
+@pytest.mark.monte_carlo
 @every_layer
 def test_draws_have_the_joint_moments(name):
     layer, features, _ = made(name)

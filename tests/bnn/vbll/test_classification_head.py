@@ -24,6 +24,7 @@ def log_sum_exp_by_draws(mean, variance, s=40_000):
     return draws.mean(0), draws.std(0) / s**0.5
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("scale", [0.1, 2.0, 10.0])
 def test_jensen_is_above_knowles_minka_is_above_the_expectation(scale):
     mean, variance = logits(scale=scale)
@@ -46,6 +47,7 @@ def test_without_variance_all_are_exact():
     assert torch.allclose(knowles_minka(mean, torch.zeros_like(mean)), mean.logsumexp(-1))
 
 
+@pytest.mark.monte_carlo
 def test_knowles_minka_refuses_correlated_logits():
     """For f and -f of variance 4 its formula would be 1.693, below the expectation of 1.750."""
     mean, pair = torch.zeros(1, 2), torch.tensor([[[4.0, -4.0], [-4.0, 4.0]]])
@@ -67,6 +69,7 @@ def test_bounds_are_refused_where_there_are_no_logits():
             Expectation(likelihood, "knowles_minka")
 
 
+@pytest.mark.monte_carlo
 def test_two_classes_against_gauss_hermite():
     mean, variance = logits(k=1, scale=3.0)
     y = torch.arange(20) % 2
@@ -94,6 +97,7 @@ def test_sites_are_the_derivatives(bound, likelihood):
     assert torch.allclose(beta, -2 * variance.grad, atol=1e-12)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("covariance", ["diagonal", "dense", "dense_precision"])
 @pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
 @pytest.mark.parametrize("classes", [2, 3])
@@ -111,6 +115,7 @@ def test_fit_ends_where_the_loss_is_flat(covariance, bound, classes):
     assert max(float(value.grad.abs().max()) for value in layer.rows.parameters()) < 1e-4
 
 
+@pytest.mark.monte_carlo
 def test_what_the_classes_share_is_optimized_at_once():
     """Label probabilities do not depend on a vector added to all classes; under equal priors the best is zero."""
     features, _ = problem()
@@ -122,6 +127,7 @@ def test_what_the_classes_share_is_optimized_at_once():
     assert steps < 40  # by the gradient of the prior alone, that vector takes all of the 100
 
 
+@pytest.mark.monte_carlo
 def test_low_rank_reaches_a_bound_between_diagonal_and_dense():
     features, _ = problem(n=25, d=3)
     y = labels(features, 2)
@@ -130,6 +136,7 @@ def test_low_rank_reaches_a_bound_between_diagonal_and_dense():
     assert reached["diagonal"] + 1e-3 < reached["low_rank"] < reached["dense"]
 
 
+@pytest.mark.monte_carlo
 def test_a_tighter_bound_is_larger_at_its_optimum():
     features, _ = problem(n=40)
     y = labels(features)
@@ -140,6 +147,7 @@ def test_a_tighter_bound_is_larger_at_its_optimum():
     assert reached[0] < reached[1] < reached[2]
 
 
+@pytest.mark.monte_carlo
 def test_partial_fit_of_classes_continues():
     features, _ = problem(n=60)
     y = labels(features)
@@ -184,6 +192,7 @@ def test_generative_evidence():
     assert reached == pytest.approx(exact.item(), abs=1e-9)
 
 
+@pytest.mark.monte_carlo
 def test_generative_predictions_and_moments():
     """Bayes' rule exactly, and the moments of the scores by draws of the centers."""
     features, _ = problem(n=40)
@@ -222,6 +231,7 @@ def test_generative_partial_fit_is_fit():
     assert torch.allclose(stream.rows.log_scale, batch.rows.log_scale, rtol=1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_generative_learns_the_centers_of_classes():
     g = torch.Generator().manual_seed(0)
     centers = 3 * torch.randn(3, 4, generator=g)
@@ -239,6 +249,7 @@ def test_generative_learns_the_centers_of_classes():
     assert layer.log_density(features).mean() > layer.log_density(features + 20).mean() + 10
 
 
+@pytest.mark.monte_carlo
 def test_heteroscedastic_expectation_is_exact():
     features, y = problem(k=2)
     layer = disturbed(seeded(bnn.VBLLHeteroscedastic, 5, 2, num_data=30))
@@ -252,6 +263,7 @@ def test_heteroscedastic_expectation_is_exact():
     assert (gap.abs() < 6 * draws.std(0) / s**0.5).all()
 
 
+@pytest.mark.monte_carlo
 def test_heteroscedastic_learns_where_the_noise_is():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(400, 1, generator=g, dtype=torch.float64) * 2 - 1

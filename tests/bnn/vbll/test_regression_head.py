@@ -34,6 +34,7 @@ def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_data_point_and_fl
     assert all(value.grad.abs().max() < 1e-12 for value in layer.rows.parameters())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_no_member_of_the_family_exceeds_the_log_evidence(covariance):
     features, y = problem()
@@ -42,6 +43,7 @@ def test_no_member_of_the_family_exceeds_the_log_evidence(covariance):
         assert -len(y) * layer.loss(features, y) < log_evidence(features, y, layer.likelihood.noise)
 
 
+@pytest.mark.monte_carlo
 def test_the_diagonal_optimum_falls_short_by_the_known_gap():
     """Mean and precisions are those of the posterior; the gap is (log det diag(1 / P_dd) - log det P^-1) / 2."""
     features, y = problem()
@@ -57,6 +59,7 @@ def test_the_diagonal_optimum_falls_short_by_the_known_gap():
     assert all(value.grad.abs().max() < 1e-12 for value in layer.rows.parameters())
 
 
+@pytest.mark.monte_carlo
 def test_low_rank_lies_between_diagonal_and_dense_and_is_dense_at_full_rank():
     features, y = problem()
     bounds = {c: regression(features, y, covariance=c).fit(features, y) for c in COVARIANCES}
@@ -115,6 +118,7 @@ def test_one_data_point_after_the_other_is_all_at_once(covariance):
     assert torch.allclose(*both, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_learnt_noise_is_that_of_the_largest_evidence(outputs):
     features, y = problem(n=40, k=outputs)

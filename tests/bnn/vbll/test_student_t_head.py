@@ -36,6 +36,7 @@ def test_the_loss_at_the_optimum_is_minus_the_log_evidence_per_data_point_and_fl
     assert all(value.grad.abs().max() < 1e-12 for value in layer.parameters())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_no_member_of_the_family_exceeds_the_log_evidence(covariance):
     features, y = problem()

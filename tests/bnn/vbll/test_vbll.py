@@ -97,6 +97,7 @@ def test_three_parts_in_turn_are_all_at_once(generator):
     assert evidence == pytest.approx(float(whole.log_evidence), abs=1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_more_data_do_not_change_noise_and_body(generator):
     data = table(generator)
     first = bnn.VBLL(training=SHORT).infer(bnn.gaussian_prior(network()), Gaussian(), data, generator=generator)
@@ -119,6 +120,7 @@ def test_case_weights_are_repetitions(generator):
     assert not torch.allclose(weighted.posterior(data.x).mean, rows.posterior(data.x).mean, rtol=1e-8)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     ("likelihood", "outputs"),
     [
@@ -163,6 +165,7 @@ def test_other_likelihoods_end_where_the_bound_is_flat(likelihood, outputs, read
         assert bound(move) < best and bound(-move) < best
 
 
+@pytest.mark.monte_carlo
 def test_features_are_the_inputs_of_the_layer(generator):
     """Dropout, BatchNorm and an in-place activation below; statistics are those of the training."""
     x, y = images(generator)
@@ -219,6 +222,7 @@ def test_a_posterior_of_any_family_is_the_prior_of_more(covariance, generator):
     )
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("covariance", ["diagonal", "low_rank"])
 def test_smaller_families_have_smaller_bounds(covariance, generator):
     data, likelihood = table(generator, outputs=2), Gaussian(noise=0.2, learn=False)
@@ -228,6 +232,7 @@ def test_smaller_families_have_smaller_bounds(covariance, generator):
     assert torch.allclose(small.posterior(data.x).mean, dense.posterior(data.x).mean, rtol=1e-8)  # of Gaussian noise
 
 
+@pytest.mark.monte_carlo
 def test_prediction_by_draws(generator):
     data = table(generator)
     fit = bnn.VBLL(num_samples=64, training=SHORT).infer(
@@ -239,6 +244,7 @@ def test_prediction_by_draws(generator):
     assert ((values.mean - closed.mean).abs() < 5 * closed.variance.sqrt() / 8).all()  # of 64 draws
 
 
+@pytest.mark.monte_carlo
 def test_a_frozen_body_and_a_frozen_bias_are_kept(generator):
     net = network()
     net[0].requires_grad_(False)
@@ -253,6 +259,7 @@ def test_a_frozen_body_and_a_frozen_bias_are_kept(generator):
     assert (fit.posterior(data.x).mean.mean() - 3.0).abs() < 0.3
 
 
+@pytest.mark.monte_carlo
 def test_kl_weight_spreads_or_narrows(generator):
     data = table(generator)
     spread = [
@@ -262,6 +269,7 @@ def test_kl_weight_spreads_or_narrows(generator):
     assert spread[0] < spread[1] < spread[2]
 
 
+@pytest.mark.monte_carlo
 def test_too_large_for_an_optimum_is_trained_by_mini_batches(generator, monkeypatch):
     monkeypatch.setattr("bayeskit.bnn.vbll.vbll.LIMIT", 10)
     data = table(generator)
@@ -297,6 +305,7 @@ def test_the_features_are_differentiable(generator):
     assert torch.autograd.grad(reached.sum(), params["0.weight"])[0].abs().max() > 0
 
 
+@pytest.mark.monte_carlo
 def test_in_the_estimators(generator):
     x = torch.randn(120, 2, generator=generator, dtype=torch.float64).numpy()
     y = x[:, 0] - x[:, 1] ** 2
@@ -309,6 +318,7 @@ def test_in_the_estimators(generator):
     assert labels.score(x, y > 0) > 0.9
 
 
+@pytest.mark.monte_carlo
 def test_labels_get_enough_steps_before_a_training_stops(generator):
     # Nothing is to be learnt here, so a training stops as soon as it may: after 10 epochs of one step, or after 40.
     x, y = torch.randn(60, 4, generator=generator), torch.randint(3, (60,), generator=generator)

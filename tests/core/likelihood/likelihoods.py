@@ -26,7 +26,7 @@ class LaplaceNoise(Likelihood):
 
 
 class Waiting(Likelihood):
-    """An event-less law: one exponential waiting time an input."""
+    """A distribution without event axis: one exponential waiting time per input."""
 
     def distribution(self, f):
         return td.Exponential(torch.exp(-f.squeeze(-1)))

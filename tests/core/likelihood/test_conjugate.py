@@ -38,9 +38,9 @@ def test_values_match_the_first_two_moments_of_the_gamma_variables():
 def test_everything_follows_from_the_observations(likelihood, dtype):
     mean, variance, y = draw_case(likelihood, dtype=dtype)
     v, noise = (t.to(dtype) for t in likelihood.observations(y))
-    law = td.Normal(v, noise.expand(v.shape).sqrt())
-    torch.testing.assert_close(likelihood.log_prob(mean, y), law.log_prob(mean).sum(-1))
-    expected = (law.log_prob(mean) - variance / (2 * noise)).sum(-1)
+    predictive = td.Normal(v, noise.expand(v.shape).sqrt())
+    torch.testing.assert_close(likelihood.log_prob(mean, y), predictive.log_prob(mean).sum(-1))
+    expected = (predictive.log_prob(mean) - variance / (2 * noise)).sum(-1)
     torch.testing.assert_close(likelihood.expected_log_prob(mean, variance, y), expected)
     mean.requires_grad_()
     variance.requires_grad_()
@@ -56,9 +56,9 @@ def test_everything_follows_from_the_observations(likelihood, dtype):
 def test_predictions_are_those_of_the_softmax():
     mean, variance, y = case()
     likelihood, softmax = Dirichlet(3), Categorical(3)
-    law = likelihood.predictive(values(mean, variance))
-    assert isinstance(law, CategoricalPredictive)
-    torch.testing.assert_close(law.probs, softmax.predictive(values(mean, variance)).probs)
+    predictive = likelihood.predictive(values(mean, variance))
+    assert isinstance(predictive, CategoricalPredictive)
+    torch.testing.assert_close(predictive.probs, softmax.predictive(values(mean, variance)).probs)
     draws = SampledValues(mean.expand(3, 5, 3))
     torch.testing.assert_close(likelihood.predictive(draws).log_prob(y), softmax.predictive(draws).log_prob(y))
 
@@ -113,6 +113,7 @@ def test_expected_softmax_without_variance_is_finite():
     torch.testing.assert_close(by_mean, torch.nn.functional.one_hot(y, 3) - p)
 
 
+@pytest.mark.monte_carlo
 def test_expected_softmax_is_accurate():
     """512 Sobol draws against 2^16: a few 1e-3 nats for ten latents of unit variance."""
     mean, variance, y = case(n=20, c=10)

@@ -64,21 +64,21 @@ def test_every_derived_quantity_has_its_shape_and_type(likelihood, dtype):
     curvature = likelihood.curvature(mean, y)
     assert curvature.shape == (n, k, k)
     assert torch.linalg.eigvalsh(curvature).min() > -1e-6
-    for law in (
+    for predictive in (
         likelihood.predictive(values(mean, variance)),
         likelihood.predictive(SampledValues(mean.expand(3, n, k))),
     ):
-        assert law.log_prob(y).shape == (n,) and not law.log_prob(y).requires_grad
-        torch.testing.assert_close(law.total, law.aleatoric + law.epistemic)
+        assert predictive.log_prob(y).shape == (n,) and not predictive.log_prob(y).requires_grad
+        torch.testing.assert_close(predictive.total, predictive.aleatoric + predictive.epistemic)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda lik: type(lik).__name__)
 def test_no_variance_leaves_the_likelihood(likelihood):
     mean, _, y = draw_case(likelihood)
     torch.testing.assert_close(likelihood.expected_log_prob(mean, 0 * mean, y), likelihood.log_prob(mean, y))
-    law = likelihood.predictive(values(mean, 0 * mean))
-    torch.testing.assert_close(law.log_prob(y), likelihood.log_prob(mean, y).detach(), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(law.epistemic, torch.zeros_like(law.epistemic), rtol=0, atol=1e-9)
+    predictive = likelihood.predictive(values(mean, 0 * mean))
+    torch.testing.assert_close(predictive.log_prob(y), likelihood.log_prob(mean, y).detach(), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(predictive.epistemic, torch.zeros_like(predictive.epistemic), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda lik: type(lik).__name__)
@@ -103,8 +103,8 @@ def test_copies_and_pickles(likelihood):
     expected = likelihood.log_prob(mean, y)
     assert torch.equal(copy.deepcopy(likelihood).log_prob(mean, y), expected)
     assert torch.equal(pickle.loads(pickle.dumps(likelihood)).log_prob(mean, y), expected)
-    law = likelihood.predictive(values(mean, variance))
-    assert torch.equal(pickle.loads(pickle.dumps(law)).log_prob(y), law.log_prob(y))
+    predictive = likelihood.predictive(values(mean, variance))
+    assert torch.equal(pickle.loads(pickle.dumps(predictive)).log_prob(y), predictive.log_prob(y))
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda lik: type(lik).__name__)
@@ -134,6 +134,7 @@ def test_curvature_is_the_negative_hessian_of_log_concave_likelihoods(likelihood
         torch.testing.assert_close(likelihood.curvature(mean, y)[i], -hessian, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("likelihood", [StudentT(), Heteroscedastic()], ids=repr)
 def test_curvature_is_the_fisher_information_elsewhere(likelihood):
     mean, _, y = draw_case(likelihood, n=1)
@@ -240,19 +241,19 @@ def test_settings_are_checked():
 def test_predictive_keeps_its_own_copy_of_the_likelihood():
     for likelihood in (Gaussian(0.1), StudentT(4.0, 0.3), LaplaceNoise(0.3)):
         mean, variance, y = draw_case(likelihood)
-        law = likelihood.predictive(values(mean, variance))
-        before = law.log_prob(y)
+        predictive = likelihood.predictive(values(mean, variance))
+        before = predictive.log_prob(y)
         with torch.no_grad():
             next(likelihood.parameters()).add_(1.0)
-        assert torch.equal(law.log_prob(y), before)
+        assert torch.equal(predictive.log_prob(y), before)
 
 
 def test_predictives_differentiate_through_the_values():
     for likelihood in LIKELIHOODS[:8]:
         mean, variance, y = draw_case(likelihood, n=2)
         mean.requires_grad_()
-        law = likelihood.predictive(values(mean, variance))
-        (slope,) = torch.autograd.grad(law.log_prob(y).sum(), mean)
+        predictive = likelihood.predictive(values(mean, variance))
+        (slope,) = torch.autograd.grad(predictive.log_prob(y).sum(), mean)
         assert slope.isfinite().all() and slope.abs().max() > 0
 
 

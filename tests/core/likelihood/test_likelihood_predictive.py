@@ -37,9 +37,11 @@ SCALAR = {  # likelihood, log p(y | f) by scipy, y
 def test_predictive_density_agrees_with_brute_force(name, mean, variance):
     likelihood, log_density, y = SCALAR[name]
     expected = brute_force(lambda f: float(np.exp(log_density(y, f))), mean, variance, cuts=(y,))
-    law = likelihood.predictive(values(torch.tensor([[mean]], dtype=DOUBLE), torch.tensor([[variance]], dtype=DOUBLE)))
+    predictive = likelihood.predictive(
+        values(torch.tensor([[mean]], dtype=DOUBLE), torch.tensor([[variance]], dtype=DOUBLE))
+    )
     np.testing.assert_allclose(
-        law.log_prob(torch.tensor([y], dtype=DOUBLE)).item(), np.log(expected), rtol=0, atol=1e-9
+        predictive.log_prob(torch.tensor([y], dtype=DOUBLE)).item(), np.log(expected), rtol=0, atol=1e-9
     )
 
 
@@ -64,20 +66,22 @@ def test_no_comb_however_little_noise(ratio, offset):
             return td.Independent(td.Normal(f, ratio), 1)
 
     mean = torch.full((1, 1), 3.0, dtype=DOUBLE)
-    law, exact = (
+    predictive, exact = (
         likelihood.predictive(values(mean, mean / mean)) for likelihood in (Plain(), Gaussian(ratio**2, learn=False))
     )
     y = mean + offset
-    torch.testing.assert_close(law.log_prob(y), exact.log_prob(y), rtol=0, atol=1e-9)
-    torch.testing.assert_close(law.cdf(y), exact.cdf(y), rtol=0, atol=1e-8)
-    torch.testing.assert_close(law.mean, exact.mean)
-    torch.testing.assert_close(law.total, exact.total)
+    torch.testing.assert_close(predictive.log_prob(y), exact.log_prob(y), rtol=0, atol=1e-9)
+    torch.testing.assert_close(predictive.cdf(y), exact.cdf(y), rtol=0, atol=1e-8)
+    torch.testing.assert_close(predictive.mean, exact.mean)
+    torch.testing.assert_close(predictive.total, exact.total)
 
 
 @pytest.mark.parametrize("ratio", [1e-3, 1.0])
 def test_student_t_with_little_noise(ratio):
     """Against a convolution whose noise is resolved: the integral over the noise instead of over the function."""
-    law = StudentT(4.0, ratio).predictive(values(torch.zeros(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE)))
+    predictive = StudentT(4.0, ratio).predictive(
+        values(torch.zeros(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE))
+    )
     for y in (0.0, 1.3, 6.0):
         expected = sum(
             integrate.quad(
@@ -91,46 +95,46 @@ def test_student_t_with_little_noise(ratio):
             for a, b in ((-np.inf, 0), (0, y / ratio), (y / ratio, np.inf))
             if a != b
         )
-        np.testing.assert_allclose(law.log_prob([y]).item(), np.log(expected), atol=1e-8)
+        np.testing.assert_allclose(predictive.log_prob([y]).item(), np.log(expected), atol=1e-8)
 
 
 def test_student_t_moments_are_exact():
-    law = StudentT(2.5, 1.0).predictive(values(torch.zeros(2, 1), torch.ones(2, 1)))
-    torch.testing.assert_close(law.total, torch.full((2, 1), 6.0))
+    predictive = StudentT(2.5, 1.0).predictive(values(torch.zeros(2, 1), torch.ones(2, 1)))
+    torch.testing.assert_close(predictive.total, torch.full((2, 1), 6.0))
     heavy = StudentT(1.5, 1.0).predictive(values(torch.zeros(2, 1), torch.ones(2, 1)))
     assert heavy.total.isinf().all() and heavy.interval(0.5)[0].isfinite().all()
 
 
 def test_student_t_tends_to_gaussian():
     mean, variance, y = draw_case(Gaussian())
-    law, limit = (
+    predictive, limit = (
         StudentT(1e8, 0.5).predictive(values(mean, variance)),
         Gaussian(0.25).predictive(values(mean, variance)),
     )
-    torch.testing.assert_close(law.log_prob(y), limit.log_prob(y), rtol=0, atol=1e-6)
+    torch.testing.assert_close(predictive.log_prob(y), limit.log_prob(y), rtol=0, atol=1e-6)
 
 
 def test_heteroscedastic_predictive_agrees_with_sampling_and_handles_correlation(generator):
     mean = torch.tensor([[0.5, -0.3]], dtype=DOUBLE)
     covariance = torch.tensor([[0.4, 0.3], [0.3, 0.6]], dtype=DOUBLE)
-    law = Heteroscedastic().predictive(GaussianValues(mean, to_linear_operator(covariance)))
+    predictive = Heteroscedastic().predictive(GaussianValues(mean, to_linear_operator(covariance)))
     y = torch.tensor([[1.2]], dtype=DOUBLE)
 
     def given_g(g):
         m, v = 0.5 + 0.3 / 0.6 * (g + 0.3), 0.4 - 0.09 / 0.6 + np.exp(g)
         return stats.norm(m, np.sqrt(v)).pdf(1.2)
 
-    np.testing.assert_allclose(law.log_prob(y).item(), np.log(brute_force(given_g, -0.3, 0.6)), atol=1e-10)
-    torch.testing.assert_close(law.mean.item(), 0.5)
-    torch.testing.assert_close(law.total.item(), 0.4 + np.exp(-0.3 + 0.3))
+    np.testing.assert_allclose(predictive.log_prob(y).item(), np.log(brute_force(given_g, -0.3, 0.6)), atol=1e-10)
+    torch.testing.assert_close(predictive.mean.item(), 0.5)
+    torch.testing.assert_close(predictive.total.item(), 0.4 + np.exp(-0.3 + 0.3))
 
 
 def test_bernoulli_probit_is_exact_and_tails_hold():
     mean, variance = torch.tensor([[0.4], [-1e3], [1e3]], dtype=DOUBLE), torch.ones(3, 1, dtype=DOUBLE)
-    law = Bernoulli("probit").predictive(values(mean, variance))
+    predictive = Bernoulli("probit").predictive(values(mean, variance))
     expected = stats.norm.logcdf(mean.numpy() / 2**0.5)[:, 0]
-    np.testing.assert_allclose(law.log_prob(torch.ones(3)), expected, rtol=1e-10)
-    assert law.rule == "exact" and (law.aleatoric[1:] == 0).all()
+    np.testing.assert_allclose(predictive.log_prob(torch.ones(3)), expected, rtol=1e-10)
+    assert predictive.rule == "exact" and (predictive.aleatoric[1:] == 0).all()
     tail = Bernoulli("logit").predictive(values(mean, variance))
     # far in the tail the logistic function is exp(f): E exp(f) = exp(m + v / 2)
     np.testing.assert_allclose(tail.log_prob([1, 1, 0]), [tail.log_prob([1, 1, 1])[0], -999.5, -999.5], rtol=1e-9)
@@ -141,27 +145,28 @@ def test_bernoulli_entropies_agree_with_brute_force_for_any_latent_spread(link):
     cdf = {"logit": expit, "probit": stats.norm.cdf}[link]
     mean = torch.tensor([[0.7], [0.7], [2.0]], dtype=DOUBLE)
     variance = torch.tensor([[0.5], [15.0], [400.0]], dtype=DOUBLE)
-    law = Bernoulli(link).predictive(values(mean, variance))
+    predictive = Bernoulli(link).predictive(values(mean, variance))
     for i in range(3):
         m, v = mean[i].item(), variance[i].item()
         cuts = (-30.0, -10.0, 0.0, 10.0, 30.0)
         entropy = brute_force(lambda f: float(stats.bernoulli(cdf(f)).entropy()), m, v, cuts)
-        np.testing.assert_allclose(law.aleatoric[i], entropy, rtol=1e-6)
-        np.testing.assert_allclose(law.probs[i, 1], brute_force(lambda f: float(cdf(f)), m, v, cuts), rtol=1e-9)
-    torch.testing.assert_close(law.probs.sum(-1), torch.ones(3, dtype=DOUBLE))
+        np.testing.assert_allclose(predictive.aleatoric[i], entropy, rtol=1e-6)
+        np.testing.assert_allclose(predictive.probs[i, 1], brute_force(lambda f: float(cdf(f)), m, v, cuts), rtol=1e-9)
+    torch.testing.assert_close(predictive.probs.sum(-1), torch.ones(3, dtype=DOUBLE))
 
 
+@pytest.mark.monte_carlo
 def test_categorical_on_correlated_logits_agrees_with_sampling(generator):
     mean = torch.randn(4, 3, generator=generator, dtype=DOUBLE)
     root = torch.randn(12, 12, generator=generator, dtype=DOUBLE) / 3
     gaussian = GaussianValues(mean, to_linear_operator(root @ root.mT))
-    law = Categorical(3).predictive(gaussian)
+    predictive = Categorical(3).predictive(gaussian)
     draws = gaussian.sample(50000, generator=generator).softmax(-1)
     error = 5 * draws.std(0) / 50000**0.5 + 2e-3  # 5 standard errors, and that of 512 Sobol draws
-    assert ((draws.mean(0) - law.probs).abs() < error).all()
+    assert ((draws.mean(0) - predictive.probs).abs() < error).all()
     entropy = td.Categorical(probs=draws).entropy()
-    assert ((entropy.mean(0) - law.aleatoric).abs() < 5 * entropy.std(0) / 50000**0.5 + 3e-3).all()
-    torch.testing.assert_close(law.probs.sum(-1), torch.ones(4, dtype=DOUBLE))
+    assert ((entropy.mean(0) - predictive.aleatoric).abs() < 5 * entropy.std(0) / 50000**0.5 + 3e-3).all()
+    torch.testing.assert_close(predictive.probs.sum(-1), torch.ones(4, dtype=DOUBLE))
 
 
 def test_two_class_categorical_is_bernoulli_on_the_difference():
@@ -172,30 +177,33 @@ def test_two_class_categorical_is_bernoulli_on_the_difference():
     torch.testing.assert_close(two.aleatoric, one.aleatoric, rtol=0, atol=1e-3)
 
 
-def test_poisson_predictive_is_a_law_of_counts(generator):
-    law = Poisson().predictive(values(torch.tensor([[1.0]], dtype=DOUBLE), torch.tensor([[0.4]], dtype=DOUBLE)))
+@pytest.mark.monte_carlo
+def test_poisson_predictive_is_a_distribution_of_counts(generator):
+    predictive = Poisson().predictive(values(torch.tensor([[1.0]], dtype=DOUBLE), torch.tensor([[0.4]], dtype=DOUBLE)))
     counts = torch.arange(400, dtype=DOUBLE)[:, None, None]
-    mass = law.log_prob(counts).exp()
+    mass = predictive.log_prob(counts).exp()
     torch.testing.assert_close(mass.sum().item(), 1.0, rtol=0, atol=1e-9)
-    torch.testing.assert_close(law.cdf(counts[7]).item(), mass[:8].sum().item(), rtol=0, atol=1e-9)
-    torch.testing.assert_close(law.cdf(7.5), law.cdf(7.0))
-    torch.testing.assert_close(law.mean.item(), np.exp(1.2))
-    torch.testing.assert_close(law.total.item(), np.exp(1.2) + np.exp(2.4) * np.expm1(0.4))
-    median = law.quantile(0.5)
-    assert law.cdf(median) >= 0.5 and law.cdf(median - 1) < 0.5 and median == median.round()
-    draws = law.sample(4000, generator=generator)
-    assert abs(draws.mean() - law.mean) < 5 * law.std / 4000**0.5
-    torch.testing.assert_close(law.affine(0.0, 2.0).log_prob(2 * counts[3]), law.log_prob(counts[3]))
+    torch.testing.assert_close(predictive.cdf(counts[7]).item(), mass[:8].sum().item(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(predictive.cdf(7.5), predictive.cdf(7.0))
+    torch.testing.assert_close(predictive.mean.item(), np.exp(1.2))
+    torch.testing.assert_close(predictive.total.item(), np.exp(1.2) + np.exp(2.4) * np.expm1(0.4))
+    median = predictive.quantile(0.5)
+    assert predictive.cdf(median) >= 0.5 and predictive.cdf(median - 1) < 0.5 and median == median.round()
+    draws = predictive.sample(4000, generator=generator)
+    assert abs(draws.mean() - predictive.mean) < 5 * predictive.std / 4000**0.5
+    torch.testing.assert_close(predictive.affine(0.0, 2.0).log_prob(2 * counts[3]), predictive.log_prob(counts[3]))
 
 
 def test_draws_give_the_mixture():
     draws = torch.tensor([0.0, 3.0], dtype=DOUBLE).reshape(2, 1, 1)
-    law = Gaussian(0.04).predictive(SampledValues(draws))
-    np.testing.assert_allclose(law.log_prob([3.0]), [np.log(0.5 * stats.norm.pdf(0, 0, 0.2))], rtol=1e-9)
+    predictive = Gaussian(0.04).predictive(SampledValues(draws))
+    np.testing.assert_allclose(predictive.log_prob([3.0]), [np.log(0.5 * stats.norm.pdf(0, 0, 0.2))], rtol=1e-9)
     np.testing.assert_allclose(
-        [law.total.item(), law.aleatoric.item(), law.epistemic.item()], [2.29, 0.04, 2.25], rtol=1e-6
+        [predictive.total.item(), predictive.aleatoric.item(), predictive.epistemic.item()],
+        [2.29, 0.04, 2.25],
+        rtol=1e-6,
     )
-    assert law.rule == "mixture of 2 draws"
+    assert predictive.rule == "mixture of 2 draws"
     labels = Bernoulli().predictive(SampledValues(draws))
     np.testing.assert_allclose(labels.probs[0, 1], (0.5 + expit(3.0)) / 2)
 
@@ -203,8 +211,8 @@ def test_draws_give_the_mixture():
 def test_noise_that_varies_is_not_blamed_for_what_the_function_does_not_know():
     mean = torch.tensor([[1.0, -2.0], [0.0, 0.5]], dtype=DOUBLE)
     variance = torch.tensor([[0.7, 0.3], [2.0, 0.1]], dtype=DOUBLE)
-    law = Heteroscedastic().predictive(GaussianValues(mean, to_linear_operator(torch.diag(variance.flatten()))))
+    predictive = Heteroscedastic().predictive(GaussianValues(mean, to_linear_operator(torch.diag(variance.flatten()))))
     noise = (mean[:, 1:] + variance[:, 1:] / 2).exp()  # the mean of a log-normal
-    assert torch.allclose(law.aleatoric, noise, rtol=1e-10)
-    assert torch.allclose(law.epistemic, variance[:, :1], rtol=1e-10)
-    assert torch.allclose(law.total, law.variance)
+    assert torch.allclose(predictive.aleatoric, noise, rtol=1e-10)
+    assert torch.allclose(predictive.epistemic, variance[:, :1], rtol=1e-10)
+    assert torch.allclose(predictive.total, predictive.variance)

@@ -13,7 +13,7 @@ DOUBLE = torch.float64
 
 
 class LogNormal(Likelihood):
-    """A law that 0 does not belong to: there its log density and its slope are infinite."""
+    """0 is not in the support: the log density and its slope are infinite there."""
 
     def distribution(self, f):
         return td.Independent(td.LogNormal(f, 0.5), 1)
@@ -110,7 +110,7 @@ def test_one_number_or_label_an_input():
         assert alpha[1] == beta[1] == 0 and alpha.isfinite().all()
 
 
-def test_a_joint_law_of_the_outputs_refuses_by_name():
+def test_a_joint_distribution_of_the_outputs_refuses_by_name():
     mean, variance, y, gaps = case(Correlated())
     holes = y.masked_fill(gaps, torch.nan)
     for evaluate in (
@@ -135,7 +135,7 @@ def test_terms_summed_over_outputs_are_refused():
 
 
 @pytest.mark.parametrize(
-    "law",
+    "likelihood",
     [
         td.Normal(torch.zeros(3), 1.0),
         td.Gamma(torch.ones(3), 1.0),
@@ -145,9 +145,9 @@ def test_terms_summed_over_outputs_are_refused():
         td.Bernoulli(torch.full((3,), 0.5)),
         td.Categorical(torch.ones(3, 4)),
     ],
-    ids=lambda law: type(law).__name__,
+    ids=lambda likelihood: type(likelihood).__name__,
 )
-def test_gaps_are_filled_with_what_the_law_allows(law):
-    value = distribution_cdfs.allowed(law)
-    assert value.shape == (3,) and law.support.check(value).all()
-    assert law.log_prob(value).isfinite().all()
+def test_missing_entries_are_filled_from_the_support(likelihood):
+    value = distribution_cdfs.allowed(likelihood)
+    assert value.shape == (3,) and likelihood.support.check(value).all()
+    assert likelihood.log_prob(value).isfinite().all()

@@ -92,6 +92,7 @@ def test_a_negative_variance_cannot_be_drawn_from(generator):
         operators.draw(DiagLinearOperator(torch.tensor([1.0, -1.0])), 2, generator=generator)
 
 
+@pytest.mark.monte_carlo
 def test_a_difference_is_drawn_from_its_sum_and_not_term_by_term(generator):
     # posterior covariances are differences: prior minus what the data explain
     explained = RootLinearOperator(torch.tensor([[1.0], [1.0]], dtype=torch.float64))

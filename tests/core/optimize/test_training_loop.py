@@ -127,6 +127,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, data, change, named):
         train(change)
 
 
+@pytest.mark.monte_carlo
 def test_the_best_state_on_validation_comes_back(data, generator):
     net, seen = network(), []
 
@@ -164,6 +165,7 @@ def test_buffers_come_back_with_the_best_state(data, generator):
     assert torch.equal(tracked, epochs[2]) and not torch.equal(tracked, epochs[-1])
 
 
+@pytest.mark.monte_carlo
 def test_full_batch_patience_returns_the_parameters_of_the_lowest_loss(generator):
     w = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     seen = []
@@ -235,6 +237,7 @@ def test_nan_is_one_clear_sentence_with_the_step(data, generator):
         minimize(loss, net.parameters(), data, Training(batch_size=10), generator=generator, description="warming up")
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("failure", [math.nan, torch.linalg.LinAlgError("K is not positive definite")])
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_a_step_too_long_is_taken_back(data, tmp_path, failure, checkpoint):
@@ -336,6 +339,7 @@ def test_two_processes_do_what_one_does(two_ranks, tmp_path):
     assert first[1] == pytest.approx(alone[1], rel=1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_what_is_called_after_a_step_may_change_what_was_stepped():
     x, data = torch.zeros(2, requires_grad=True), Data(torch.zeros(4, 1), torch.zeros(4, 1))
     seen = []

@@ -1,4 +1,4 @@
-"""The law R(F(y)): a law like any other, and the base law where R is the identity."""
+"""The distribution with cdf R(F(y)): its invariants, and the base where R is the identity."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ def normal():
     return MixturePredictive(td.Normal(MEAN[None], STD[None]))
 
 
-def law(stated=KNOTS, observed=SHARES):
+def recalibrated_normal(stated=KNOTS, observed=SHARES):
     return RecalibratedPredictive(normal(), stated, observed)
 
 
 def test_the_identity_changes_nothing():
     y = torch.tensor([[0.4], [1.0]], dtype=torch.float64)
-    same, base = law(KNOTS, KNOTS), normal()
+    same, base = recalibrated_normal(KNOTS, KNOTS), normal()
     assert torch.allclose(same.log_prob(y), base.log_prob(y), atol=1e-12)
     assert torch.allclose(same.cdf(y), base.cdf(y), atol=1e-15)
     # 32 Gauss nodes a piece integrate a polynomial times a Gaussian to 1e-10
@@ -32,14 +32,17 @@ def test_the_identity_changes_nothing():
 
 def test_quantile_inverts_the_cdf():
     q = torch.tensor([1e-6, 0.2, 0.3, 0.42, 0.7, 1 - 1e-6], dtype=torch.float64)
-    again = torch.stack([law().cdf(y) for y in law().quantile(q)])
+    again = torch.stack([recalibrated_normal().cdf(y) for y in recalibrated_normal().quantile(q)])
     assert torch.allclose(again, q[:, None, None].expand(again.shape), atol=1e-12)
 
 
 def test_the_density_is_the_slope_of_the_cdf_and_has_mass_one():
     y = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
     grid = y[:, None, None].expand(-1, 2, 1)
-    density, steps = law().log_prob(grid).exp(), law().cdf(grid).squeeze(-1).diff(dim=0) / y.diff()[:, None]  # (g, 2)
+    density, steps = (
+        recalibrated_normal().log_prob(grid).exp(),
+        recalibrated_normal().cdf(grid).squeeze(-1).diff(dim=0) / y.diff()[:, None],
+    )  # (g, 2)
     # the trapezoidal rule on steps of 6e-4, off only in the steps where R bends
     middle = (density[1:] + density[:-1]) / 2
     bends = ((middle - steps).abs() > 1e-4).sum(0)
@@ -47,8 +50,9 @@ def test_the_density_is_the_slope_of_the_cdf_and_has_mass_one():
     assert torch.allclose(torch.trapezoid(density, y, dim=0), torch.ones(2, dtype=torch.float64), atol=1e-3)
 
 
+@pytest.mark.monte_carlo
 def test_moments_are_those_of_draws_and_the_parts_add_up():
-    recalibrated = law()
+    recalibrated = recalibrated_normal()
     draws = recalibrated.sample(40_000)
     error = recalibrated.std / 200  # standard errors of a mean of 40,000
     assert ((draws.mean(0) - recalibrated.mean).abs() < 5 * error).all()
@@ -56,7 +60,7 @@ def test_moments_are_those_of_draws_and_the_parts_add_up():
     error = ((fourth - recalibrated.total**2) / 40_000).sqrt()
     assert ((draws.var(0) - recalibrated.total).abs() < 5 * error).all()
     assert torch.allclose(recalibrated.aleatoric + recalibrated.epistemic, recalibrated.total)
-    # Piece by piece: mean of the standard law = sum of slopes times phi(a) - phi(b)
+    # Piece by piece: mean of the recalibrated normal = sum of slopes times phi(a) - phi(b)
     phi = torch.exp(-(torch.special.ndtri(KNOTS) ** 2) / 2) / (2 * np.pi) ** 0.5
     mean = (SHARES.diff() / KNOTS.diff() * -phi.diff()).sum()
     assert torch.allclose(recalibrated.mean, MEAN + mean * STD, atol=1e-9)
@@ -64,7 +68,7 @@ def test_moments_are_those_of_draws_and_the_parts_add_up():
 
 def test_knots_far_in_the_tails_keep_their_mass():
     far = torch.tensor([0.0, 1e-12, 0.5, 1.0], dtype=torch.float64)
-    heavy = law(far, SHARES)
+    heavy = recalibrated_normal(far, SHARES)
     # three tenths of the mass lie beyond 7.034 standard deviations, at phi / Phi = 7.172 on average
     half = (2 / np.pi) ** 0.5
     assert float(heavy.mean[0]) == pytest.approx(-0.3 * 7.172 - 0.2 * half + 0.5 * half, abs=1e-3)
@@ -72,7 +76,7 @@ def test_knots_far_in_the_tails_keep_their_mass():
 
 
 def test_without_its_output_axis():
-    squeezed = law().squeeze()
+    squeezed = recalibrated_normal().squeeze()
     assert squeezed.mean.shape == squeezed.log_prob([0.0, 2.0]).shape == (2,)
     low, high = squeezed.interval(0.9)
     assert (low < squeezed.mean).all() and (squeezed.mean < high).all()

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import gpytorch
 import pytest
@@ -120,7 +121,7 @@ def test_learning_the_mixing():
     before = prior.mixing.detach().clone()
     for method in (Exact(max_iter=20), SVGP(num_inducing=15, training=Training(lr=0.05, max_epochs=30))):
         fit = method.infer(prior, Gaussian(), data, generator=generator())
-        frozen = type(method)(learn=False).infer(prior, Gaussian(), data, generator=generator())
+        frozen = replace(method, learn=False).infer(prior, Gaussian(), data, generator=generator())
         assert fit.log_evidence.value > frozen.log_evidence.value
         assert torch.equal(prior.mixing, before) and prior.mixing.requires_grad
         if isinstance(fit.posterior, GaussianProcess):

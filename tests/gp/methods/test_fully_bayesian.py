@@ -139,7 +139,8 @@ def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     prior = gp.GaussianProcess(ZeroMean(), RBFKernel(lengthscale_prior=GammaPrior(3.0, 2.0)).double())
     method = gp.FullyBayesian(inner, num_samples=60, burn_in=40, num_components=120)
     fit = method.infer(prior, Gaussian(0.05), data, generator=generator())
-    assert fit.diagnostics["R-hat"] < 1.1 and fit.log_evidence is None
+    # Four half-chains of 30: R-hat^2 - 1 is about tau (chi2_3 / 3 - 1) / 30, at tau = 2 above 0.56 once in 100,000.
+    assert fit.diagnostics["R-hat"] < 1.25 and fit.log_evidence is None
     lengthscales = fit.diagnostics["hyperparameters"]["kernel.lengthscale"].flatten()
     noises = fit.diagnostics["hyperparameters"]["noise"].flatten()
     target = density(prior, Gaussian(0.05), data)
@@ -154,8 +155,8 @@ def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     grid = [torch.linspace(-5, 5, 21, dtype=torch.float64) * s + c for c, s in zip(center, spread, strict=True)]
     mean, std = moments_by_quadrature(target, grid)
     count = fit.diagnostics["effective draws"]
-    assert ((center - mean).abs() <= 4 * std / count**0.5).all()
-    assert ((spread / std - 1).abs() <= 4 / (2 * count) ** 0.5).all()
+    assert ((center - mean).abs() <= 5 * std / count**0.5).all()
+    assert ((spread / std - 1).abs() <= 5 / (2 * count) ** 0.5).all()
 
 
 def test_chains_that_disagree_are_reported():
@@ -171,7 +172,7 @@ def test_without_data_the_draws_are_those_of_the_prior():
     method = gp.FullyBayesian(num_samples=60, burn_in=30, num_components=120)
     fit = method.infer(prior, noise(), nothing, generator=generator())
     logs = fit.diagnostics["hyperparameters"]["kernel.lengthscale"].log().flatten()
-    assert abs(float(logs.mean()) - 0.3) <= 4 * 0.5 / fit.diagnostics["effective draws"] ** 0.5
+    assert abs(float(logs.mean()) - 0.3) <= 5 * 0.5 / fit.diagnostics["effective draws"] ** 0.5
     assert torch.equal(fit.posterior.components[0](X).mean, torch.zeros_like(fit.posterior.components[0](X).mean))
 
 

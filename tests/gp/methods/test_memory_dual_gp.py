@@ -164,7 +164,7 @@ def test_data_are_kept_in_proportion_to_leverage_and_counted_for_discarded_ones(
     leverage = torch.tensor([0.5, 1.0, 1.5, 3.0], dtype=torch.float64)
     first = torch.tensor([int(remembered(leverage, 1, seed)[0].rows.x) for seed in range(2_000)])
     share = first.bincount(minlength=4) / 2_000
-    close(share.double(), leverage / leverage.sum(), 4 * 0.5 / 2_000**0.5)  # four standard errors at most
+    close(share.double(), leverage / leverage.sum(), 5 * 0.5 / 2_000**0.5)  # five standard errors at most
     leverage = torch.linspace(0.2, 2.0, 50, dtype=torch.float64)
     sums = []
     for seed in range(400):
@@ -173,7 +173,7 @@ def test_data_are_kept_in_proportion_to_leverage_and_counted_for_discarded_ones(
         assert abs(float(counts.sum()) - 50) < 1e-6 and len(left) == 30
         sums.append((counts * kept.rows.x[:, 0]).sum())
     sums = torch.stack(sums)
-    assert abs(sums.mean() - sum(range(50))) < 4 * sums.std() / 20
+    assert abs(sums.mean() - sum(range(50))) < 5 * sums.std() / 20
 
 
 def test_counts_are_the_weights_while_all_data_are_kept():

@@ -27,7 +27,7 @@ def test_equals_cholesky_on_1500_rows(level):
     assert two.diagnostics["relative residual of conjugate gradients"] <= TOLERANCE
     error = two.diagnostics["standard error of the log evidence"]
     assert error < 0.01 * abs(float(one.log_evidence))
-    assert abs(float(two.log_evidence) - float(one.log_evidence)) <= 4 * error
+    assert abs(float(two.log_evidence) - float(one.log_evidence)) <= 5 * error
 
 
 def test_weights_and_order():
@@ -63,7 +63,7 @@ def test_low_rank_preconditioner_leaves_the_answer(monkeypatch):
     dense = gram(kernel, data.x, data.x) + 0.05 * torch.eye(300, dtype=torch.float64)
     close(system.solve(data.y), torch.linalg.solve(dense, data.y), 1e-6)
     value, error = system.logdet(generator=generator())
-    assert abs(float(value - torch.logdet(dense))) <= 4 * float(error)
+    assert abs(float(value - torch.logdet(dense))) <= 5 * float(error)
 
 
 def test_products_in_pieces_equal_the_matrix(monkeypatch):

@@ -127,10 +127,10 @@ def agree(draws, values):
     flat = (draws - values.mean).flatten(1)
     covariance = values.covariance.to_dense()
     error = (covariance.diagonal() / len(flat)).sqrt()
-    assert bool((flat.mean(0).abs() <= 4 * error + 1e-9).all())
+    assert bool((flat.mean(0).abs() <= 5 * error + 1e-9).all())
     products = flat.unsqueeze(-1) * flat.unsqueeze(-2)  # (s, nk, nk): their average estimates the covariance
     error = products.std(0) / len(flat) ** 0.5
-    assert bool(((products.mean(0) - covariance).abs() <= 4 * error + 1e-9).all())
+    assert bool(((products.mean(0) - covariance).abs() <= 5 * error + 1e-9).all())
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_functions_of_some_columns_keep_their_variance_everywhere(kernel):
     x = torch.tensor([[6.0, 0.0], [-6.0, 3.0], [6.0, 9.0]], dtype=torch.float64)
     values = law.sample_functions(2000, generator=generator())(x).squeeze(-1)
     expected = law(x).variance.squeeze(-1)
-    assert (values.square().mean(0) / expected - 1).abs().max() < 4 * (2 / 2000) ** 0.5  # four standard errors
+    assert (values.square().mean(0) / expected - 1).abs().max() < 5 * (2 / 2000) ** 0.5  # five standard errors
     close(values[:, 0], values[:, 2], 1e-9)
 
 

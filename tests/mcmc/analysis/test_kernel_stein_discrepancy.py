@@ -33,13 +33,15 @@ def test_one_draw_has_a_closed_form():
     assert mcmc.ksd(gaussian, {"x": x}, units=torch.tensor([2.0, 2.0])).item() == pytest.approx((4 * 25 + 2) ** 0.5)
 
 
+@pytest.mark.monte_carlo
 def test_draws_of_the_law_are_as_near_as_their_number_allows(generator):
     # The square has mean E k0(x, x) / n = (E|s|^2 + p) / n; its terms off the diagonal have mean zero.
     x = torch.randn(100, 1200, 2, generator=generator, dtype=torch.float64)[:, :300]
     squares = torch.stack([mcmc.ksd(gaussian, {"x": draws}) for draws in x]).square()
-    assert abs(squares.mean() - 4 / 300) < 4 * squares.std() / 10
+    assert abs(squares.mean() - 4 / 300) < 5 * squares.std() / 10
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("wrong", ["mean", "spread"])
 def test_a_wrong_law_is_seen(generator, wrong):
     x = torch.randn(1200, 2, generator=generator, dtype=torch.float64)

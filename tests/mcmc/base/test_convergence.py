@@ -69,13 +69,15 @@ def test_monotone_changes_change_nothing(generator):
     assert torch.allclose(mcmc.ess(x), mcmc.ess(x.exp()), rtol=1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_autoregression_of_known_size(generator):
-    # tau = (1 + r) / (1 - r) = 39 at r = 0.95 for a Gaussian; ranks change it little. Long chains.
+    # tau = (1 + r) / (1 - r) = 39 at r = 0.95 for a Gaussian; ranks change it little. Long chains. The estimate has a
+    # relative standard error of sqrt(2 (2 M + 1) / n), some 8 % for a window M of 3 to 6 tau (Madras and Sokal, 1988).
     z = torch.randn(4, 20_000, generator=generator, dtype=torch.float64)
     x = z.clone()
     for t in range(1, x.shape[1]):
         x[:, t] = 0.95 * x[:, t - 1] + (1 - 0.95**2) ** 0.5 * z[:, t]
-    assert mcmc.ess(x).item() == pytest.approx(80_000 / 39, rel=0.2)
+    assert mcmc.ess(x).item() == pytest.approx(80_000 / 39, rel=0.4)
 
 
 def test_constants_and_nan():
@@ -99,6 +101,7 @@ def test_arrays_are_welcome_and_short_ones_are_not():
         mcmc.ess(torch.zeros(2, 3))
 
 
+@pytest.mark.monte_carlo
 def test_the_error_of_the_mean_of_an_autoregression(generator):
     # Of c chains of length n: sd sqrt((1 + r) / (1 - r) / (c n)) for large n.
     x = torch.randn(4, 20_000, generator=generator, dtype=torch.float64)
@@ -107,6 +110,7 @@ def test_the_error_of_the_mean_of_an_autoregression(generator):
     assert mcmc.mcse(x).item() == pytest.approx((19 / 80_000) ** 0.5, rel=0.15)
 
 
+@pytest.mark.monte_carlo
 def test_the_tail_knows_of_scales_and_the_bulk_does_not(generator):
     x = chains("another scale", generator)
     assert mcmc.tail_ess(x) < 0.2 * mcmc.ess(x)

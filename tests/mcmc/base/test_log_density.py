@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from bayeskit import mcmc
@@ -33,6 +34,7 @@ def test_curvature_is_the_top_eigenvalue_of_each_chain(generator):
     assert torch.allclose(found, torch.tensor([9.0, 36.0], dtype=torch.float64), rtol=1e-4)
 
 
+@pytest.mark.monte_carlo
 def test_the_diagonal_of_a_hessian(generator):
     matrix = torch.tensor([[5.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
     start = {"x": torch.ones(3, 2, dtype=torch.float64)}
@@ -42,4 +44,4 @@ def test_the_diagonal_of_a_hessian(generator):
 
     found = mcmc.hessian_diagonal(log_density, start, num_probes=400, generator=generator)["x"]
     # z_i z_j H_ij has standard deviation 1 per probe
-    assert ((found + matrix.diagonal()).abs() < 4 / 400**0.5).all()
+    assert ((found + matrix.diagonal()).abs() < 5 / 400**0.5).all()

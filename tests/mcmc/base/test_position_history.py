@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from bayeskit.mcmc.base.position_history import History
@@ -18,12 +19,13 @@ def test_it_is_bounded_and_holds_what_was_offered(generator):
     assert long.offered == 900
 
 
+@pytest.mark.monte_carlo
 def test_weights_rise_linearly_with_time(generator):
     # Under the density 2 s / t^2 on (0, t): mean 2 t / 3, and a quarter of the draws are from the first half.
     kept = torch.cat([(h := filled(400, 20, generator)).rows[h.slots][:, 0, 0] for _ in range(40)]) / 400
     size = len(kept)
-    assert abs(kept.mean() - 2 / 3) < 4 * (1 / 18 / size) ** 0.5
-    assert abs((kept < 0.5).float().mean() - 0.25) < 4 * (0.25 * 0.75 / size) ** 0.5
+    assert abs(kept.mean() - 2 / 3) < 5 * (1 / 18 / size) ** 0.5
+    assert abs((kept < 0.5).float().mean() - 0.25) < 5 * (0.25 * 0.75 / size) ** 0.5
 
 
 def test_an_old_history_is_not_changed_by_later_ones(generator):
@@ -41,10 +43,12 @@ def test_an_old_history_is_not_changed_by_later_ones(generator):
         assert (values < 0).any() and not (values == other).any()
 
 
+@pytest.mark.monte_carlo
 def test_groups_come_from_moments_of_their_own(generator):
     history, labels = filled(10, 10, generator), torch.tensor([0, 1, 0])
     draws = history.draw(labels, 2, 2_000, generator=generator)
     assert draws.shape == (2_000, 2, 3)
     assert torch.equal(draws[..., 0], draws[..., 2])  # of one group
     counts = torch.zeros(10, 10).index_put((draws[:, 0, 0].long(), draws[:, 0, 1].long()), torch.ones(2_000), True)
-    assert (counts - 20).abs().max() < 5 * 20**0.5  # 100 cells of expectation 20 each: moments are independent
+    # 100 cells of expectation 20 each, as moments are independent: Poisson, one of them beyond 51 once in 10 million.
+    assert (counts - 20).abs().max() < 7 * 20**0.5

@@ -79,12 +79,13 @@ def test_exact_surrogates_and_whole_shards_are_the_sampler_on_all_the_data(gener
 CHAINS = 1000
 
 
+@pytest.mark.monte_carlo
 def test_long_visits_keep_the_law_with_surrogates_and_lose_it_without(generator):
-    """Shards far apart, visits of 50 steps: to 4 standard errors beside the bias of the steps, h l / 4 < 3 % in sd."""
+    """Shards far apart, visits of 50 steps: to 5 standard errors beside the bias of the steps, h l / 4 < 3 % in sd."""
     mean, covariance = truth()
     sd = covariance.diagonal().sqrt()
     start = torch.zeros(CHAINS, 2, dtype=torch.float64)
-    kernel, error = mcmc.Federated(mcmc.SGLD(lr=0.02), local_steps=50), 4 / CHAINS**0.5
+    kernel, error = mcmc.Federated(mcmc.SGLD(lr=0.02), local_steps=50), 5 / CHAINS**0.5
     x = run(mcmc.Federation(prior, SHARDS, SIZES, SURROGATES), kernel, start, 3).samples["x"][:, 0]
     assert ((x.mean(0) - mean).abs() < error * sd).all()
     assert ((x.std(0) / sd - 1).abs() < error / 2**0.5 + 0.03).all()
@@ -96,6 +97,7 @@ def test_long_visits_keep_the_law_with_surrogates_and_lose_it_without(generator)
     assert short.samples["x"][:, 0].std(0)[0] / sd[0] < 2
 
 
+@pytest.mark.monte_carlo
 def test_surrogates_fitted_by_the_clients_take_the_bias_out(generator):
     mean, covariance = truth()
     sd = covariance.diagonal().sqrt()
@@ -121,6 +123,7 @@ def test_surrogates_fitted_by_the_clients_take_the_bias_out(generator):
     assert ((x.mean(0) - mean).abs() < 0.5 * sd).all() and (x.std(0) / sd < 1.5).all()  # without: beyond 4
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_surrogate_is_flat_where_its_shard_says_nothing(generator, dense):
     def one_sided(q):
@@ -130,8 +133,8 @@ def test_a_surrogate_is_flat_where_its_shard_says_nothing(generator, dense):
     settings = {"num_samples": 1, "burn_in": 50, "weak_precision": 1.0, "dense": dense}
     fit = mcmc.fit_surrogate(one_sided, start, kernel=mcmc.SGLD(lr=0.05), generator=generator, **settings)
     precision = fit.precision if dense else fit.precision.diag()
-    # 4 standard errors of a precision from 2,000 draws, 13 %, times what the weak prior leaves; and 12 % for the steps.
-    assert abs(precision[0, 0] - 4) < 0.25 * 5 and precision[1, 1] < 0.13
+    # 5 standard errors of a precision from 2,000 draws, 16 %, times that with the weak prior; and 12 % for the steps.
+    assert abs(precision[0, 0] - 4) < 0.28 * 5 and precision[1, 1] < 0.16
     assert abs(fit.linear[0] - 4) < 1.5
     exact = mcmc.laplace_surrogate(one_sided, {"x": torch.zeros(1, 2, dtype=torch.float64)}, dense=dense)
     expected = torch.tensor([4.0, 0.0], dtype=torch.float64)
@@ -154,6 +157,7 @@ def test_mini_batches_of_a_shard_are_gone_through_at_each_visit(generator):
     assert used == [0, 1, 0, 0, 1, 0]
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("inside", [mcmc.EntropySGLD(lr=0.02), mcmc.Structured(mcmc.SGLD(lr=0.02), groups="parameter")])
 def test_other_kernels_travel_too(generator, inside):
     federation = mcmc.Federation(prior, SHARDS, SIZES, SURROGATES)
@@ -161,7 +165,7 @@ def test_other_kernels_travel_too(generator, inside):
     x = run(federation, mcmc.Federated(inside, 10), start, 15).samples["x"][:, 0]
     mean, covariance = truth()
     # Means of both are those of the posterior; a factorized law is no wider than it.
-    assert ((x.mean(0) - mean).abs() < (4 / 300**0.5 + 0.05) * covariance.diagonal().sqrt()).all()
+    assert ((x.mean(0) - mean).abs() < (5 / 300**0.5 + 0.05) * covariance.diagonal().sqrt()).all()
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):

@@ -71,7 +71,7 @@ def test_the_energy_is_off_by_the_square_of_the_step(generator, mass):
     start, errors = beginning(quartic, generator), []
     for halvings in (0, 1, 2):
         end = leapfrog(
-            quartic, start, 0.02 / 2**halvings, num_steps=10 * 2**halvings, inverse_mass=MASSES[mass], like=LIKE
+            quartic, start, 0.005 / 2**halvings, num_steps=10 * 2**halvings, inverse_mass=MASSES[mass], like=LIKE
         )
         errors.append((energy(end, MASSES[mass]) - energy(start, MASSES[mass])).abs().mean().item())
     # Halving the step divides the error by four, up to terms of the fourth order.
@@ -86,6 +86,7 @@ def exact(generator):
     return {"x": z / PRECISIONS.sqrt()}
 
 
+@pytest.mark.monte_carlo
 def test_small_steps_are_accepted(generator):
     shares = []
     for step in (0.2, 0.1, 0.05):
@@ -97,6 +98,7 @@ def test_small_steps_are_accepted(generator):
     assert shares[1] / shares[2] == pytest.approx(4, rel=0.2)
 
 
+@pytest.mark.monte_carlo
 def test_the_mean_of_exp_of_minus_the_energy_error_is_one(generator):
     # Exact for any reversible volume-preserving map and any step size; here 0.87 of what is stable.
     start = beginning(gaussian, generator, CHAINS)
@@ -105,9 +107,10 @@ def test_the_mean_of_exp_of_minus_the_energy_error_is_one(generator):
     start = PhasePoint(q, start.momentum, value, gradient["x"])
     end = leapfrog(gaussian, start, 0.55, num_steps=3, inverse_mass=None, like=LIKE)
     ratios = (energy(start, None) - energy(end, None)).exp()
-    assert ratios.std() > 0.15 and abs(ratios.mean() - 1) < 4 * ratios.std() / CHAINS**0.5
+    assert ratios.std() > 0.15 and abs(ratios.mean() - 1) < 5 * ratios.std() / CHAINS**0.5
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("mass", MASSES)
 def test_the_law_is_left_as_it_is(generator, mass):
     # Steps so large that the unadjusted leapfrog would have variances up to twice too large. Chains start at the law.
@@ -116,19 +119,21 @@ def test_the_law_is_left_as_it_is(generator, mass):
     chain = mcmc.run(kernel, gaussian, exact(generator), num_samples=1, burn_in=0, thin=30, generator=generator)
     assert 0.3 < chain.info["acceptance"].mean() < 0.95
     z = chain.samples["x"][:, 0] * PRECISIONS.sqrt()
-    assert (z.mean(0).abs() < 4 / CHAINS**0.5).all()
-    assert ((z.square().mean(0) - 1).abs() < 4 * (2 / CHAINS) ** 0.5).all()
-    assert min(stats.kstest(z[:, i].numpy(), "norm").pvalue for i in range(6)) > 1e-4
+    # Six means and six variances to 5 standard errors, six Kolmogorov-Smirnov tests at 1e-6.
+    assert (z.mean(0).abs() < 5 / CHAINS**0.5).all()
+    assert ((z.square().mean(0) - 1).abs() < 5 * (2 / CHAINS) ** 0.5).all()
+    assert min(stats.kstest(z[:, i].numpy(), "norm").pvalue for i in range(6)) > 1e-6
 
 
-def within_four_errors(x, mean, sd):
+def within_five_errors(x, mean, sd):
     number = x.shape[0] * x.shape[1]
     size = mcmc.ess(x).clamp(max=number)
-    assert ((x.mean((0, 1)) - mean).abs() < 4 * sd / size.sqrt()).all()
+    assert ((x.mean((0, 1)) - mean).abs() < 5 * sd / size.sqrt()).all()
     squares = ((x - mean) / sd).square()
-    assert ((squares.mean((0, 1)) - 1).abs() < 4 * (2 / mcmc.ess(squares).clamp(max=number)).sqrt()).all()
+    assert ((squares.mean((0, 1)) - 1).abs() < 5 * (2 / mcmc.ess(squares).clamp(max=number)).sqrt()).all()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("settings", [{}, {"dense_mass": False}, {"dense_mass": True}, {"per_chain": True}])
 def test_moments_of_a_badly_scaled_and_correlated_gaussian(generator, settings):
     sd, mean = torch.tensor([0.01, 1.0, 100.0, 1.0], dtype=torch.float64), torch.tensor([5.0, 0.0, -50.0, 1.0])
@@ -144,9 +149,11 @@ def test_moments_of_a_badly_scaled_and_correlated_gaussian(generator, settings):
     start = {name: leaf.double() for name, leaf in start.items()}
     chain = mcmc.run(mcmc.HMC(**settings), log_density, start, num_samples=60, burn_in=150, generator=generator)
     x = torch.cat([chain.samples["a"], chain.samples["b"].squeeze(-1)], dim=-1)
-    assert (mcmc.rhat(x) < 1.03).all() and (chain.info["divergent"] == 0).all()
-    assert 0.65 < chain.info["acceptance"].mean() < 0.98
-    within_four_errors(x, mean, sd)
+    # Over 24 seeds the largest R-hat (of 80 half-chains of 30 draws) is 1.027 with standard deviation 0.008, and
+    # log(1 - acceptance) is -3.3 with 0.5, at diagonal mass, whose spread is the larger: 6 and 5 standard deviations.
+    assert (mcmc.rhat(x) < 1.08).all() and (chain.info["divergent"] == 0).all()
+    assert 0.6 < chain.info["acceptance"].mean() < 0.997
+    within_five_errors(x, mean, sd)
     kernel = chain.kernel
     assert torch.as_tensor(kernel.step_size).shape == ((40,) if settings.get("per_chain") else ())
     dense = settings.get("dense_mass") is not False
@@ -251,6 +258,7 @@ def neck(position):
     return -0.5 * (v / 1.5).square() - 0.5 * x.square().sum(-1) * (-v).exp() - 2.5 * v
 
 
+@pytest.mark.monte_carlo
 def test_a_burn_in_that_meets_a_neck_takes_care_and_time(generator, monkeypatch):
     def tuned():
         start = {"x": torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
@@ -266,6 +274,7 @@ def test_a_burn_in_that_meets_a_neck_takes_care_and_time(generator, monkeypatch)
     assert failed < 0.01 < failed_before
 
 
+@pytest.mark.monte_carlo
 def test_a_gaussian_is_followed_for_a_quarter_of_a_period(generator, monkeypatch):
     start = {"x": torch.randn(40, 6, generator=generator, dtype=torch.float64)}
     state = generator.get_state()

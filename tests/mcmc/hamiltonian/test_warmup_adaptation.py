@@ -32,19 +32,21 @@ def test_a_window_keeps_a_bounded_number_of_draws():
     assert len(window.draws) * 100 <= 2000 and window.draws[-1][0, 0] >= 47
 
 
+@pytest.mark.monte_carlo
 def test_geometry_of_many_draws(generator):
     root = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 50.0]], dtype=torch.float64)
     draws = torch.randn(50, 400, 3, generator=generator, dtype=torch.float64) @ root.mT + 7
     covariance = root @ root.mT
     whole, diagonal = (MassEstimate.from_draws(draws, None, dense=dense) for dense in (None, False))
-    # 20,000 draws: relative standard error 1 % of a variance; the start counts for 5 draws.
+    # 20,000 draws: relative standard error 1 % of a variance, of which 5 are allowed; the start counts for 5 draws.
     scale = (covariance.diagonal()[:, None] * covariance.diagonal()).sqrt()
-    assert ((whole.inverse_mass - covariance).abs() / scale < 0.04).all() and whole.largest_std == 1
-    assert torch.allclose(diagonal.inverse_mass, covariance.diagonal(), rtol=0.04)
+    assert ((whole.inverse_mass - covariance).abs() / scale < 0.05).all() and whole.largest_std == 1
+    assert torch.allclose(diagonal.inverse_mass, covariance.diagonal(), rtol=0.05)
     correlation = 0.9 / 0.82**0.5
     assert diagonal.largest_std == pytest.approx((1 + correlation) ** 0.5, rel=0.03)
 
 
+@pytest.mark.monte_carlo
 def test_correlations_survive_short_windows(generator):
     # What the window before knew is mixed in whole: a shrunk correlation would make all steps short.
     root = torch.tensor([[1.0, 0.0], [1.0, 1e-3]], dtype=torch.float64)
@@ -53,14 +55,18 @@ def test_correlations_survive_short_windows(generator):
         draws = torch.randn(20, 10, 2, generator=generator, dtype=torch.float64) @ root.mT
         known = MassEstimate.from_draws(draws, known, dense=True).inverse_mass
     white = torch.linalg.solve(root, torch.linalg.solve(root, known).mT)
-    assert (torch.linalg.eigvalsh(white) - 1).abs().max() < 0.4  # 200 draws: relative standard error 10 %
+    assert (
+        torch.linalg.eigvalsh(white) - 1
+    ).abs().max() < 0.6  # 200 draws: relative standard error 10 %, and some more for the extreme eigenvalues
 
 
+@pytest.mark.monte_carlo
 def test_few_draws_of_many_numbers_do_not_stretch(generator):
     # The largest eigenvalue of 40 draws of 1,000 independent numbers is about (1 + sqrt(25))^2 = 36.
     draws = torch.randn(4, 10, 1000, generator=generator, dtype=torch.float64)
     found = MassEstimate.from_draws(draws, None, dense=None)
-    assert found.inverse_mass.shape == (1000,) and found.largest_std < 1.2
+    # In a direction that other draws chose, 40 squares of standard normals: above 1.5^2 on average once in 100,000.
+    assert found.inverse_mass.shape == (1000,) and found.largest_std < 1.5
 
 
 def test_one_draw_of_one_chain_is_not_enough_to_learn_from():

@@ -41,6 +41,7 @@ def gaussian(modules, mean=(1.0, -2.0), sd=(0.5, 3.0)):
     return modules.sets.Target(model, mean, sd, 0.0)
 
 
+@pytest.mark.monte_carlo
 def test_the_protocol_tells_right_draws_from_wrong_ones(modules, generator):
     target, compare = gaussian(modules), modules.runs.compare
     draws = target.mean + target.sd * torch.randn(20, 500, 2, generator=generator, dtype=torch.float64)
@@ -55,6 +56,7 @@ def test_the_protocol_tells_right_draws_from_wrong_ones(modules, generator):
     assert compare(target, wide, None, 1, 1.0).accepted is None
 
 
+@pytest.mark.monte_carlo
 def test_a_posterior_of_ones_own_is_judged(modules, generator, tmp_path, capsys, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
@@ -248,6 +250,7 @@ def test_the_density_is_that_of_the_reference_draws(modules, name):
     assert modules.sets.stein(target, target.model.positions(target.draws)) < 4  # of 26 identities at most
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name", [*REGRESSIONS, NECK])

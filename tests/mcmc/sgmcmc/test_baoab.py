@@ -11,6 +11,7 @@ from ..gaussian import PRECISIONS, ends, standard_errors
 CASES = [(1.0, 0.3, 0.8, 0.0, 0.0), (0.3, 0.3, 0.5, 0.0, 0.0), (2.5, 0.1, 0.8, 9.0, 0.0), (1.0, 0.1, 0.7, 4.0, 4.0)]
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature, lr, momentum, noise, known", CASES)
 def test_stationary_laws_on_a_gaussian(generator, temperature, lr, momentum, noise, known):
     # At lr l up to 3, of 4: exact in the position all the same. 400 steps forget the start (l = 0.1 relaxes at a rate
@@ -19,14 +20,14 @@ def test_stationary_laws_on_a_gaussian(generator, temperature, lr, momentum, noi
     extra = left * lr * (1 + momentum) / (PRECISIONS * (1 - momentum))
     kernel = mcmc.BAOAB(lr=lr, momentum=momentum, temperature=temperature, gradient_noise=known)
     state = ends(kernel, temperature / PRECISIONS + extra, noise, generator, 400)
-    assert (standard_errors(state.position["x"], temperature / PRECISIONS + extra).abs() < 4).all()
+    assert (standard_errors(state.position["x"], temperature / PRECISIONS + extra).abs() < 5).all()
     if noise:
         return
     x, p = state.position["x"], state.momentum["x"]
     covariance = lr**0.5 * temperature / 2
     spread = (temperature**2 / PRECISIONS + covariance**2).sqrt() / len(x) ** 0.5  # of a product of normals
-    assert (standard_errors(p, torch.full_like(PRECISIONS, temperature)).abs() < 4).all()
-    assert (((x * p).mean(0) - covariance).abs() < 4 * spread).all()
+    assert (standard_errors(p, torch.full_like(PRECISIONS, temperature)).abs() < 5).all()
+    assert (((x * p).mean(0) - covariance).abs() < 5 * spread).all()
 
 
 def well(position):

@@ -46,6 +46,7 @@ def test_over_all_batches_the_estimate_is_unbiased(generator):
     assert torch.allclose(torch.stack(values).mean(0), expected, rtol=1e-12)
 
 
+@pytest.mark.monte_carlo
 def test_at_the_center_it_is_the_full_gradient_and_near_it_nearly(generator):
     center = torch.randn(3, 2, generator=generator, dtype=torch.float64)
     slope = {"w": gradient(logistic(ALL), "w", center)}

@@ -81,6 +81,7 @@ def test_a_killed_run_goes_on_in_its_cycle(tmp_path):
     assert torch.equal(run(tmp_path / "run").samples["x"], run(None).samples["x"])
 
 
+@pytest.mark.monte_carlo
 def test_cycles_visit_more_modes(generator):
     # The grid of 25 Gaussians of the paper, of variance 0.03 and two apart: the barriers are 16 high, so a chain that
     # only samples stays where it is.
@@ -99,7 +100,7 @@ def test_cycles_visit_more_modes(generator):
         assert near.double().mean() > 0.8  # these are draws of the mixture, not of the way between
         return sum(len(set(nearest[c][near[c]].tolist())) for c in range(20)) / 20
 
-    assert visited(mcmc.SGLD(lr=0.005)) == 1
+    assert visited(mcmc.SGLD(lr=0.005)) < 1.2  # crossing a barrier has a chance of 1e-4 in all steps of all chains
     assert visited(mcmc.cyclical_sgld(length=160, lr=0.09)) > 5
 
 

@@ -43,6 +43,7 @@ def stationary(precision, h, eta, temperature, gradient_noise):
     return vec.reshape(2, 2)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     "eta, temperature, noise", [(0.5, 1, 0), (0.5, 0.3, 0), (0.5, 2.5, 9), (0.02, 1, 0), (5.0, 1, 4)]
 )
@@ -65,11 +66,12 @@ def test_stationary_covariance_on_a_gaussian(generator, eta, temperature, noise)
     q, a = state.position["x"], state.position["x.anchor"]
     var_q, var_a, cov = laws[:, 0, 0], laws[:, 1, 1], laws[:, 0, 1]
     # Standard errors of moments of a Gaussian pair with known mean zero.
-    assert ((q.square().mean(0) - var_q).abs() < 4 * var_q * (2 / CHAINS) ** 0.5).all()
-    assert ((a.square().mean(0) - var_a).abs() < 4 * var_a * (2 / CHAINS) ** 0.5).all()
-    assert (((q * a).mean(0) - cov).abs() < 4 * ((var_q * var_a + cov**2) / CHAINS).sqrt()).all()
+    assert ((q.square().mean(0) - var_q).abs() < 5 * var_q * (2 / CHAINS) ** 0.5).all()
+    assert ((a.square().mean(0) - var_a).abs() < 5 * var_a * (2 / CHAINS) ** 0.5).all()
+    assert (((q * a).mean(0) - cov).abs() < 5 * ((var_q * var_a + cov**2) / CHAINS).sqrt()).all()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("eta, temperature", [(0.5, 1.0), (2.0, 0.3)])
 def test_small_steps_have_the_joint_law(eta, temperature):
     # Of the energy p q^2 / 2 + (q - a)^2 / (2 eta) at T: Var q = T / p, Var a = T / p + eta T, Cov = T / p.
@@ -112,6 +114,7 @@ def test_temperature_zero_draws_nothing_and_finds_the_mode(generator):
     assert max(chain.samples[name].abs().max() for name in chain.samples) < 1e-4
 
 
+@pytest.mark.monte_carlo
 def test_the_anchor_prefers_the_flat_one_of_two_wells(generator):
     """Two wells of equal mass: the position keeps that, by quadrature; anchors are spread by N(0, eta) about it."""
     flat, sharp, eta = 0.8, 0.2, 0.25
@@ -130,10 +133,10 @@ def test_the_anchor_prefers_the_flat_one_of_two_wells(generator):
     q, a = chain.samples["x"], chain.samples["x.anchor"]
     for draws, expected in ((q, (law * (grid > 0)).sum()), (a, (law * smoothed).sum())):
         # Half a percent beside the standard error: the bias of the steps, h / (4 s^2) of the sharp well's width.
-        assert abs((draws > 0).double().mean() - expected) < 4 * 0.5 / CHAINS**0.5 + 0.005
+        assert abs((draws > 0).double().mean() - expected) < 5 * 0.5 / CHAINS**0.5 + 0.005
     spread = (law * grid.square()).sum() - (law * grid).sum() ** 2
-    assert abs(q.var() / spread - 1) < 4 * (2 / CHAINS) ** 0.5 + 0.02
-    assert abs((a.var() - q.var()) / eta - 1) < 0.25  # 4 standard errors of the difference of the two variances
+    assert abs(q.var() / spread - 1) < 5 * (2 / CHAINS) ** 0.5 + 0.02
+    assert abs((a.var() - q.var()) / eta - 1) < 0.32  # 5 standard errors of the difference of the two variances
 
 
 def test_a_stiff_coupling_is_stable_where_explicit_steps_are_not(generator):

@@ -19,6 +19,7 @@ def law(temperature, lr, momentum, noise):
 CASES = [(1.0, 0.04, 0.8, 0.0, 0.0), (0.3, 0.2, 0.5, 0.0, 0.0), (2.5, 0.04, 0.8, 9.0, 0.0), (1.0, 0.04, 0.8, 5.0, 5.0)]
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature, lr, momentum, noise, known", CASES)
 def test_stationary_variances_on_a_gaussian(generator, temperature, lr, momentum, noise, known):
     # 400 steps: the slowest direction, l = 0.1, relaxes as (1 - h l / c)^n with h l / c = 0.02 in the first case, which
@@ -26,10 +27,11 @@ def test_stationary_variances_on_a_gaussian(generator, temperature, lr, momentum
     position, speed = law(temperature, lr, momentum, noise - known)
     kernel = mcmc.SGHMC(lr=lr, momentum=momentum, temperature=temperature, gradient_noise=known)
     state = ends(kernel, position, noise, generator, 400)
-    assert (standard_errors(state.position["x"], position).abs() < 4).all()
-    assert (standard_errors(state.momentum["x"], speed).abs() < 4).all()
+    assert (standard_errors(state.position["x"], position).abs() < 5).all()
+    assert (standard_errors(state.momentum["x"], speed).abs() < 5).all()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("wrong", ["half the temperature", "noise of the learning rate's size", "explicit Euler"])
 def test_a_wrong_scaling_is_seen(generator, wrong):
     # The mistakes that published codes made, by the same statistic and tolerance as above.

@@ -10,6 +10,7 @@ from ..gaussian import PRECISIONS, ends, log_density, standard_errors
 H = 0.1
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature, noise, known", [(1, 0, 0), (0.3, 0, 0), (1, 4, 0), (2.5, 9, 0), (1, 4, 4)])
 def test_stationary_variance_on_a_gaussian(generator, temperature, noise, known):
     # 4,000 independent chains start at the claimed law, and 600 steps later even the slowest direction has forgotten
@@ -17,8 +18,8 @@ def test_stationary_variance_on_a_gaussian(generator, temperature, noise, known)
     expected = (temperature + H * (noise - known) / 2) / (PRECISIONS * (1 - H * PRECISIONS / 2))
     kernel = mcmc.SGLD(lr=H, temperature=temperature, gradient_noise=known)
     x = ends(kernel, expected, noise, generator, 600).position["x"]
-    assert (standard_errors(x, expected).abs() < 4).all()
-    assert (x.mean(0).abs() < 4 * (expected / len(x)).sqrt()).all()
+    assert (standard_errors(x, expected).abs() < 5).all()
+    assert (x.mean(0).abs() < 5 * (expected / len(x)).sqrt()).all()
 
 
 def test_temperature_zero_is_gradient_ascent_bit_for_bit(generator):

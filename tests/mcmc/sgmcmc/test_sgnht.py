@@ -31,6 +31,7 @@ def settled(lr, a, temperature, noise):
     return lost
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature, noise", [(1.0, 0.0), (1.0, 20.0), (0.3, 6.0), (2.5, 60.0)])
 @pytest.mark.parametrize("thermostat", [1.0, None])
 def test_friction_absorbs_gradient_noise(generator, temperature, noise, thermostat):
@@ -54,10 +55,11 @@ def test_friction_absorbs_gradient_noise(generator, temperature, noise, thermost
     for values, claim in ((frictions, friction), (variances, temperature * (1 - lost / 2))):
         means = torch.stack(values).mean(0)  # (c,)
         error = means.std() / CHAINS**0.5
-        assert abs(means.mean() - claim) < 4 * error + 0.02 * claim
+        assert abs(means.mean() - claim) < 5 * error + 0.02 * claim
     assert friction == pytest.approx(a / lr**0.5 + lr**0.5 * noise / (2 * temperature), rel=0.15)  # to leading order
 
 
+@pytest.mark.monte_carlo
 def test_the_thermostat_is_what_absorbs_it(generator):
     # The same chain at constant friction is hot by lr V / (2 a T) = 50 %, which the tolerance above would not let pass.
     kernel = mcmc.SGHMC(lr=0.0025, momentum=0.95)

@@ -99,6 +99,7 @@ def test_at_temperature_zero_nothing_is_drawn_and_the_mode_is_found(generator, k
     assert chain.samples["x"].abs().max() < 1e-6
 
 
+@pytest.mark.monte_carlo
 @every_kernel
 def test_the_measured_step_follows_the_curvature_in_the_kernels_units(generator, kernel):
     start = {"x": torch.zeros(2, 8, dtype=torch.float64)}
@@ -108,6 +109,7 @@ def test_the_measured_step_follows_the_curvature_in_the_kernels_units(generator,
     assert white.init(start, log_density, generator=generator).lr == pytest.approx(kernel.relative_lr, rel=0.05)
 
 
+@pytest.mark.monte_carlo
 @every_kernel
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
 def test_mini_batches_heat_by_as_much_on_average_over_directions(generator, kernel, share):
@@ -152,6 +154,7 @@ def funnel(position):
     return -0.5 * (s / 3).square() - 0.5 * s - 0.5 * x.square() * (-s).exp()
 
 
+@pytest.mark.monte_carlo
 @every_kernel
 def test_a_curvature_without_bound_does_not_end_a_chain(kernel):
     start = {"log_noise": torch.zeros(200, dtype=torch.float64), "x": torch.zeros(200, dtype=torch.float64)}

@@ -84,6 +84,7 @@ def test_the_gradient_is_the_average_over_the_past_by_enumeration(generator):
 CHAINS, PAST = 4000, 20
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_given_its_past_the_law_is_exact(generator, temperature):
     """Chains with 20 past positions each that stay as they are, drawn from N(m, q).
@@ -105,9 +106,9 @@ def test_given_its_past_the_law_is_exact(generator, temperature):
     x = state.position["x"]
     noise = r**2 * q * (1 - 1 / PAST)
     variance = (r / p) ** 2 * q / PAST + (temperature + h * noise / 2) / (p * (1 - h * p / 2))
-    assert ((x.mean(0) + r / p * m).abs() < 4 * (variance / CHAINS) ** 0.5).all()
-    assert ((x.var(0) - variance).abs() < 4 * variance * (2 / CHAINS) ** 0.5).all()
-    assert abs(torch.corrcoef(x.T)[0, 1]) < 4 / CHAINS**0.5
+    assert ((x.mean(0) + r / p * m).abs() < 5 * (variance / CHAINS) ** 0.5).all()
+    assert ((x.var(0) - variance).abs() < 5 * variance * (2 / CHAINS) ** 0.5).all()
+    assert abs(torch.corrcoef(x.T)[0, 1]) < 5 / CHAINS**0.5
 
 
 MEAN = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
@@ -117,11 +118,12 @@ BLOCKS = torch.tensor(
 OWN = {"x": torch.tensor([0, 0, 1, 1])}
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("settings, share, steps", [({}, 0.0, 400), ({"num_passes": 2, "keep": 0.5}, 0.5, 500)])
 def test_the_law_in_the_long_run(generator, settings, share, steps):
     """q_i = N(m_i, (P_ii)^-1) for groups of two; by dropout the precision is P with `keep` times its blocks off.
 
-    To 4 standard errors of 1,500 draws (500 chains, four times each, far apart), plus 5 % for what is stated: steps of
+    To 5 standard errors of 1,500 draws (500 chains, four times each, far apart), plus 5 % for what is stated: steps of
     h widen stiff directions by h p / 2, and a chain's own past of 300 positions knows the other group's mean only so
     well.
     """
@@ -135,13 +137,14 @@ def test_the_law_in_the_long_run(generator, settings, share, steps):
     x = chain.samples["x"]
     sd = expected.diagonal().sqrt()
     covariance = torch.cov(x.flatten(0, 1).T)
-    error = 4 / 1500**0.5
+    error = 5 / 1500**0.5
     assert ((x.mean((0, 1)) - MEAN).abs() < (error + 0.05) * sd).all()
     assert ((covariance - expected).abs() < (2**0.5 * error + 0.05) * sd[:, None] * sd).all()
     target = torch.linalg.inv(BLOCKS)  # what the test could confuse it with is farther off
     assert ((covariance - target).abs() > 0.3 * sd[:, None] * sd).any()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("kernel", [mcmc.SGLD(lr=0.1), mcmc.EntropySGLD(lr=0.1)])
 def test_a_group_without_data_stays_where_it_is(generator, kernel):
     flat = lambda q: 0 * q["x"].sum(-1)  # noqa: E731

@@ -73,6 +73,7 @@ def test_the_linear_interaction_matches_a_gaussian_exactly(generator):
     assert torch.allclose(torch.cov(x.T, correction=0), torch.linalg.inv(PRECISION), atol=1e-5)
 
 
+@pytest.mark.monte_carlo
 def test_a_hundred_particles_on_a_line(generator):
     x = torch.randn(100, 1, generator=generator, dtype=torch.float64)
     law = {"precision": torch.full((1, 1), 4.0, dtype=torch.float64), "mean": 0.5}
@@ -84,6 +85,7 @@ def test_a_hundred_particles_on_a_line(generator):
     assert (found - deciles).abs().max() < 0.1 * sd  # not only two moments; the gap between neighbors is 0.03 sd
 
 
+@pytest.mark.monte_carlo
 def test_the_stein_discrepancy_falls(generator):
     """KSD^2 with k = (1 + |x - y|^2)^(-1/2), written out for a Gaussian, along the way from a far start."""
 

@@ -1,4 +1,4 @@
-"""Joint laws of functions for the tests of active learning."""
+"""Joint distributions of functions for the tests of active learning."""
 
 import torch
 from linear_operator import to_linear_operator
