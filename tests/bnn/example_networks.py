@@ -1,9 +1,11 @@
-"""Networks as users write them."""
+"""Networks as users write them, and small data sets."""
 
 from types import SimpleNamespace
 
 import torch
 from torch import nn
+
+from bayeskit.core.types import Data
 
 
 def seeded(build, *arguments, seed=0):
@@ -116,6 +118,12 @@ def sentences(generator, n=40, length=6):
     lengths = torch.randint(2, length + 1, (n, 1), generator=generator)
     mask = (torch.arange(length) < lengths).long()
     return {"input_ids": ids * mask, "attention_mask": mask}, ids[:, 0] % 3
+
+
+def lines(generator, n=60, dtype=torch.float64):
+    """A noisy linear function of two features."""
+    x = torch.randn(n, 2, generator=generator, dtype=dtype)
+    return Data(x, x.sum(-1, keepdim=True) + 0.1 * torch.randn(n, 1, generator=generator, dtype=dtype))
 
 
 def images(generator, n=60, outputs=3):

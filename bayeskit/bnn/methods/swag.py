@@ -134,20 +134,20 @@ class SWAG(Inference):
         return with_parameters(network, gaussian.mean), gaussian, history["loss"]
 
     def _posterior(
-        self, network: nn.Module, gaussian: GaussianWeights, rows: Data, *, generator: torch.Generator
+        self, network: nn.Module, gaussian: GaussianWeights, data: Data, *, generator: torch.Generator
     ) -> BayesNet:
         """The Gaussian with the linearized network, or stored draws with BatchNorm statistics of their own."""
-        if not batch_norms(network) and _linearizable(network, gaussian, rows):
+        if not batch_norms(network) and _linearizable(network, gaussian, data):
             return BayesNet(network, gaussian, Linearize())
         draws = gaussian.sample(self.num_samples, generator=generator)
-        batches = (batch.x[:] for batch in rows.batches(128) if len(batch) > 1)
+        batches = (batch.x[:] for batch in data.batches(128) if len(batch) > 1)
         buffers = statistics_of_draws(copy.deepcopy(network), draws, batches)
         return BayesNet(frozen(network), SampledWeights(draws, buffers), MonteCarlo())
 
 
-def _linearizable(network: nn.Module, weights: GaussianWeights, rows: Data) -> bool:
+def _linearizable(network: nn.Module, weights: GaussianWeights, data: Data) -> bool:
     """Whether torch.func can differentiate the network."""
     try:
-        return bool(Linearize().values(network, weights, rows.x[:1]).variance.isfinite().all())
+        return bool(Linearize().values(network, weights, data.x[:1]).variance.isfinite().all())
     except (RuntimeError, ValueError):
         return False

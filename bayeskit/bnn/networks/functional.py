@@ -166,8 +166,8 @@ def call(network: nn.Module, params: Params, x: Batch) -> Tensor:
     x = as_inputs(x)
     positional, named = arguments(network, _cast(x, network, params))
     with known_attention():
-        outputs = output(substituted(network, params, *positional, **named))
-    return completed(outputs, len(x))
+        outputs = output(call_with(network, params, *positional, **named))
+    return checked_outputs(outputs, len(x))
 
 
 def call_plainly(network: nn.Module, x: Batch) -> Tensor:
@@ -175,7 +175,7 @@ def call_plainly(network: nn.Module, x: Batch) -> Tensor:
     return run(network, _cast(x, network, {}))
 
 
-def completed(outputs: Tensor, num_rows: int) -> Tensor:
+def checked_outputs(outputs: Tensor, num_rows: int) -> Tensor:
     """Outputs (n,) or (n, k) as (n, k), in at least single precision.
 
     Raises:
@@ -217,7 +217,7 @@ def at_least_single(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF_PRECISION else dtype
 
 
-def substituted(module: nn.Module, params: Params, *inputs: Any, **named: Any) -> Any:
+def call_with(module: nn.Module, params: Params, *inputs: Any, **named: Any) -> Any:
     """The output of a module with these tensors in place of its own, in every place that shares one."""
     # With `tie_weights=True` torch swaps the tensors of a module that occurs twice two times, and leaves them in it.
     shared = {alias: params[name] for name, others in aliases(module).items() if name in params for alias in others}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from bayeskit.bnn.networks.functional import call_plainly, completed, flatten, parameters, substituted, unflatten
+from bayeskit.bnn.networks.functional import call_plainly, call_with, checked_outputs, flatten, parameters, unflatten
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core import generators
 from bayeskit.core.inputs import Batch
@@ -84,7 +84,7 @@ class Model:
         def one(weights: Tensor, own: Tensor | None = None) -> Tensor:
             values = {f"network.{name}": value for name, value in self.params(weights).items()}
             values |= {f"likelihood.{name}": value for name, value in self._own_params(own).items()}
-            return data.total(substituted(self._joint, values, x, data.y))
+            return data.total(call_with(self._joint, values, x, data.y))
 
         leaves = tuple(position.values())
         if len(leaves[0]) == 1:
@@ -208,4 +208,4 @@ class _Joint(nn.Module):
         self.network, self.likelihood = network, likelihood
 
     def forward(self, x: Batch, y: Tensor) -> Tensor:
-        return self.likelihood.log_prob(completed(call_plainly(self.network, x), len(x)), y)
+        return self.likelihood.log_prob(checked_outputs(call_plainly(self.network, x), len(x)), y)

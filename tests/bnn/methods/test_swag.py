@@ -10,14 +10,9 @@ from bayeskit.core.likelihood import Categorical, Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 
-from ..example_networks import Convolutional, Recursive, images, seeded
+from ..example_networks import Convolutional, Recursive, images, lines, seeded
 
 QUICK = Training(lr=1e-2, max_epochs=6, batch_size=16, patience=5, validation_fraction=0.2)
-
-
-def lines(generator, n=60, dtype=torch.float64):
-    x = torch.randn(n, 2, generator=generator, dtype=dtype)
-    return Data(x, x.sum(-1, keepdim=True) + 0.1 * torch.randn(n, 1, generator=generator, dtype=dtype))
 
 
 def fit(data, network, likelihood=None, **settings):

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from bayeskit import GPClassifier, GPRegressor, gp, registry
-from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
+from bayeskit.core.likelihood import Bernoulli, Gaussian
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, SVGP, CoresetGP, Exact, default_prior
@@ -173,28 +173,6 @@ def test_mini_batches_of_many_rows_improve_on_the_subset():
     assert fit(data, prior, Gaussian(), short).diagnostics["rows of the first phase"] == 40
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "k"),
-    [(Bernoulli(), 1), (Categorical(3), 3), (Heteroscedastic(), 2), (StudentT(), 1), (Poisson(), 1)],
-    ids=["bernoulli", "categorical", "heteroscedastic", "student_t", "poisson"],
-)
-def test_any_likelihood(likelihood, k):
-    data = regression(60)
-    y = {
-        "binary": (data.y[:, 0] > 0).long(),
-        "classes": (data.y[:, 0] * 1.4 + 1.4).long().clamp(0, 2),
-        "count": data.y.abs().round(),
-    }
-    data = Data(data.x, y.get(likelihood.target, data.y))
-    result = fit(data, default_prior(data.x, k), likelihood)
-    values = result.posterior(data.x)
-    assert values.mean.shape == (60, k)
-    assert (values.variance > 0).all()
-    predictive = result.likelihood.predictive(values)
-    prior_predictive = result.likelihood.predictive(default_prior(data.x, k)(data.x))
-    assert predictive.log_prob(data.y).mean() > prior_predictive.log_prob(data.y).mean()
-
-
 def test_other_likelihoods_lose_little_to_a_full_covariance():
     data = regression(80)
     labels = Data(data.x, (data.y[:, 0] > 0).long())
@@ -236,12 +214,6 @@ def test_degenerate_data_never_fail():
             rows = data.to(dtype=dtype)
             values = fit(rows, default_prior(rows.x), Gaussian()).posterior(rows.x)
             assert torch.isfinite(values.mean).all() and (values.variance >= 0).all()
-
-
-def test_no_data_returns_the_prior():
-    prior = process(mean=constant(0.3))
-    empty = regression().rows(slice(0, 0))
-    same_law(fit(empty, prior, noise()).posterior, prior, test_inputs(), 0)
 
 
 def test_draws_have_the_law_of_the_posterior():

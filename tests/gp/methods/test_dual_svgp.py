@@ -2,7 +2,7 @@ import pytest
 import torch
 from gpytorch.kernels import MaternKernel, ScaleKernel
 
-from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
+from bayeskit.core.likelihood import Bernoulli, Gaussian, Heteroscedastic, Poisson, StudentT
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
@@ -297,24 +297,6 @@ def test_learning_improves_the_bound(method):
         learned = fit(target, default_prior(data.x), likelihood, method)
         assert float(learned.log_evidence) > float(fixed.log_evidence) + 1
         assert learned.log_evidence.kind == "lower bound"
-
-
-@pytest.mark.parametrize("method", [DualSVGP(num_inducing=12, max_iter=20), BATCHES], ids=["rows", "batches"])
-@pytest.mark.parametrize(
-    ("likelihood", "k"),
-    [(Categorical(3), 3), (Heteroscedastic(), 2), (StudentT(), 1), (Poisson(), 1)],
-    ids=["categorical", "heteroscedastic", "student_t", "poisson"],
-)
-def test_any_likelihood(likelihood, k, method):
-    data = regression(60)
-    y = {"classes": (data.y[:, 0] * 1.4 + 1.4).long().clamp(0, 2), "count": data.y.abs().round()}
-    data = Data(data.x, y.get(likelihood.target, data.y))
-    result = fit(data, default_prior(data.x, k), likelihood, method)
-    values = result.posterior(data.x)
-    assert values.mean.shape == (60, k)
-    assert (values.variance > 0).all()
-    before = result.likelihood.predictive(default_prior(data.x, k)(data.x))
-    assert result.likelihood.predictive(values).log_prob(data.y).mean() > before.log_prob(data.y).mean()
 
 
 @pytest.mark.parametrize("method", [DualSVGP(num_inducing=12, max_iter=15), BATCHES], ids=["rows", "batches"])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
+from bayeskit.core.likelihood import Bernoulli, Gaussian, Poisson
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 from bayeskit.gp import SVGP, Exact, OrthogonalSVGP, default_prior
@@ -153,31 +153,7 @@ def test_learning_improves_the_bound():
     assert float(fit(data, prior, Gaussian()).log_evidence) > float(fixed.log_evidence) + 1
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "k"),
-    [(Categorical(3), 3), (Heteroscedastic(), 2), (StudentT(), 1), (Poisson(), 1)],
-    ids=["categorical", "heteroscedastic", "student_t", "poisson"],
-)
-def test_any_likelihood(likelihood, k):
-    data = regression(60)
-    y = {"classes": (data.y[:, 0] * 1.4 + 1.4).long().clamp(0, 2), "count": data.y.abs().round()}
-    data = Data(data.x, y.get(likelihood.target, data.y))
-    result = fit(data, default_prior(data.x, k), likelihood)
-    values = result.posterior(data.x)
-    assert values.mean.shape == (60, k)
-    assert (values.variance > 0).all()
-    predictive = result.likelihood.predictive(values)
-    prior_predictive = result.likelihood.predictive(default_prior(data.x, k)(data.x))
-    assert predictive.log_prob(data.y).mean() > prior_predictive.log_prob(data.y).mean()
-
-
 def test_float32_and_degenerate_data():
     for data in (regression(1), Data(torch.zeros(20, 2), torch.zeros(20, 1)), regression(20).to(dtype=torch.float32)):
         values = fit(data, default_prior(data.x), Gaussian()).posterior(data.x)
         assert torch.isfinite(values.mean).all() and (values.variance >= 0).all()
-
-
-def test_no_data_returns_the_prior():
-    prior = process(mean=constant(0.3))
-    empty = regression().rows(slice(0, 0))
-    same_law(fit(empty, prior, noise()).posterior, prior, test_inputs(), 0)

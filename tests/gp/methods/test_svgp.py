@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Heteroscedastic, Poisson, StudentT
+from bayeskit.core.likelihood import Bernoulli, Categorical, Gaussian, Poisson
 from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, SVGP, default_prior
@@ -80,24 +80,6 @@ def test_bernoulli_separates_two_classes():
     assert result.log_evidence.kind == "lower bound"
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "k"),
-    [(Categorical(3), 3), (Heteroscedastic(), 2), (StudentT(), 1), (Poisson(), 1)],
-    ids=["categorical", "heteroscedastic", "student_t", "poisson"],
-)
-def test_any_likelihood(likelihood, k):
-    data = regression(60)
-    y = {"classes": (data.y[:, 0] * 1.4 + 1.4).long().clamp(0, 2), "count": data.y.abs().round()}
-    data = Data(data.x, y.get(likelihood.target, data.y))
-    result = fit(data, default_prior(data.x, k), likelihood)
-    values = result.posterior(data.x)
-    assert values.mean.shape == (60, k)
-    assert (values.variance > 0).all()
-    predictive = result.likelihood.predictive(values)
-    prior_predictive = result.likelihood.predictive(default_prior(data.x, k)(data.x))
-    assert predictive.log_prob(data.y).mean() > prior_predictive.log_prob(data.y).mean()
-
-
 def test_learning_improves_the_bound():
     data = regression(60)
     prior = default_prior(data.x)
@@ -119,12 +101,6 @@ def test_order_and_repetition_of_data_change_nothing():
     one, two = (fit(d, process(), Bernoulli(), method) for d in (Data(data.x, labels, weights), repeated))
     same_law(one.posterior, two.posterior, x)
     assert abs(float(one.log_evidence) - float(two.log_evidence)) < 1e-8
-
-
-def test_no_data_returns_the_prior():
-    prior = process(mean=constant(0.3))
-    empty = regression().rows(slice(0, 0))
-    same_law(fit(empty, prior, noise()).posterior, prior, test_inputs(), 0)
 
 
 def test_a_prior_with_too_few_latents_is_refused():
