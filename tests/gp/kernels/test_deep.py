@@ -148,7 +148,7 @@ def test_images_given_flat():
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("inference", [gp.Exact(), gp.SGPR(num_inducing=40), gp.SVGP(40)])
-def test_a_step_along_a_rotated_direction_is_learnt_where_a_plain_kernel_cannot(inference):
+def test_a_step_along_a_rotated_direction_is_learned_where_a_plain_kernel_cannot(inference):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 5))
     direction = np.array([1, -2, 0.5, 1, 0.3])

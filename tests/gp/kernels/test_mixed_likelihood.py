@@ -1,4 +1,4 @@
-"""Correlated outputs f = W g: their law before data, and what expectations under it are."""
+"""Correlated outputs f = W g: their prior, and expectations under it."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 from bayeskit.gp.variational.whitened_posterior import optimal_q
 
 from ..mixtures import EXACT, SPARSE, W, covariances, mixed, own_kernels, posterior
-from ..problems import close, constant, generator, matern, noise, rbf, regression, same_law, test_inputs
+from ..problems import close, constant, generator, matern, noise, rbf, regression, same_gp, test_inputs
 
 
 @pytest.mark.parametrize("kernel", [own_kernels(), rbf()], ids=["LMC", "ICM"])
@@ -42,7 +42,7 @@ def test_the_identity_mixes_nothing(kernel, method):
         fits = [method.infer(p, noise([0.05, 0.3]), data, generator=generator()) for p in (plain, same)]
         assert fits[0].log_evidence.value == pytest.approx(fits[1].log_evidence.value, abs=1e-7)
         plain, same = (fit.posterior for fit in fits)
-    same_law(same, plain, x)
+    same_gp(same, plain, x)
 
 
 def test_a_diagonal_mixing_scales_the_outputs():

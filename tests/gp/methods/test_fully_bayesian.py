@@ -18,7 +18,7 @@ from bayeskit.gp.methods.exact import log_evidence
 from bayeskit.gp.methods.hyperparameter_posterior import HyperparameterPosterior
 from bayeskit.gp.model.hyperparameters import learnable
 
-from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_law
+from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_gp
 from ..problems import test_inputs as inputs_for_tests
 
 X = inputs_for_tests()
@@ -194,7 +194,7 @@ def test_components_are_the_exact_processes_of_the_draws(fit):
         close(member.noise, draws["noise"][s], 1e-12)
         close(part.kernel.base.base_kernel.lengthscale, draws["kernel.base_kernel.lengthscale"][s], 1e-12)
         prior = gp.GaussianProcess(part.mean.base_mean, part.kernel.base, 2)
-        same_law(part, gp.Exact().infer(prior, member, data, generator=generator()).posterior, X)
+        same_gp(part, gp.Exact().infer(prior, member, data, generator=generator()).posterior, X)
 
 
 def test_predictive_is_the_mixture_of_the_components(fit):
@@ -277,7 +277,7 @@ def test_more_data_reweight_the_draws():
         both[-1] = (both[-1].posterior, float(both[-1].log_evidence) - float(one.log_evidence))
     close(after.posterior.weights, torch.tensor([e for _, e in both], dtype=torch.float64).softmax(0))
     for part, (expected, _) in zip(after.posterior.components, both, strict=True):
-        same_law(part, expected, X)
+        same_gp(part, expected, X)
     close(after.likelihood.weights, after.posterior.weights, 0.0)
 
 
@@ -287,7 +287,7 @@ def test_more_data_reweight_the_draws():
 def test_nothing_to_draw_is_the_inner_method():
     data, prior = regression(), process(matern().requires_grad_(False), mean=ZeroMean())
     fit = gp.FullyBayesian().infer(prior, noise(), data, generator=generator())
-    same_law(fit.posterior, gp.Exact().infer(prior, noise(), data, generator=generator()).posterior, X, 0.0)
+    same_gp(fit.posterior, gp.Exact().infer(prior, noise(), data, generator=generator()).posterior, X, 0.0)
     assert fit.log_evidence.kind == "exact"
 
 

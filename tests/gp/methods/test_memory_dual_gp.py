@@ -17,7 +17,7 @@ from bayeskit.gp.variational.per_datum_sites import RowSites
 from bayeskit.gp.variational.streaming_posterior import Memory
 from bayeskit.gp.variational.whitened_gaussian import Sites
 
-from ..problems import close, constant, generator, noise, process, regression, same_law, test_inputs
+from ..problems import close, constant, generator, noise, process, regression, same_gp, test_inputs
 
 FIXED = {"learn": False, "move": False}
 
@@ -69,7 +69,7 @@ def test_a_stream_of_gaussian_noise_is_the_collapsed_bound_of_all_data_in_any_or
     for batches in (parts(data, 9, 1, 20, 10), parts(shuffled, 25, 10, 5), [data]):
         fits = stream(method, prior, likelihood, batches)
         close(fits[-1].posterior.sites.moments()[0], best.whitened, 1e-8)
-        same_law(fits[-1].posterior, best.posterior(prior.base, z), x, 1e-8)
+        same_gp(fits[-1].posterior, best.posterior(prior.base, z), x, 1e-8)
         assert abs(sum(float(fit.log_evidence) for fit in fits) - best.bound.item()) < 1e-8
         again = stream(DualSVGP(), prior, likelihood, batches)[-1].posterior
         close(fits[-1].posterior(x).variance, again(x).variance, 1e-8)

@@ -13,7 +13,7 @@ from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
 
-from ..problems import close, constant, generator, noise, process, regression, same_law, test_inputs
+from ..problems import close, constant, generator, noise, process, regression, same_gp, test_inputs
 
 
 def fit(data, prior=None, likelihood=None, method=None):
@@ -37,7 +37,7 @@ def test_with_all_inputs_it_is_exact(k):
     prior = process(k=k, mean=constant([0.1, -0.2, 0.3][:k], k))
     sparse, full = fit(data, prior, noise(levels)), exact(data, prior, noise(levels))
     assert abs(float(sparse.log_evidence) - float(full.log_evidence)) < 1e-8
-    same_law(sparse.posterior, full.posterior, x)
+    same_gp(sparse.posterior, full.posterior, x)
     assert sparse.diagnostics["jitter of K_zz"] == 0
 
 
@@ -48,7 +48,7 @@ def test_with_kernels_of_their_own_it_is_exact():
     prior = GaussianProcess(ZeroMean(), kernel, 2)
     sparse, full = fit(data, prior), exact(data, prior)
     assert abs(float(sparse.log_evidence) - float(full.log_evidence)) < 1e-8
-    same_law(sparse.posterior, full.posterior, x)
+    same_gp(sparse.posterior, full.posterior, x)
 
 
 @pytest.mark.monte_carlo
@@ -107,7 +107,7 @@ def test_fold_over_three_tasks_keeps_every_conditioning():
     posterior = process()
     for start in (0, 12, 24):
         posterior = fit(data.rows(slice(start, start + 12)), posterior).posterior
-    same_law(posterior, exact(data).posterior, x)
+    same_gp(posterior, exact(data).posterior, x)
 
 
 def test_sparse_prior_is_conditioned_without_loss():
@@ -131,7 +131,7 @@ def test_integer_weights_are_repeated_rows():
     repeated = data.rows(torch.arange(24).repeat_interleave(weights.long()))
     method = SGPR(num_inducing=8, learn=False, learn_inducing=False)
     one, two = fit(Data(data.x, data.y, weights), method=method), fit(repeated, method=method)
-    same_law(one.posterior, two.posterior, x)
+    same_gp(one.posterior, two.posterior, x)
     assert abs(float(one.log_evidence) - float(two.log_evidence)) < 1e-8
 
 
@@ -141,12 +141,12 @@ def test_order_of_rows_changes_nothing(start):
     shuffled = data.rows(torch.randperm(len(data), generator=generator()))
     method = SGPR(num_inducing=8, max_iter=5, start=start)
     one, two = (fit(d, default_prior(d.x), Gaussian(), method) for d in (data, shuffled))
-    same_law(one.posterior, two.posterior, x, 1e-9)
+    same_gp(one.posterior, two.posterior, x, 1e-9)
 
 
 def test_no_data_returns_the_prior():
     prior = process(mean=constant(0.3))
-    same_law(fit(regression().rows(slice(0, 0)), prior).posterior, prior, test_inputs(), 0)
+    same_gp(fit(regression().rows(slice(0, 0)), prior).posterior, prior, test_inputs(), 0)
 
 
 @pytest.mark.monte_carlo
@@ -219,7 +219,7 @@ def test_order_of_rows_changes_nothing_when_some_are_left_out():
     shuffled = data.rows(torch.randperm(len(data), generator=generator()))
     method = SGPR(num_inducing=20, max_iter=5, learning="subset", learning_rows=60, restarts=1)
     one, two = (fit(d, default_prior(d.x), Gaussian(), method) for d in (data, shuffled))
-    same_law(one.posterior, two.posterior, x, 1e-9)
+    same_gp(one.posterior, two.posterior, x, 1e-9)
 
 
 def test_settings_are_checked():

@@ -7,7 +7,7 @@ from bayeskit.gp import Exact, default_prior
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.process.cg_kernel import Preconditioner, System
 
-from ..problems import Counted, close, constant, generator, matern, noise, process, regression, same_law, test_inputs
+from ..problems import Counted, close, constant, generator, matern, noise, process, regression, same_gp, test_inputs
 
 TOLERANCE = 1e-8
 
@@ -24,7 +24,7 @@ def test_equals_cholesky_on_1500_rows(level):
     data, x = regression(1500, k=2), test_inputs()
     one, two = fit(data, "cholesky", noise(level)), fit(data, "cg", noise(level))
     # The relative residual of the solution is at most the tolerance, its error at most |k(x, X)| |C^-1| |b| times that.
-    same_law(two.posterior, one.posterior, x, 1e3 * TOLERANCE)
+    same_gp(two.posterior, one.posterior, x, 1e3 * TOLERANCE)
     assert two.diagnostics["relative residual of conjugate gradients"] <= TOLERANCE
     error = two.diagnostics["standard error of the log evidence"]
     assert error < 0.01 * abs(float(one.log_evidence))
@@ -36,9 +36,9 @@ def test_weights_and_order():
     weights = torch.arange(60, dtype=torch.float64) % 3
     weighted = Data(data.x, data.y, weights)
     one, two = fit(weighted, "cholesky"), fit(weighted, "cg")
-    same_law(two.posterior, one.posterior, x, 1e-6)
+    same_gp(two.posterior, one.posterior, x, 1e-6)
     shuffled = weighted.rows(torch.randperm(60, generator=generator()))
-    same_law(fit(shuffled, "cg").posterior, two.posterior, x, 0)
+    same_gp(fit(shuffled, "cg").posterior, two.posterior, x, 0)
 
 
 def test_it_can_be_conditioned_further():
@@ -46,7 +46,7 @@ def test_it_can_be_conditioned_further():
     first = fit(data, "cg").posterior
     folded = fit(more, "cholesky", prior=first).posterior
     both = fit(Data(torch.cat([data.x, more.x]), torch.cat([data.y, more.y])), "cholesky").posterior
-    same_law(folded, both, x, 1e-6)
+    same_gp(folded, both, x, 1e-6)
 
 
 @pytest.mark.monte_carlo
@@ -89,7 +89,7 @@ def test_the_solver_is_chosen_by_memory_and_time(monkeypatch):
 
 
 @pytest.mark.monte_carlo
-def test_hyperparameters_are_learnt_on_a_subset_beyond_the_range():
+def test_hyperparameters_are_learned_on_a_subset_beyond_the_range():
     data = regression(400)
     result = fit(data, "cg", Gaussian(), default_prior(data.x), learn=True, max_learning_rows=100)
     full = fit(data, "cholesky", Gaussian(), default_prior(data.x), learn=True)
