@@ -1,4 +1,4 @@
-"""Structured SG-MCMC against its laws on a Gaussian: given its past exactly, in the long run, and by dropout."""
+"""Structured SG-MCMC against its stationary distributions on a Gaussian: given its past, in the long run, dropout."""
 
 import itertools
 
@@ -86,7 +86,7 @@ CHAINS, PAST = 1000, 20
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_given_its_past_the_law_is_exact(generator, temperature):
+def test_given_its_past_the_stationary_distribution_is_exact(generator, temperature):
     """Chains with 20 past positions each that stay as they are, drawn from N(m, q).
 
     A step is x <- x - h (p x + r y) + N(0, 2 h T) with y one of them, so given the past the mean is -r / p times their
@@ -126,7 +126,7 @@ OWN = {"x": torch.tensor([0, 0, 1, 1])}
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("settings, share, steps", [({}, 0.0, 400), ({"num_passes": 2, "keep": 0.5}, 0.5, 500)])
-def test_the_law_in_the_long_run(generator, settings, share, steps):
+def test_the_stationary_distribution_in_the_long_run(generator, settings, share, steps):
     """q_i = N(m_i, (P_ii)^-1) for groups of two; by dropout the precision is P with `keep` times its blocks off.
 
     To 5 standard errors of 1,500 draws (500 chains, four times each, far apart), plus 5 % for what is stated: steps of
