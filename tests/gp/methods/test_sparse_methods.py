@@ -7,7 +7,7 @@ from bayeskit.core.optimize import Training
 from bayeskit.core.types import Data
 from bayeskit.gp import SVGP, CoresetGP, DualSVGP, OrthogonalSVGP, default_prior
 
-from ..problems import constant, generator, noise, process, regression, same_law, test_inputs
+from ..problems import constant, generator, noise, process, regression, same_gp, test_inputs
 
 TRAINING = Training(lr=0.05, max_epochs=15, batch_size=32)
 METHODS = {
@@ -47,4 +47,4 @@ def test_any_likelihood(likelihood, k, method):
 def test_no_data_returns_the_prior(method):
     prior = process(mean=constant(0.3))
     empty = regression().rows(slice(0, 0))
-    same_law(method.infer(prior, noise(), empty, generator=generator()).posterior, prior, test_inputs(), 0)
+    same_gp(method.infer(prior, noise(), empty, generator=generator()).posterior, prior, test_inputs(), 0)

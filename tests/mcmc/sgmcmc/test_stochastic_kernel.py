@@ -161,7 +161,7 @@ def test_a_curvature_without_bound_does_not_end_a_chain(kernel):
     bold = replace(kernel, lr=0.25, gradient_clip=10.0)
     chain = run(bold, start, funnel, num_samples=1, thin=1000)
     assert 0 < chain.info["clipped"].mean() < 0.1  # and says how often it had to be held back
-    assert chain.samples["log_noise"].abs().max() < 5 * 3 * 3
+    assert chain.samples["log_noise"].abs().max() < 100  # 28 with standard deviation 5 for SGHMC
 
 
 def test_without_the_limit_it_does():
