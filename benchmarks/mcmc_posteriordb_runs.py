@@ -69,7 +69,7 @@ def variants(density: "Moved") -> dict[str, mcmc.TransitionKernel]:
 
 def samplers(batch: float | None) -> list[str]:
     """The registered Markov kernels and the variants, or those of them that take mini-batches."""
-    names = [name for name in registry.METHODS if registry.METHODS[name][1].endswith(":MCMC")]
+    names = [name for name in registry.METHODS if registry.METHODS[name].path.endswith(":MCMC")]
     if batch is None:
         return [*names, "adaptive_sghmc"]
     return [*(name for name in names if registered(name).mini_batches), *VARIANTS]

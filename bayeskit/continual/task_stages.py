@@ -24,7 +24,7 @@ class Stage:
     """The state after one more task.
 
     Args:
-        number: Of the task just learnt, from 0.
+        number: Of the task just learned, from 0.
         task: That task.
         learner: A fitted estimator (or a `Fold`) at this stage, not changed by later ones.
         scores: By name, one number per task, later tasks included: (t,).

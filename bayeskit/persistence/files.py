@@ -2,7 +2,7 @@
 
 A file is a safetensors file: its tensors are the arrays, its header a JSON tree that says how they fit together. Only
 classes of bayeskit, torch.nn, GPyTorch and linear_operator are rebuilt, by setting their attributes; a class of the
-user's own is rebuilt by the factory that the caller of `load` hands over. Nothing is ever unpickled.
+user's own is rebuilt by a factory passed to `load`. Nothing is ever unpickled.
 """
 
 import json

@@ -123,7 +123,7 @@ class Reader:
         module = module.to(device=floating[0].device, dtype=floating[0].dtype) if floating else module
         module.load_state_dict(weights)
         module.eval().requires_grad_(False)
-        for name in node.get("learnt", []):  # of a process that goes on learning
+        for name in node.get("learnt", []):  # of a posterior that continues to learn
             module.get_parameter(name).requires_grad_(True)
         return module
 

@@ -112,7 +112,7 @@ class Writer:
         empty = set(vars(blank(type(value))))
         skip = {"_priors"} | {key for key in empty if "hook" in key}
         state = {key: item for key, item in vars(value).items() if key not in skip}
-        # Priors over hyperparameters matter while these are learnt.
+        # Priors over hyperparameters matter while these are learned.
         inner = value._modules.items()
         state["_modules"] = {name: module for name, module in inner if not isinstance(module, gpytorch.priors.Prior)}
         label, place = self._written[id(value)][1], f"{where}.{type(value).__name__}"
@@ -123,9 +123,9 @@ class Writer:
         return node
 
     def _prior(self, owner: Any, name: str, where: str) -> list[Any]:
-        """A prior over a parameter that is still learnt, and the names of the methods that read and set it.
+        """A prior over a parameter that is still learned, and the names of the methods that read and set it.
 
-        One that cannot be written is refused in a posterior, which goes on learning, and left out of an argument.
+        One that cannot be written is an error in a posterior, which continues to learn, and left out of an argument.
         """
         prior, *closures = owner._priors[name]
         methods = [getattr(closure, "__name__", "") for closure in closures]
@@ -134,7 +134,7 @@ class Writer:
             return []
         if not known:
             raise TypeError(
-                f"{where} cannot be saved while its parameter is learnt: register a prior of gpytorch.priors by the "
+                f"{where} cannot be saved while its parameter is learned: register a prior of gpytorch.priors by the "
                 "argument of the kernel or mean, or freeze the parameter with `requires_grad_(False)`"
             )
         return [name, self.encode(prior, where), *methods]

@@ -68,7 +68,7 @@ def test_a_batch_of_one_is_bald_on_draws_of_gaussian_labels():
     values = gaussian(6, scale=2.0)
     scores = active.batch_bald(values, Bernoulli(), 1).scores
     # 256 draws: the entropies averaged have a standard deviation of 0.2
-    assert scores.item() == pytest.approx(active.bald(values, Bernoulli()).max().item(), abs=0.04)
+    assert scores.item() == pytest.approx(active.bald(values, Bernoulli()).max().item(), abs=0.06)
 
 
 def test_labels_of_draws_are_the_sum_over_all_outcomes():
@@ -100,7 +100,7 @@ def test_numbers_of_draws_come_close_to_the_gaussian_they_were_drawn_from():
     draws = exact.sample(512, generator=torch.Generator().manual_seed(0))
     chosen, scores = active.batch_bald(SampledValues(draws), Gaussian(1.0), 2)
     expected = together(exact, torch.ones(1, dtype=torch.float64), chosen)
-    assert float(scores.sum()) == pytest.approx(float(expected), abs=0.12)  # 512 log ratios of deviation 1
+    assert float(scores.sum()) == pytest.approx(float(expected), abs=0.16)  # 512 log ratios of deviation 1
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(0.5), StudentT(), Bernoulli()])

@@ -156,7 +156,6 @@ def test_labels(make):
         model.predictive(X).log_prob(np.full(20, "z"))
 
 
-@pytest.mark.monte_carlo
 @classifier
 def test_class_weight(make):
     rare = LABELS.copy()

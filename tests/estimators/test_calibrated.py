@@ -126,12 +126,17 @@ def test_isotonic_is_that_of_scikit_learn_but_for_one_row_spread_over_the_classe
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", METHODS)
 def test_probabilities_that_are_too_sure_come_true(method):
-    x, y = make_classification(6_000, n_informative=5, flip_y=0.2, random_state=1)
-    plain = Sure(6.0).fit(x[:2_000], y[:2_000])
-    model = Calibrated(FrozenEstimator(plain), method).fit(x[2_000:4_000], y[2_000:4_000])
-    before, after = (metrics.expected_calibration_error(m.predict_proba(x[4_000:]), y[4_000:]) for m in (plain, model))
-    # 15 bins of 2,000 rows have an error near sqrt(15 / 2000 / 4) = 0.04 at most when calibrated
-    assert before > 0.1 and after < 0.045
+    errors = []
+    for seed in range(8):
+        x, y = make_classification(6_000, n_informative=5, flip_y=0.2, random_state=seed)
+        plain = Sure(6.0).fit(x[:2_000], y[:2_000])
+        model = Calibrated(FrozenEstimator(plain), method).fit(x[2_000:4_000], y[2_000:4_000])
+        test = x[4_000:], y[4_000:]
+        errors.append([metrics.expected_calibration_error(m.predict_proba(test[0]), test[1]) for m in (plain, model)])
+    before, after = np.mean(errors, 0)
+    # Over 24 data sets the means and standard deviations are 0.19 and 0.034 before, and at most 0.048 and 0.018 after:
+    # of a mean of eight, 0.012 and 0.006.
+    assert before > 0.13 and after < 0.08
     predictive = model.predictive(x[4_000:])
     assert (
         torch.allclose(predictive.total, predictive.aleatoric + predictive.epistemic)

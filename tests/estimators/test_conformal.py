@@ -107,7 +107,7 @@ def test_given_the_calibration_rows_coverage_has_the_beta_distribution():
     around = Conformal(FrozenEstimator(model), confidence=0.9).fit(x[:n], y[:n])
     low, high = around.predict_interval(x[n:])
     share = ((low <= y[n:]) & (y[n:] <= high)).mean()
-    assert 0.0005 < beta.cdf(share, rank, n + 1 - rank) < 0.9995
+    assert 1e-5 < beta.cdf(share, rank, n + 1 - rank) < 1 - 1e-5
 
 
 @pytest.mark.monte_carlo
@@ -118,7 +118,7 @@ def test_sets_of_a_model_that_is_too_sure_hold_at_least_as_often_as_said(method)
     around = Conformal(FrozenEstimator(model), method, confidence=0.9).fit(x[100:2_099], y[100:2_099])
     held = around.predict_set(x[2_099:])[np.arange(6_901), y[2_099:]].mean()
     # coverage given 1,999 rows has standard deviation sqrt(0.09 / 2000) = 0.0067, its estimate sqrt(0.09 / 6901)
-    margin = 4 * math.hypot(0.0067, 0.0036)
+    margin = 5 * math.hypot(0.0067, 0.0036)
     assert held > 0.9 - margin and (method == "aps" or held < 0.9 + margin)
 
 

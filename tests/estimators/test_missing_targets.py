@@ -24,7 +24,6 @@ def regressor(name, **settings):
     return GPRegressor(inference=registry.quick(name), random_state=0, **settings)
 
 
-@pytest.mark.monte_carlo
 @pytest.mark.parametrize("name", METHODS)
 def test_gaps_are_predicted_from_the_other_rows(name):
     model = regressor(name).fit(X, HOLES)

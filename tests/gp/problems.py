@@ -79,7 +79,7 @@ def close(a, b, tolerance=1e-8):
     assert difference <= tolerance * scale, f"differ by {difference:.2e}"
 
 
-def same_law(first, second, x, tolerance=1e-8):
+def same_gp(first, second, x, tolerance=1e-8):
     """Two processes agree in mean and joint covariance at x."""
     one, two = first(x), second(x)
     close(one.mean, two.mean, tolerance)

@@ -121,7 +121,7 @@ def test_after_an_experience_the_posterior_is_laplaces_around_the_trained_weight
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker"])
-def test_what_was_learnt_is_kept_better_than_without(structure):
+def test_what_was_learned_is_kept_better_than_without(structure):
     method = bnn.Laplace(subset="all", structure=structure, prior_precision=1.0, pretrained=True)
     kept = []
     for plugins in ([], [0]):
@@ -132,8 +132,8 @@ def test_what_was_learnt_is_kept_better_than_without(structure):
             train.train(experience)
         net.eval()
         with torch.no_grad():
-            law = plugin.predictive(X[:60]).probs if plugins else net(X[:60]).softmax(-1)
-        kept.append(float((law.argmax(-1) == LABELS[:60]).double().mean()))
+            probs = plugin.predictive(X[:60]).probs if plugins else net(X[:60]).softmax(-1)
+        kept.append(float((probs.argmax(-1) == LABELS[:60]).double().mean()))
     assert kept[1] > kept[0]
 
 
@@ -143,4 +143,4 @@ def test_its_notebook_runs():
     result = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
     shares = [[float(share) for share in re.findall(r"\d\.\d\d", line)] for line in result.stdout.splitlines()]
     plain, posterior = shares[1], shares[3]
-    assert posterior[0] > plain[0] + 0.05  # of what was learnt first
+    assert posterior[0] > plain[0] + 0.05  # of what was learned first

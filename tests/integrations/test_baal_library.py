@@ -23,12 +23,12 @@ LABELS = np.digitize(X[:, 0] + 0.3 * RNG.normal(size=60), [-0.5, 0.5])
 
 def test_its_scores_are_the_librarys_own():
     model = BNNClassifier(inference=bnn.DeepEnsemble.quickly(), random_state=0).fit(X, LABELS)
-    drawn, law = baal.draws(model, X, iterations=4000), model.predictive(X)
+    drawn, predictive = baal.draws(model, X, iterations=4000), model.predictive(X)
     # Four thousand draws of five members: each member's share is known to 4 standard errors of 0.4 / sqrt(4000).
-    np.testing.assert_allclose(Entropy().compute_score(drawn), law.total, atol=0.03)
-    np.testing.assert_allclose(BALD().compute_score(drawn), law.epistemic, atol=0.03)
+    np.testing.assert_allclose(Entropy().compute_score(drawn), predictive.total, atol=0.03)
+    np.testing.assert_allclose(BALD().compute_score(drawn), predictive.epistemic, atol=0.03)
     first = BALD().get_ranks(drawn)[0][:10]
-    assert law.epistemic.numpy()[first].mean() > 1.5 * law.epistemic.numpy().mean()
+    assert predictive.epistemic.numpy()[first].mean() > 1.5 * predictive.epistemic.numpy().mean()
 
 
 def test_values_of_numbers_are_ranked_by_their_variance():

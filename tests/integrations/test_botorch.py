@@ -94,13 +94,13 @@ def test_every_method_has_an_expected_improvement_to_climb(named):
 
 
 def test_the_posterior_is_that_of_the_same_gp_in_botorch():
-    scaler, target, law = EXACT.input_scaler_, EXACT.target_scaler_, EXACT.posterior_
+    scaler, target, posterior = EXACT.input_scaler_, EXACT.target_scaler_, EXACT.posterior_
     theirs = SingleTaskGP(
         scaler(torch.as_tensor(X)),
         target(torch.as_tensor(Y)[:, None]),
         train_Yvar=EXACT.likelihood_.noise.detach().expand(25, 1),
-        covar_module=copy.deepcopy(law.kernel.base),
-        mean_module=copy.deepcopy(law.mean.base_mean),
+        covar_module=copy.deepcopy(posterior.kernel.base),
+        mean_module=copy.deepcopy(posterior.mean.base_mean),
         outcome_transform=None,
     ).eval()
     x = inputs(3, 4)
@@ -111,7 +111,7 @@ def test_the_posterior_is_that_of_the_same_gp_in_botorch():
 
 
 @pytest.mark.parametrize("estimator", [EXACT, PAIR])
-def test_each_of_a_batch_is_the_joint_law_of_its_inputs(estimator):
+def test_each_of_a_batch_is_the_joint_distribution_of_its_inputs(estimator):
     x, model = inputs(2, 3, 4), as_model(estimator)
     m = model.num_outputs
     posterior = model.posterior(x)

@@ -49,10 +49,10 @@ def test_a_class_without_a_label_has_no_probability():
 def test_strategies_of_numbers_read_mean_and_deviation():
     y = np.where(np.isnan(PARTLY), np.nan, np.sin(X[:, 0]))
     model = BayesianRegressor(GPRegressor(inference=gp.Exact(), random_state=0)).fit(X, y)
-    law = model.predict_target_distribution(X)
+    distribution = model.predict_target_distribution(X)
     mean, std = model.estimator_.predict(X, return_std=True)
-    np.testing.assert_allclose(law.mean(), mean)
-    np.testing.assert_allclose(law.std(), std)
+    np.testing.assert_allclose(distribution.mean(), mean)
+    np.testing.assert_allclose(distribution.std(), std)
     chosen = ExpectedModelVarianceReduction(random_state=0).query(X[:20], y[:20], model, fit_reg=True)
     assert np.isnan(y[chosen]).all()
 

@@ -71,9 +71,9 @@ def test_regression_speaks_the_units_of_the_module():
     generator = torch.Generator().manual_seed(0)
     direct = bnn.Laplace(pretrained=True).infer(prior, Gaussian(residual), data, generator=generator)
     with torch.no_grad():
-        law = direct.likelihood.predictive(direct.posterior(data.x))
-    np.testing.assert_allclose(mean, law.mean, atol=1e-5)  # both in float32
-    np.testing.assert_allclose(std, law.std, rtol=1e-4)
+        predictive = direct.likelihood.predictive(direct.posterior(data.x))
+    np.testing.assert_allclose(mean, predictive.mean, atol=1e-5)  # both in float32
+    np.testing.assert_allclose(std, predictive.std, rtol=1e-4)
 
 
 def test_datasets_and_tensors_are_taken():
@@ -85,7 +85,7 @@ def test_datasets_and_tensors_are_taken():
     assert by_dataset.predict_proba(X).shape == by_array.predict_proba(X).shape == (80, 2)
 
 
-def test_without_a_fit_there_is_no_law():
+def test_without_a_fit_there_is_no_posterior():
     with pytest.raises(NotFittedError, match="call `fit` first"):
         classifier().predictive(X)
 

@@ -37,7 +37,7 @@ class Linearized(LinearOperator):
             one concatenation.
         num_outputs: k, found by one evaluation if left out.
         repeats: Batch axes *b along which the same matrix is repeated, as `expand` does.
-        names: Names of the leaves of inputs that are handed over leaf by leaf; found where they are not.
+        names: Names of the leaves where `inputs` are given leaf by leaf; read from the inputs otherwise.
 
     References:
         Immer, Korzepa & Bauer, Improving Predictions of Bayesian Neural Nets via Local Linearization, 2021, section 3.

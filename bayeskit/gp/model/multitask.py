@@ -1,6 +1,7 @@
 """Exact inference for correlated outputs, as one function of an input and an output index, h([x, j])."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ class StackedProcess(Posterior):
 
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
         """S fixed functions, from inputs (n, d) to values (s, n, k); see `GaussianProcess`."""
-        return _Unstacked(self.process.sample_functions(num_samples, generator=generator), self.num_outputs)
+        functions = self.process.sample_functions(num_samples, generator=generator)
+        return partial(_unstacked, functions, self.num_outputs)
 
 
 def stacked(x: Tensor, num_outputs: int) -> Tensor:
@@ -122,12 +124,7 @@ def _single(prior: GaussianProcess, likelihood: Likelihood, data: Data, *, learn
     return GaussianProcess(OutputMean(model.mean, kernel.mixing), kernel)
 
 
-class _Unstacked:
+def _unstacked(functions: Functions, num_outputs: int, x: Tensor) -> Tensor:
     """Functions of [x, j] as functions of x with k outputs, (s, n, k)."""
-
-    def __init__(self, functions: Functions, num_outputs: int):
-        self.functions, self.num_outputs = functions, num_outputs
-
-    def __call__(self, x: Tensor) -> Tensor:
-        values = self.functions(stacked(x, self.num_outputs))  # (s, n*k, 1)
-        return values.reshape(len(values), -1, self.num_outputs)
+    values = functions(stacked(x, num_outputs))  # (s, n*k, 1)
+    return values.reshape(len(values), -1, num_outputs)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from gpytorch.kernels import Kernel
@@ -24,6 +25,7 @@ from bayeskit.gp.kernels.deep import is_frozen
 from bayeskit.gp.kernels.evaluate import Evaluated, check_columns, mean_rows
 from bayeskit.gp.process import pathwise
 from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean, moments, shared_conditioning
+from bayeskit.gp.process.triangular_solves import transposed_solve
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +143,8 @@ class GaussianProcess(Posterior):
         tensors = [*process.kernel.parameters(), *process.kernel.buffers()]
         device = tensors[0].device if tensors else torch.device("cpu")
         like = torch.zeros((), dtype=torch.float64, device=device)
-        return _Paths(
-            process, pathwise.draws(process.kernel, num_samples, self.num_latents, like=like, generator=generator)
-        )
+        draws = pathwise.draws(process.kernel, num_samples, self.num_latents, like=like, generator=generator)
+        return partial(_plus_mean, process, draws)
 
     def frozen(self) -> "GaussianProcess":
         """The process with float64 hyperparameters that require no gradient; `self` if it is so already."""
@@ -180,7 +181,7 @@ class GaussianProcess(Posterior):
         if isinstance(prior.kernel, Conditioned) and isinstance(prior.mean, ConditionedMean):
             mean, kernel = _folded(prior.kernel, prior.mean, z=z, tril=tril, whitened=whitened, root=root, noise=noise)
             return replace(prior, mean=mean, kernel=kernel)
-        weights = _transposed_solve(tril, whitened)
+        weights = transposed_solve(tril, whitened)
         root = None if root is None else _plain(root.detach())
         kernel = Conditioned(prior.kernel, z, _plain(tril), root=root, noise=noise)
         return replace(prior, mean=ConditionedMean(prior.mean, prior.kernel, z, weights), kernel=kernel)
@@ -204,7 +205,7 @@ def _folded(
     joint = tril.new_zeros(*batch, size, size)
     joint[..., :first, :first], joint[..., first:, :first], joint[..., first:, first:] = kernel.tril, below, tril
     target = torch.cat([torch.zeros_like(mean.weights).expand(len(whitened), first), whitened], dim=-1)
-    weights = _transposed_solve(joint, target)
+    weights = transposed_solve(joint, target)
     weights[..., :first] += mean.weights
     merged = Conditioned(
         kernel.base,
@@ -242,13 +243,6 @@ def _concatenated(first: Tensor | None, second: Tensor | None, n1: int, n2: int,
     return torch.cat([first.expand(*batch, n1), second.expand(*batch, n2)], dim=-1)
 
 
-def _transposed_solve(tril: Tensor, rows: Tensor) -> Tensor:
-    """L^-T applied to each row: (k, m) for L of shape (m, m) or (k, m, m)."""
-    if tril.dim() == 2:
-        return torch.linalg.solve_triangular(tril.mT, rows.mT, upper=True).mT.contiguous()
-    return torch.linalg.solve_triangular(tril.mT, rows.unsqueeze(-1), upper=True).squeeze(-1)
-
-
 def _plain(matrix: Tensor) -> Tensor:
     """The matrix in row-major memory: a Cholesky factor is column-major, and a saved file loses that."""
     return matrix.clone(memory_format=torch.contiguous_format)
@@ -278,12 +272,7 @@ class _AtInputs(Moments):
         return mean, variance if mixing is None else variance @ mixing.square().mT
 
 
-class _Paths:
+def _plus_mean(process: GaussianProcess, draws: pathwise.Draws, x: Tensor) -> Tensor:
     """Mean plus zero-mean samples, (s, n, k)."""
-
-    def __init__(self, process: GaussianProcess, draws: pathwise.Draws):
-        self.process, self.draws = process, draws
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.double()
-        return self.process.mixed((self.process.mean_rows(x) + self.draws(x)).mT.contiguous())
+    x = x.double()
+    return process.mixed((process.mean_rows(x) + draws(x)).mT.contiguous())

@@ -9,6 +9,7 @@ from bayeskit.gp.process.cg_kernel import IterativelyConditioned
 from bayeskit.gp.process.conditioned_kernel import Conditioned
 from bayeskit.gp.process.nearest_neighbor_kernel import Nearest
 from bayeskit.gp.process.random_features import Draws, weighted
+from bayeskit.gp.process.triangular_solves import half_solve, transposed_solve
 
 
 class Updated:
@@ -89,15 +90,9 @@ def _update(
         moved = values[..., start:end]
         if start:
             cross = gram(kernel.base, kernel.z[:start], kernel.z[start:end])
-            weights = _transposed_solve(kernel.tril[..., :start, :start], whitened[..., :start])
+            weights = transposed_solve(kernel.tril[..., :start, :start], whitened[..., :start])
             moved = moved + torch.einsum("skm,mn->skn" if cross.dim() == 2 else "skm,kmn->skn", weights, cross)
         factor = kernel.tril[..., start:end, start:end]
-        half = torch.linalg.solve_triangular(factor, (moved + noise[..., start:end]).unsqueeze(-1), upper=False)
-        whitened[..., start:end] = target[..., start:end] - half.squeeze(-1)
+        whitened[..., start:end] = target[..., start:end] - half_solve(factor, moved + noise[..., start:end])
         start = end
-    return _transposed_solve(kernel.tril, whitened)
-
-
-def _transposed_solve(tril: Tensor, values: Tensor) -> Tensor:
-    """L^-T v for v of shape (s, k, m)."""
-    return torch.linalg.solve_triangular(tril.mT, values.unsqueeze(-1), upper=True).squeeze(-1)
+    return transposed_solve(kernel.tril, whitened)

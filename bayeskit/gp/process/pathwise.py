@@ -11,6 +11,7 @@ kernel has no random features, values are drawn one after the other, each given 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -30,7 +31,7 @@ from bayeskit.gp.process.remembered_draws import Remembered
 
 
 def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, generator: torch.Generator) -> Draws:
-    """Zero-mean functions whose covariance is a kernel, independent between draws and outputs.
+    """Sample zero-mean functions whose covariance is a kernel, independent between samples and outputs.
 
     - RBF, Matern, rational quadratic, periodic and constant kernels and their products: random Fourier features. Every
       draw has its own frequencies, so mean and covariance over draws are those of the kernel exactly; each draw is a
@@ -48,11 +49,11 @@ def draws(kernel: Kernel, num_samples: int, num_outputs: int, *, like: Tensor, g
         kernel: A kernel of batch shape () or (k,).
         num_samples: s.
         num_outputs: k.
-        like: A tensor on the device to draw for, of the dtype to draw in.
+        like: A tensor of the device and dtype of the samples.
         generator: Source of randomness.
 
     Returns:
-        A function from inputs (n, d) to values (s, k, n).
+        A function from inputs (n, d) to values (s, k, n), which can be pickled.
 
     References:
         Rahimi and Recht (2007), "Random Features for Large-Scale Kernel Machines".
@@ -86,7 +87,7 @@ def before_data(kernel: Kernel) -> Kernel:
 
 @dataclass(frozen=True)
 class _Asked:
-    """How many draws, of which kind, and what makes them."""
+    """The settings of a sample of functions."""
 
     num_samples: int
     num_outputs: int
@@ -119,22 +120,22 @@ def _nearest(kernel: Nearest, asked: _Asked) -> Draws:
 def _of_outputs(kernel: OutputKernel, asked: _Asked) -> Draws:
     q = kernel.mixing.shape[-1]
     latents = replace(asked, num_samples=asked.num_samples * asked.num_outputs, num_outputs=q).of(kernel.base)
-    return _Mixtures(latents, kernel.mixing.detach(), asked.num_outputs)
+    return partial(_mixed, latents, kernel.mixing.detach(), asked.num_outputs)
 
 
 def _of_features(kernel: DeepKernel, asked: _Asked) -> Draws:
-    return _OfFeatures(asked.of(kernel.base_kernel), kernel)
+    return partial(_at_features, asked.of(kernel.base_kernel), kernel)
 
 
 def _scaled(kernel: ScaleKernel, asked: _Asked) -> Draws:
     base, dims = asked.of(kernel.base_kernel), outer_dims(kernel)
-    base = base if dims is None else _Columns(base, dims)
-    return _Scaled(base, kernel.outputscale.detach().to(asked.like).sqrt())
+    base = base if dims is None else partial(_on_columns, base, dims)
+    return partial(_multiplied, base, kernel.outputscale.detach().to(asked.like).sqrt())
 
 
 def _added(kernel: AdditiveKernel, asked: _Asked) -> Draws:
-    total = _Sum([asked.of(part) for part in cast(Any, kernel.kernels)])
-    return _Columns(total, kernel.active_dims) if isinstance(kernel.active_dims, Tensor) else total
+    total = partial(_summed, [asked.of(part) for part in cast(Any, kernel.kernels)])
+    return partial(_on_columns, total, kernel.active_dims) if isinstance(kernel.active_dims, Tensor) else total
 
 
 def _linear(kernel: LinearKernel, asked: _Asked) -> Draws:
@@ -157,52 +158,27 @@ _RULES: dict[type[Kernel], Callable[[Any, _Asked], Draws]] = {
 }
 
 
-class _Scaled:
-    """sqrt(s) f."""
-
-    def __init__(self, base: Draws, factor: Tensor):
-        self.base, self.factor = base, factor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.base(x) * self.factor.to(x).unsqueeze(-1)
-
-
-class _OfFeatures:
-    """f(h(x))."""
-
-    def __init__(self, base: Draws, kernel: DeepKernel):
-        self.base, self.kernel = base, kernel
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.base(self.kernel.features(x))
-
-
-class _Columns:
-    """f of some columns of x."""
-
-    def __init__(self, base: Draws, dims: Tensor):
-        self.base, self.dims = base, dims
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.base(x.index_select(-1, self.dims))
-
-
-class _Mixtures:
+def _mixed(latents: Draws, mixing: Tensor, num_outputs: int, x: Tensor) -> Tensor:
     """W_j g(x) at inputs [x, j]."""
-
-    def __init__(self, latents: Draws, mixing: Tensor, num_outputs: int):
-        self.latents, self.mixing, self.num_outputs = latents, mixing, num_outputs
-
-    def __call__(self, x: Tensor) -> Tensor:
-        inputs, weights = split_output_index(x, self.mixing)
-        return torch.einsum("spn,np->sn", self.latents(inputs), weights).unflatten(0, (-1, self.num_outputs))
+    inputs, weights = split_output_index(x, mixing)
+    return torch.einsum("spn,np->sn", latents(inputs), weights).unflatten(0, (-1, num_outputs))
 
 
-class _Sum:
-    """f1 + f2 + ..."""
+def _at_features(base: Draws, kernel: DeepKernel, x: Tensor) -> Tensor:
+    """f(h(x))."""
+    return base(kernel.features(x))
 
-    def __init__(self, parts: list[Draws]):
-        self.parts = parts
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.stack([part(x) for part in self.parts]).sum(0)
+def _on_columns(base: Draws, dims: Tensor, x: Tensor) -> Tensor:
+    """F of some columns of x."""
+    return base(x.index_select(-1, dims))
+
+
+def _multiplied(base: Draws, factor: Tensor, x: Tensor) -> Tensor:
+    """sqrt(s) f(x)."""
+    return base(x) * factor.to(x).unsqueeze(-1)
+
+
+def _summed(parts: list[Draws], x: Tensor) -> Tensor:
+    """f1(x) + f2(x) + ..."""
+    return torch.stack([part(x) for part in parts]).sum(0)

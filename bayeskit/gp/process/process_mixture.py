@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,15 +50,9 @@ class ProcessMixture(Posterior):
             s: self.components[s].sample_functions(int((index == s).sum()), generator=generator)
             for s in index.unique().tolist()
         }
-        return _Drawn(index, drawn)
+        return partial(_of_components, index, drawn)
 
 
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """Functions of several components, in the order of the samples."""
-
-    index: Tensor
-    functions: dict[int, Callable[[Tensor], Tensor]]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return by_component(self.index, lambda s, count: self.functions[s](x))
+def _of_components(index: Tensor, functions: dict[int, Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    """Values of the functions of several components, in the order of the samples."""
+    return by_component(index, lambda s, count: functions[s](x))

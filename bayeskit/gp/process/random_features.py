@@ -41,8 +41,8 @@ class Waves:
 
     Args:
         kernel: A kernel of `SPECTRA`, or a product of such kernels, scaled or not, of batch shape () or (k,).
-        shape: Draws and outputs, (s, k).
-        like: A tensor on the device to draw for, of the dtype to draw in.
+        shape: Numbers of samples and outputs, (s, k).
+        like: A tensor of the device and dtype of the samples.
         generator: Source of randomness.
 
     Raises:
@@ -101,8 +101,8 @@ class LinearDraws:
 
     Args:
         kernel: A linear kernel of batch shape () or (k,).
-        shape: Draws and outputs, (s, k).
-        like: A tensor on the device to draw for, of the dtype to draw in.
+        shape: Numbers of samples and outputs, (s, k).
+        like: A tensor of the device and dtype of the samples.
         generator: Source of randomness.
 
     Examples:

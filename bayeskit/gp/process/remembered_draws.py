@@ -36,9 +36,9 @@ class Remembered:
 
     Args:
         kernel: Any kernel of batch shape () or (k,).
-        shape: Draws and outputs, (s, k).
+        shape: Numbers of samples and outputs, (s, k).
         before: The kernel before data, where `kernel` is one after data: rounding is in proportion to its variances.
-        like: A tensor on the device to draw for, of the dtype to draw in.
+        like: A tensor of the device and dtype of the samples.
         generator: Source of randomness.
 
     Examples:

@@ -1,7 +1,8 @@
 """The evidence lower bound of a whitened Gaussian q(v), and its optimum over q by natural-gradient steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -145,12 +146,12 @@ def optimal_sites(
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """Sites, their bound, and the sites that a full step leads to."""
+    """Sites, their bound, and how to find the sites that a full step leads to, which a rejected state never needs."""
 
     objective: "_Objective"
     sites: Sites
     value: float
-    target: Sites
+    find_target: Callable[[], Sites]
 
     @classmethod
     def at(cls, objective: "_Objective", sites: Sites) -> "_State":
@@ -158,6 +159,10 @@ class _State:
 
     def propose(self, length: float) -> "_State":
         return _State.at(self.objective, self.sites.toward(self.target, length))
+
+    @cached_property
+    def target(self) -> Sites:
+        return self.find_target()
 
 
 class _Objective:
@@ -172,8 +177,8 @@ class _Objective:
         kept = self.tril[..., 0].numel() * len(data) <= KEPT_ELEMENTS
         self.blocks = list(self._built()) if kept else None
 
-    def evaluate(self, sites: Sites) -> tuple[float, Sites]:
-        """The bound over all data, and the sites that a full step from here leads to."""
+    def evaluate(self, sites: Sites) -> tuple[float, Callable[[], Sites]]:
+        """The bound over all data, and how to find the sites that a full step from here leads to."""
         q = WhitenedGaussian.from_sites(sites if self.before is None else self.before + sites)
         total, target = -q.divergence(self.prior), Sites.none(self.model.num_outputs, self.z)
         couplings = []
@@ -186,8 +191,8 @@ class _Objective:
                 coupled = self.model.couplings(mean.mT, variance.mT, block.data.y)
                 couplings.append((block.projection, coupled * weights))
         if couplings or self.mask is not None:
-            target = self._joint_target(q.mean, target, couplings)
-        return float(total), target
+            return float(total), partial(self._joint_target, q.mean, target, couplings)
+        return float(total), lambda: target
 
     def _joint_target(self, mean: Tensor, target: Sites, couplings: list[tuple[Tensor, Tensor]]) -> Sites:
         """The target whose means are those of all entries together, without the entries that q's precision lacks."""

@@ -149,7 +149,7 @@ def test_noise_of_each_output_is_learnt_beside_factors_of_earlier_data(generator
         fit = inference.infer(posterior, likelihood, Data(x[rows], y[rows]), generator=generator)
         posterior, likelihood = fit.posterior, fit.likelihood
     ratio = likelihood.noise.detach() / torch.tensor([0.01, 1.0])
-    assert torch.allclose(ratio, torch.ones(2).to(ratio), atol=0.22)  # 3 standard errors of 400 squares: 0.21
+    assert torch.allclose(ratio, torch.ones(2).to(ratio), atol=0.36)  # 5 standard errors of 400 squares: 0.35
 
 
 @pytest.mark.parametrize("shift", [1.0, 30.0])

@@ -136,9 +136,9 @@ def test_two_chunks_of_data_nearly_equal_all_at_once(generator):
     assert first.posterior.weights.scale_known
     both = TO_THE_END.infer(first.posterior, likelihood, Data(x[60:], y[60:]), generator=generator)
     precision = x.mT @ x / 0.25 + 3 * torch.eye(3, dtype=torch.float64)
-    assert torch.allclose(deviations(both), precision.diagonal().rsqrt(), rtol=0.03)
+    assert torch.allclose(deviations(both), precision.diagonal().rsqrt(), rtol=0.04)
     mean = torch.linalg.solve(precision, x.mT @ y / 0.25).squeeze(-1)
-    assert ((both.posterior.weights.flat_mean - mean).abs() < 0.05 * precision.diagonal().rsqrt()).all()
+    assert ((both.posterior.weights.flat_mean - mean).abs() < 0.06 * precision.diagonal().rsqrt()).all()
 
 
 @pytest.mark.monte_carlo

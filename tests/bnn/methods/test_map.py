@@ -165,4 +165,4 @@ def test_a_strong_prior_does_not_trap_the_network_at_zero(method):
     prior = default_prior(None, x, 1, generator=g)
     fit = method.infer(prior, Gaussian(), Data(x, (y - y.mean()) / y.std()), generator=g)
     # At zero all of the variance is left over; the noise alone is some 15 % of it.
-    assert (fit.posterior(x).mean - (2 * x).sin() / y.std()).var() < 0.2
+    assert (fit.posterior(x).mean - (2 * x).sin() / y.std()).var() < 0.4

@@ -49,8 +49,8 @@ def test_the_optimum_of_linear_regression(estimator, generator):
     precision, mean = precision_and_mean(data)
     variance = fit.posterior.weights.covariance.diagonal()
     # What is left of the noise of the gradients after a cosine schedule of 250 steps with 4 draws each.
-    assert torch.allclose(variance, 1 / precision.diagonal(), rtol=0.25)
-    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.15 * variance.sqrt()).all()
+    assert torch.allclose(variance, 1 / precision.diagonal(), rtol=0.35)
+    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.25 * variance.sqrt()).all()
     evidence = torch.distributions.MultivariateNormal(
         torch.zeros(20, dtype=torch.float64),
         NOISE * torch.eye(20) + data.x @ data.x.mT / 3 + 1,
@@ -73,8 +73,8 @@ def test_a_previous_posterior_is_used_unchanged(generator):
     fit = method.infer(yesterday.posterior, known_noise(), data.rows(slice(20, 40)), generator=generator)
     precision, mean = precision_and_mean(data)
     variance = fit.posterior.weights.covariance.diagonal()
-    assert torch.allclose(variance, 1 / precision.diagonal(), rtol=0.25)
-    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.15 * variance.sqrt()).all()
+    assert torch.allclose(variance, 1 / precision.diagonal(), rtol=0.35)
+    assert ((fit.posterior.weights.flat_mean - mean).abs() < 0.25 * variance.sqrt()).all()
     assert fit.diagnostics["prior precision"] == 1.0
 
 

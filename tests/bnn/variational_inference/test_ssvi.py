@@ -68,8 +68,8 @@ def test_the_best_subset_of_an_orthogonal_design(seed, generator):
     found = weights.positions["weight"]
     assert set(best.tolist()) == set(chosen.tolist())
     assert torch.isin(best[:-1], found).all() and len(found) == active
-    assert ((weights.values - mean[found]).abs() < 0.15 / precision**0.5).all()  # noise of a cosine schedule
-    assert torch.allclose(weights.variances, torch.full((active,), 1 / precision, dtype=torch.float64), rtol=0.25)
+    assert ((weights.values - mean[found]).abs() < 0.25 / precision**0.5).all()  # noise of a cosine schedule
+    assert torch.allclose(weights.variances, torch.full((active,), 1 / precision, dtype=torch.float64), rtol=0.35)
 
 
 def test_the_divergence_is_over_the_active_weights(generator):

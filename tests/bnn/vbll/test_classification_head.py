@@ -133,7 +133,7 @@ def test_low_rank_reaches_a_bound_between_diagonal_and_dense():
     y = labels(features, 2)
     options = {"num_data": 25, "bound": "jensen", "rank": 1}
     reached = {c: seeded(bnn.VBLLClassification, 3, 2, covariance=c, **options).fit(features, y) for c in COVARIANCES}
-    assert reached["diagonal"] + 1e-3 < reached["low_rank"] < reached["dense"]
+    assert reached["diagonal"] + 1e-3 < reached["low_rank"] <= reached["dense"] + 1e-8
 
 
 @pytest.mark.monte_carlo
@@ -159,7 +159,7 @@ def test_partial_fit_of_classes_continues():
     whole = seeded(bnn.VBLLClassification, 5, 3, num_data=60)
     whole.fit(features, y)
     gap = layer.predictive(features).probs - whole.predictive(features).probs
-    assert gap.abs().max() < 0.05  # two variational steps are not one
+    assert gap.abs().max() < 0.12  # two variational steps are not one: 0.03 with standard deviation 0.016
 
 
 def test_generative_centers_are_the_conjugate_posterior():

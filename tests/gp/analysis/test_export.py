@@ -10,7 +10,7 @@ from gpytorch import kernels as K
 from linear_operator.operators import DiagLinearOperator
 
 from bayeskit import BNNRegressor, GPClassifier, GPRegressor, gp
-from bayeskit.core import likelihood as laws
+from bayeskit.core import likelihood as likelihoods
 from bayeskit.core.posterior import GaussianValues
 from bayeskit.gp.analysis.export import _Two
 
@@ -89,11 +89,11 @@ def test_sparse_methods(inference):
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_several_outputs(batch):
     kernel = K.ScaleKernel(K.RBFKernel(batch_shape=torch.Size(batch)), batch_shape=torch.Size(batch))
-    model = regressor(kernel, gp.SGPR.quickly(), np.stack([Y, X[:, 0]], 1), laws.Gaussian([0.1, 0.2]))
+    model = regressor(kernel, gp.SGPR.quickly(), np.stack([Y, X[:, 0]], 1), likelihoods.Gaussian([0.1, 0.2]))
     agrees(exported(model).module()(torch.as_tensor(NEW)), model)
 
 
-@pytest.mark.parametrize("likelihood", [laws.StudentT(), laws.Heteroscedastic()])
+@pytest.mark.parametrize("likelihood", [likelihoods.StudentT(), likelihoods.Heteroscedastic()])
 def test_other_noise(likelihood):
     model = regressor(inference=gp.SVGP.quickly(), likelihood=likelihood)
     agrees(gp.predictive_module(model)(torch.as_tensor(NEW)), model)
@@ -110,7 +110,7 @@ def test_classes(classes):
 def test_two_classes_at_any_mean_and_variance(link):
     mean = torch.linspace(-60, 60, 13, dtype=torch.float64).repeat(9).unsqueeze(-1)
     variance = torch.logspace(-6, 6, 9, dtype=torch.float64).repeat_interleave(13)
-    likelihood = laws.Bernoulli(link)
+    likelihood = likelihoods.Bernoulli(link)
     expected = likelihood.predictive(GaussianValues(mean, DiagLinearOperator(variance))).probs
     assert torch.allclose(_Two(likelihood)(mean, variance.unsqueeze(-1)), expected, rtol=0, atol=1e-9)
 
@@ -159,6 +159,6 @@ def test_what_cannot_be_exported_is_named():
         gp.predictive_module(regressor(inference=gp.Exact(solver="cg", max_iter=2)))
     with pytest.raises(TypeError, match="must be a GaussianProcess with a Conditioned kernel; got BayesNet"):
         gp.predictive_module(BNNRegressor(inference="map", random_state=0).fit(X, Y))
-    counts = regressor(inference=gp.SVGP.quickly(), y=np.arange(60), likelihood=laws.Poisson())
+    counts = regressor(inference=gp.SVGP.quickly(), y=np.arange(60), likelihood=likelihoods.Poisson())
     with pytest.raises(TypeError, match="a Poisson likelihood cannot be exported"):
         gp.predictive_module(counts)

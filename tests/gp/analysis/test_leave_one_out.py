@@ -33,8 +33,8 @@ def refitted_exactly(prior, likelihood, data):
     for i in range(len(data)):
         fit = gp.Exact(learn=False).infer(prior, likelihood, without(data, i), generator=generator())
         x, y = row(data, i)
-        law = fit.likelihood.predictive(fit.posterior(x))
-        found.append((law.mean, law.variance, law.log_prob(y)))
+        predictive = fit.likelihood.predictive(fit.posterior(x))
+        found.append((predictive.mean, predictive.variance, predictive.log_prob(y)))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
@@ -45,16 +45,16 @@ def refitted_at(prior, likelihood, data, z):
         rows = training_set(prior, likelihood, without(data, i))
         model = learnable(prior, likelihood, learn=False)
         x, y = row(data, i)
-        law = likelihood.predictive(collapsed(model, z, rows).posterior(model.process(), z)(x))
-        found.append((law.mean, law.variance, law.log_prob(y)))
+        predictive = likelihood.predictive(collapsed(model, z, rows).posterior(model.process(), z)(x))
+        found.append((predictive.mean, predictive.variance, predictive.log_prob(y)))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
-def agree(law, data, expected, tolerance=1e-8):
+def agree(predictive, data, expected, tolerance=1e-8):
     mean, variance, score = expected
-    close(law.mean, mean, tolerance)
-    close(law.variance, variance, tolerance)
-    close(law.log_prob(data.y), score, tolerance)
+    close(predictive.mean, mean, tolerance)
+    close(predictive.variance, variance, tolerance)
+    close(predictive.log_prob(data.y), score, tolerance)
 
 
 def weighted(data):
@@ -111,9 +111,9 @@ def test_textbook_formula():
     kernel = prior(data.x).covariance.to_dense() + 0.05 * torch.eye(15, dtype=torch.float64)
     inverse = kernel.inverse()
     diagonal = inverse.diagonal().unsqueeze(-1)
-    law = gp.leave_one_out(fit, data)
-    close(law.mean, data.y - inverse @ data.y / diagonal, 1e-10)
-    close(law.variance, 1 / diagonal, 1e-10)
+    predictive = gp.leave_one_out(fit, data)
+    close(predictive.mean, data.y - inverse @ data.y / diagonal, 1e-10)
+    close(predictive.variance, 1 / diagonal, 1e-10)
 
 
 def test_low_noise_keeps_its_digits():
@@ -123,9 +123,9 @@ def test_low_noise_keeps_its_digits():
     """
     data, prior, likelihood = regression(n=14), process(matern((0.2, 0.2))), noise(1e-10)
     fit = gp.Exact(learn=False).infer(prior, likelihood, data, generator=generator())
-    law, (mean, variance, _) = gp.leave_one_out(fit, data), refitted_exactly(prior, likelihood, data)
-    close(law.variance, variance, 1e-7)
-    close(law.mean, mean, 1e-3)
+    predictive, (mean, variance, _) = gp.leave_one_out(fit, data), refitted_exactly(prior, likelihood, data)
+    close(predictive.variance, variance, 1e-7)
+    close(predictive.mean, mean, 1e-3)
 
 
 def test_conditioning_in_turn_is_the_batch():
@@ -174,9 +174,9 @@ def test_classes_and_rows_of_no_weight():
     some = Data(data.x, data.y, weights)
     prior = process(matern())
     fit = gp.Exact(learn=False).infer(prior, noise(), some, generator=generator())
-    law = gp.leave_one_out(fit, some)
-    close(law.mean[3], fit.posterior(data.x[3:4]).mean[0], 1e-8)
-    close(law.epistemic[3], fit.posterior(data.x[3:4]).variance[0], 1e-8)
+    predictive = gp.leave_one_out(fit, some)
+    close(predictive.mean[3], fit.posterior(data.x[3:4]).mean[0], 1e-8)
+    close(predictive.epistemic[3], fit.posterior(data.x[3:4]).variance[0], 1e-8)
 
 
 def test_mixture_over_hyperparameters_is_reweighted():
@@ -191,13 +191,13 @@ def test_mixture_over_hyperparameters_is_reweighted():
     weights = torch.tensor([float(f.log_evidence) for f in fits], dtype=torch.float64).softmax(0)
     mixture = gp.ProcessMixture(tuple(f.posterior for f in fits), weights)
     fit = Fit(mixture, Drawn([f.likelihood for f in fits], weights))
-    law = gp.leave_one_out(fit, data)
+    predictive = gp.leave_one_out(fit, data)
     for i in (0, 5):
         x, y = row(data, i)
         parts = fits_to(without(data, i))
         u = torch.tensor([float(f.log_evidence) for f in parts], dtype=torch.float64).softmax(0)
         values = MixtureValues(tuple(f.posterior(x) for f in parts), u)
-        close(law.log_prob(data.y)[i], Drawn(likelihoods, u).predictive(values).log_prob(y)[0])
+        close(predictive.log_prob(data.y)[i], Drawn(likelihoods, u).predictive(values).log_prob(y)[0])
 
 
 def test_refusals():
@@ -227,12 +227,12 @@ def test_missing_entries_take_nothing_away(method):
     data, prior = regression(n=12, k=2), process(matern(), k=2)
     data.y[3, 1] = torch.nan
     fit = method.infer(prior, noise(), data, generator=generator())
-    law, values = gp.leave_one_out(fit, data), fit.posterior(data.x)
-    close(law.mean[3, 1], values.mean[3, 1])
-    close(law.epistemic[3, 1], values.variance[3, 1])
+    predictive, values = gp.leave_one_out(fit, data), fit.posterior(data.x)
+    close(predictive.mean[3, 1], values.mean[3, 1])
+    close(predictive.epistemic[3, 1], values.variance[3, 1])
     again = gp.Exact(learn=False).infer(prior, noise(), without(data, 3), generator=generator()).posterior
-    close(law.mean[3, 0], again(data.x[3:4]).mean[0, 0])
-    assert torch.isfinite(law.mean).all() and (law.epistemic >= 0).all()
+    close(predictive.mean[3, 0], again(data.x[3:4]).mean[0, 0])
+    assert torch.isfinite(predictive.mean).all() and (predictive.epistemic >= 0).all()
 
 
 # -- estimators ------------------------------------------------------------------------------------------------------
@@ -244,28 +244,28 @@ def test_regressor_speaks_the_targets_units(inference):
     x, y = data.x.numpy() * 40 + 7, data.y[:, 0].numpy() * 1e3 + 5e4
     y[4] += 3e3
     model = GPRegressor(inference=inference, random_state=0).fit(x, y)
-    law = model.leave_one_out(x, y)
-    assert law.mean.shape == (25,)
-    assert int(law.log_prob(y).argmin()) == 4
+    predictive = model.leave_one_out(x, y)
+    assert predictive.mean.shape == (25,)
+    assert int(predictive.log_prob(y).argmin()) == 4
     shift, scale = model.target_scaler_.shift, model.target_scaler_.scale
     inner = gp.leave_one_out(
         Fit(model.posterior_, model.likelihood_),
         Data(model.input_scaler_(torch.tensor(x)), (torch.tensor(y).unsqueeze(-1) - shift) / scale),
     )
-    close(law.mean, (shift + scale * inner.mean).squeeze(-1), 1e-10)
-    close(law.log_prob(y), Normal(law.mean, law.std).log_prob(torch.tensor(y)), 1e-10)
+    close(predictive.mean, (shift + scale * inner.mean).squeeze(-1), 1e-10)
+    close(predictive.log_prob(y), Normal(predictive.mean, predictive.std).log_prob(torch.tensor(y)), 1e-10)
 
 
 def test_classifier_and_weights():
     data = regression(n=30)
     y = ["high" if v > 0 else "low" for v in data.y[:, 0]]
     model = GPClassifier(inference=gp.SVGP.quickly(), random_state=0).fit(data.x.numpy(), y)
-    law = model.leave_one_out(data.x.numpy(), y)
-    assert law.probs.shape == (30, 2) and list(law.classes) == ["high", "low"]
+    predictive = model.leave_one_out(data.x.numpy(), y)
+    assert predictive.probs.shape == (30, 2) and list(predictive.classes) == ["high", "low"]
     weights = torch.rand(30, generator=generator(), dtype=torch.float64).numpy()
     model = GPRegressor(matern(), random_state=0).fit(data.x.numpy(), data.y.numpy().ravel(), weights)
-    law = model.leave_one_out(data.x.numpy(), data.y.numpy().ravel(), weights)
-    assert torch.isfinite(law.std).all()
+    predictive = model.leave_one_out(data.x.numpy(), data.y.numpy().ravel(), weights)
+    assert torch.isfinite(predictive.std).all()
 
 
 def test_mixture_in_an_estimator():
@@ -280,12 +280,12 @@ def test_a_row_without_a_target_is_one_that_is_not_there(method):
     data = regression(n=12)
     fit = method.infer(process(rbf()), noise(), data, generator=generator())
     more = Data(torch.cat([data.x, data.x[:2], data.x[:2] + 9]), torch.cat([data.y, data.y[:4] * torch.nan]))
-    law, expected = gp.leave_one_out(fit, more), gp.leave_one_out(fit, data)
-    close(law.mean[:12], expected.mean)
-    close(law.variance[:12], expected.variance)
+    predictive, expected = gp.leave_one_out(fit, more), gp.leave_one_out(fit, data)
+    close(predictive.mean[:12], expected.mean)
+    close(predictive.variance[:12], expected.variance)
     there = fit.likelihood.predictive(fit.posterior(more.x[12:]))  # nothing to take out
-    close(law.mean[12:], there.mean)
-    close(law.variance[12:], there.variance)
+    close(predictive.mean[12:], there.mean)
+    close(predictive.variance[12:], there.variance)
 
 
 def test_a_classifier_leaves_rows_out_with_the_weight_of_their_class():

@@ -55,12 +55,12 @@ def same(posterior, model, x, tolerance=1e-8):
 
 
 class Exact(gpytorch.models.ExactGP):
-    def __init__(self, x, y, likelihood, mean, kernel, law=MultivariateNormal):
+    def __init__(self, x, y, likelihood, mean, kernel, distribution=MultivariateNormal):
         super().__init__(x, y, likelihood)
-        self.mean_module, self.covar_module, self.law = mean, kernel, law
+        self.mean_module, self.covar_module, self.distribution = mean, kernel, distribution
 
     def forward(self, x):
-        return self.law(self.mean_module(x), self.covar_module(x))
+        return self.distribution(self.mean_module(x), self.covar_module(x))
 
 
 class Features(Exact):
@@ -146,7 +146,7 @@ def test_each_mean_in_each_method_at_frozen_hyperparameters(name, method):
 
 @pytest.mark.parametrize("name", ["rational quadratic", "periodic", "linear", "sum", "product", "spectral mixture"])
 @pytest.mark.parametrize("method", [gp.Exact(max_iter=5), gp.SGPR.quickly(), gp.SVGP.quickly()])
-def test_kernels_are_learnt(name, method):
+def test_kernels_are_learned(name, method):
     prior = gp.GaussianProcess(ConstantMean(), KERNELS[name]())
     fit = method.infer(prior, ours.Gaussian(), regression(), generator=generator())
     assert bool((fit.posterior(inputs()).variance > 0).all())
@@ -183,10 +183,10 @@ def test_exact_model_of_independent_outputs():
 def test_exact_model_of_independent_tasks():
     batch = two()
 
-    def law(mean, covariance):
+    def distribution(mean, covariance):
         return MultitaskMultivariateNormal.from_batch_mvn(MultivariateNormal(mean, covariance))
 
-    settings = {"mean": ConstantMean(batch_shape=batch), "kernel": rbf(batch), "k": 2, "law": law}
+    settings = {"mean": ConstantMean(batch_shape=batch), "kernel": rbf(batch), "k": 2, "distribution": distribution}
     model = exact(likelihood=L.MultitaskGaussianLikelihood(num_tasks=2), **settings)
     posterior = gp.from_gpytorch(model)
     assert type(posterior) is gp.GaussianProcess
@@ -197,9 +197,10 @@ def multitask(kernel=None, rank=0):
     kernel = kernel or K.MultitaskKernel(K.RBFKernel(), num_tasks=2, rank=1)
     mean = MultitaskMean([ConstantMean(), LinearMean(2)], num_tasks=2)
     likelihood = L.MultitaskGaussianLikelihood(num_tasks=2, rank=rank)
-    return exact(mean, kernel, likelihood, k=2, law=MultitaskMultivariateNormal)
+    return exact(mean, kernel, likelihood, k=2, distribution=MultitaskMultivariateNormal)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("lcm", [False, True])
 def test_exact_model_with_correlated_tasks(lcm):
     model = multitask(K.LCMKernel([K.RBFKernel(), K.MaternKernel()], num_tasks=2) if lcm else None)
@@ -234,7 +235,7 @@ def test_more_data_on_a_model_with_correlated_tasks(lcm):
 
 
 def test_exact_model_with_features_before_correlated_tasks_is_asked_itself():
-    arguments = {"law": MultitaskMultivariateNormal, "k": 2, "cls": Features}
+    arguments = {"distribution": MultitaskMultivariateNormal, "k": 2, "cls": Features}
     likelihood = L.MultitaskGaussianLikelihood(num_tasks=2)
     model = exact(MultitaskMean(ConstantMean(), 2), K.MultitaskKernel(K.RBFKernel(), 2), likelihood, **arguments)
     posterior = gp.from_gpytorch(model)
@@ -342,12 +343,12 @@ def trained(model, seed=1):
     return model
 
 
-def strategy(cls=V.VariationalStrategy, law=V.CholeskyVariationalDistribution, *, batch=(), z=None):
+def strategy(cls=V.VariationalStrategy, q=V.CholeskyVariationalDistribution, *, batch=(), z=None):
     z = inputs(8, seed=2) if z is None else z
-    return lambda model: cls(model, z, law(8, batch_shape=torch.Size(batch)), jitter_val=JITTER)
+    return lambda model: cls(model, z, q(8, batch_shape=torch.Size(batch)), jitter_val=JITTER)
 
 
-LAWS = [
+FAMILIES = [
     V.CholeskyVariationalDistribution,
     V.MeanFieldVariationalDistribution,
     V.DeltaVariationalDistribution,
@@ -356,10 +357,10 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("q", FAMILIES)
 @pytest.mark.parametrize("cls", [V.VariationalStrategy, V.LargeBatchVariationalStrategy])
-def test_whitened_strategies(cls, law):
-    model = trained(Approximate(strategy(cls, law)))
+def test_whitened_strategies(cls, q):
+    model = trained(Approximate(strategy(cls, q)))
     posterior = gp.from_gpytorch(model)
     assert type(posterior) is gp.GaussianProcess
     same(posterior, model, inputs())
@@ -367,16 +368,16 @@ def test_whitened_strategies(cls, law):
     close(f(inputs())[:, 3:], f(inputs()[3:]))
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law is not V.DeltaVariationalDistribution])
-def test_unwhitened_strategy(law):
-    model = trained(Approximate(strategy(V.UnwhitenedVariationalStrategy, law)))
+@pytest.mark.parametrize("q", [q for q in FAMILIES if q is not V.DeltaVariationalDistribution])
+def test_unwhitened_strategy(q):
+    model = trained(Approximate(strategy(V.UnwhitenedVariationalStrategy, q)))
     same(gp.from_gpytorch(model), model, inputs())
 
 
-@pytest.mark.parametrize("law", [V.CholeskyVariationalDistribution, V.NaturalVariationalDistribution])
-def test_contour_integral_strategy(law):
+@pytest.mark.parametrize("q", [V.CholeskyVariationalDistribution, V.NaturalVariationalDistribution])
+def test_contour_integral_strategy(q):
     """gpytorch forms the square root by quadrature and iterations, which limits the agreement."""
-    model = trained(Approximate(strategy(V.CiqVariationalStrategy, law)))
+    model = trained(Approximate(strategy(V.CiqVariationalStrategy, q)))
     posterior = gp.from_gpytorch(model)
     with exact_algebra(), torch.no_grad(), gpytorch.settings.minres_tolerance(1e-12):
         expected = values_of(model.eval()(inputs()))
@@ -387,8 +388,8 @@ def test_contour_integral_strategy(law):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # linear_operator's sparse tensors are of an old kind
 def test_orthogonally_decoupled_strategy():
     def decoupled(model):
-        mean_law = V.DeltaVariationalDistribution(5)
-        return V.OrthogonallyDecoupledVariationalStrategy(strategy()(model), inputs(5, seed=7), mean_law, JITTER)
+        mean_only = V.DeltaVariationalDistribution(5)
+        return V.OrthogonallyDecoupledVariationalStrategy(strategy()(model), inputs(5, seed=7), mean_only, JITTER)
 
     model = trained(Approximate(decoupled))
     posterior = gp.from_gpytorch(model)
@@ -396,12 +397,12 @@ def test_orthogonally_decoupled_strategy():
     same(posterior, model, inputs(), 1e-7)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_independent_tasks(law):
+@pytest.mark.parametrize("q", FAMILIES)
+def test_independent_tasks(q):
     batch = two()
 
     def tasks(model):
-        return V.IndependentMultitaskVariationalStrategy(strategy(law=law, batch=batch)(model), num_tasks=2)
+        return V.IndependentMultitaskVariationalStrategy(strategy(q=q, batch=batch)(model), num_tasks=2)
 
     for kernel in (rbf(), rbf(batch)):
         model = trained(Approximate(tasks, ConstantMean(batch_shape=batch), kernel))
@@ -410,7 +411,7 @@ def test_independent_tasks(law):
         same(posterior, model, inputs())
 
 
-def test_tasks_that_share_one_function_law():
+def test_tasks_that_share_one_variational_distribution():
     model = trained(Approximate(lambda m: V.IndependentMultitaskVariationalStrategy(strategy()(m), num_tasks=3)))
     posterior = gp.from_gpytorch(model)
     assert posterior.num_outputs == 3
@@ -418,12 +419,12 @@ def test_tasks_that_share_one_function_law():
 
 
 @pytest.mark.parametrize("kernel_batch", [(), (2,)])
-@pytest.mark.parametrize("law", LAWS)
-def test_independent_tasks_with_inducing_points_of_their_own(law, kernel_batch):
+@pytest.mark.parametrize("q", FAMILIES)
+def test_independent_tasks_with_inducing_points_of_their_own(q, kernel_batch):
     z = torch.stack([inputs(8, seed=2), inputs(8, seed=3)])
 
     def tasks(model):
-        return V.IndependentMultitaskVariationalStrategy(strategy(law=law, batch=two(), z=z)(model), num_tasks=2)
+        return V.IndependentMultitaskVariationalStrategy(strategy(q=q, batch=two(), z=z)(model), num_tasks=2)
 
     model = trained(Approximate(tasks, ConstantMean(batch_shape=two()), rbf(kernel_batch)))
     posterior = gp.from_gpytorch(model)
@@ -431,6 +432,7 @@ def test_independent_tasks_with_inducing_points_of_their_own(law, kernel_batch):
     same(posterior, model, inputs())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("own", [False, True])
 def test_linear_coregionalization(own):
     batch = two()
@@ -455,8 +457,8 @@ def test_linear_coregionalization(own):
 @pytest.mark.filterwarnings("ignore:Tried to import faiss")
 def test_strategies_without_counterpart_are_asked_themselves():
     def grid(model):
-        law = V.CholeskyVariationalDistribution(36)
-        return V.GridInterpolationVariationalStrategy(model, 6, [(-4.0, 4.0), (-4.0, 4.0)], law)
+        q = V.CholeskyVariationalDistribution(36)
+        return V.GridInterpolationVariationalStrategy(model, 6, [(-4.0, 4.0), (-4.0, 4.0)], q)
 
     def neighbors(model):
         return V.NNVariationalStrategy(model, inputs(20), V.MeanFieldVariationalDistribution(20), k=4)
@@ -515,23 +517,23 @@ def test_values_go_back(k):
     data = regression(k=k)
     prior = gp.GaussianProcess(ZeroMean(), rbf().requires_grad_(False), k)
     values = gp.Exact().infer(prior, noise(), data, generator=generator()).posterior(inputs())
-    law = values.to_gpytorch()
-    assert type(law) is (MultivariateNormal if k == 1 else MultitaskMultivariateNormal)
-    back = values_of(law)
+    normal = values.to_gpytorch()
+    assert type(normal) is (MultivariateNormal if k == 1 else MultitaskMultivariateNormal)
+    back = values_of(normal)
     close(back.mean, values.mean, 1e-12)
     close(back.covariance.to_dense(), values.covariance.to_dense(), 1e-12)
-    close(law.variance.reshape(-1, k), values.variance, 1e-12)
-    targets = torch.zeros_like(law.mean)
-    close(law.log_prob(targets), values_of(law).to_gpytorch().log_prob(targets))
+    close(normal.variance.reshape(-1, k), values.variance, 1e-12)
+    targets = torch.zeros_like(normal.mean)
+    close(normal.log_prob(targets), values_of(normal).to_gpytorch().log_prob(targets))
 
 
 def test_tasks_one_after_the_other_become_point_major():
     covariance = torch.randn(6, 6, generator=generator(), dtype=torch.float64)
     covariance = covariance @ covariance.mT
     mean = torch.randn(3, 2, generator=generator(), dtype=torch.float64)
-    law = MultitaskMultivariateNormal(mean, covariance, interleaved=False)
-    values = values_of(law)
-    close(values.variance, law.variance)
+    normal = MultitaskMultivariateNormal(mean, covariance, interleaved=False)
+    values = values_of(normal)
+    close(values.variance, normal.variance)
     assert torch.equal(values.covariance.to_dense()[0, 1], covariance[0, 3])  # input 0: task 0 with task 1
 
 

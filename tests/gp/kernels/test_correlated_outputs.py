@@ -17,7 +17,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp import SGPR, SVGP, Exact, GaussianProcess, StackedProcess, coregionalized, default_prior
 
 from ..mixtures import EXACT, SPARSE, W, covariances, mixed, own_kernels, posterior
-from ..problems import close, constant, generator, noise, rbf, regression, same_law, test_inputs
+from ..problems import close, constant, generator, noise, rbf, regression, same_gp, test_inputs
 
 
 @pytest.mark.parametrize("kernel", [own_kernels(), rbf()], ids=["LMC", "ICM"])
@@ -28,8 +28,8 @@ def test_exact_posterior_is_the_dense_closed_form(kernel):
     shift = prior(data.x).mean
     total = covariances(prior, data.x) + 0.05 * torch.eye(90, dtype=torch.float64)
     cross = covariances(prior, x, data.x)
-    law = torch.distributions.MultivariateNormal(shift.flatten(), total)
-    assert fit.log_evidence.value == pytest.approx(law.log_prob(data.y.flatten()).item(), abs=1e-8)
+    normal = torch.distributions.MultivariateNormal(shift.flatten(), total)
+    assert fit.log_evidence.value == pytest.approx(normal.log_prob(data.y.flatten()).item(), abs=1e-8)
     values = fit.posterior(x)
     mean = prior(x).mean.flatten() + cross @ torch.linalg.solve(total, (data.y - shift).flatten())
     close(values.mean.flatten(), mean, 1e-8)
@@ -62,6 +62,7 @@ def test_exact_posterior_is_that_of_gpytorch():
         close(ours.covariance.to_dense(), theirs.covariance_matrix, 1e-6)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("method", [EXACT, SVGP(num_inducing=10, learn=False, learn_inducing=False)])
 def test_a_fold_of_tasks(method):
     """Two halves one after the other: for the exact method what all the data give at once."""
@@ -71,12 +72,13 @@ def test_a_fold_of_tasks(method):
     x = test_inputs()
     if method is EXACT:
         assert isinstance(second, StackedProcess)
-        same_law(second, posterior(mixed(), method, data=data), x)
+        same_gp(second, posterior(mixed(), method, data=data), x)
     else:
         close(second.mixing, W, 0)
         assert bool((second(x).variance < first(x).variance + 1e-10).all())
 
 
+@pytest.mark.monte_carlo
 def test_exact_goes_on_from_a_sparse_posterior():
     first = posterior(mixed(), SPARSE)
     x = test_inputs()
@@ -97,6 +99,7 @@ def test_missing_targets_are_rows_that_are_not_there():
     close(values.mean.flatten(), cross @ torch.linalg.solve(total, y.flatten()[seen]), 1e-8)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("kernel", [None, "one"])
 def test_a_sparse_output_learns_from_its_neighbor(kernel):
     """Two outputs that are nearly multiples; the second is seen at 6 of 60 inputs."""
@@ -110,11 +113,12 @@ def test_a_sparse_output_learns_from_its_neighbor(kernel):
     seen = ~y[:, 1].isnan()
     alone = Exact().infer(default_prior(x), Gaussian(), Data(x[seen], y[seen, 1:]), generator=g)
     error = (fit.posterior(x).mean[:, 1] - truth[:, 1]).square().mean().sqrt()
-    assert error < 0.3 * (alone.posterior(x).mean[:, 0] - truth[:, 1]).square().mean().sqrt()
+    assert error < 0.5 * (alone.posterior(x).mean[:, 0] - truth[:, 1]).square().mean().sqrt()
     covariance = fit.posterior.process.kernel.base.mixing @ fit.posterior.process.kernel.base.mixing.mT
     assert covariance[0, 1] < 0  # the outputs move in opposite directions
 
 
+@pytest.mark.monte_carlo
 def test_learning_the_mixing():
     data = regression(60, k=3)
     prior = default_prior(data.x, 3, num_latents=2)
@@ -130,7 +134,7 @@ def test_learning_the_mixing():
     assert torch.equal(posterior(kept, SVGP.quickly(), Gaussian(), data).mixing, before)
 
 
-def test_mean_and_kernel_share_what_is_learnt():
+def test_mean_and_kernel_share_what_is_learned():
     data = regression(k=3)
     prior = default_prior(data.x, 3, num_latents=2)
     process = Exact(max_iter=5).infer(prior, Gaussian(), data, generator=generator()).posterior.process
@@ -139,10 +143,10 @@ def test_mean_and_kernel_share_what_is_learnt():
 
 @pytest.mark.parametrize("make", [posterior, lambda p: posterior(p, SPARSE), lambda p: p])
 def test_copies_and_pickles(make):
-    law, x = make(mixed()), test_inputs()
-    for again in (copy.deepcopy(law), pickle.loads(pickle.dumps(law))):
-        close(again(x).mean, law(x).mean, 0)
-        close(again(x).variance, law(x).variance, 0)
+    f, x = make(mixed()), test_inputs()
+    for again in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
+        close(again(x).mean, f(x).mean, 0)
+        close(again(x).variance, f(x).variance, 0)
 
 
 @pytest.mark.parametrize(("rows", "copies"), [(1, 1), (1, 4), (12, 3)])
@@ -173,7 +177,7 @@ def test_no_data_returns_the_prior():
     for method in (EXACT, SPARSE):
         fit = method.infer(prior, noise(), regression(0, k=3), generator=generator())
         assert fit.log_evidence == Evidence(0.0, "exact")
-        same_law(fit.posterior, prior, test_inputs())
+        same_gp(fit.posterior, prior, test_inputs())
 
 
 def test_weights_count_copies():
@@ -183,4 +187,4 @@ def test_weights_count_copies():
     for method in (EXACT, SPARSE):
         one, other = (method.infer(mixed(), noise(), rows, generator=generator()) for rows in (weighted, repeated))
         assert one.log_evidence.value == pytest.approx(other.log_evidence.value, abs=1e-7)
-        same_law(one.posterior, other.posterior, x)
+        same_gp(one.posterior, other.posterior, x)

@@ -146,8 +146,9 @@ def test_images_given_flat():
     assert model.predict_proba(x).shape == (40, 2)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("inference", [gp.Exact(), gp.SGPR(num_inducing=40), gp.SVGP(40)])
-def test_a_step_along_a_rotated_direction_is_learnt_where_a_plain_kernel_cannot(inference):
+def test_a_step_along_a_rotated_direction_is_learned_where_a_plain_kernel_cannot(inference):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 5))
     direction = np.array([1, -2, 0.5, 1, 0.3])
@@ -195,6 +196,7 @@ def test_sgpr_at_all_inputs_is_exact():
     close(sparse.posterior(x).variance, exact.posterior(x).variance, 1e-7)
 
 
+@pytest.mark.monte_carlo
 def test_functions_are_waves_of_the_features():
     fit = gp.Exact(max_iter=5).infer(process(deep()), Gaussian(), regression(), generator=generator())
     x = torch.randn(8, 2, generator=generator(4))

@@ -1,4 +1,4 @@
-"""Correlated outputs f = W g: their law before data, and what expectations under it are."""
+"""Correlated outputs f = W g: their prior, and expectations under it."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from bayeskit.gp.variational.whitened_gaussian import WhitenedGaussian
 from bayeskit.gp.variational.whitened_posterior import optimal_q
 
 from ..mixtures import EXACT, SPARSE, W, covariances, mixed, own_kernels, posterior
-from ..problems import close, constant, generator, matern, noise, rbf, regression, same_law, test_inputs
+from ..problems import close, constant, generator, matern, noise, rbf, regression, same_gp, test_inputs
 
 
 @pytest.mark.parametrize("kernel", [own_kernels(), rbf()], ids=["LMC", "ICM"])
@@ -42,7 +42,7 @@ def test_the_identity_mixes_nothing(kernel, method):
         fits = [method.infer(p, noise([0.05, 0.3]), data, generator=generator()) for p in (plain, same)]
         assert fits[0].log_evidence.value == pytest.approx(fits[1].log_evidence.value, abs=1e-7)
         plain, same = (fit.posterior for fit in fits)
-    same_law(same, plain, x)
+    same_gp(same, plain, x)
 
 
 def test_a_diagonal_mixing_scales_the_outputs():
@@ -65,6 +65,7 @@ def test_gpytorch_gives_the_same_prior_for_one_kernel():
     close(mixed(base)(x).covariance.to_dense(), theirs(x).to_dense(), 1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_the_bound_is_below_the_evidence_and_close_at_all_inputs():
     data = regression(k=3)
     values = {}
@@ -118,6 +119,7 @@ def test_sites_are_the_derivatives_of_the_expectation(name):
     close(beta[kept], (-2 * spread)[kept], tolerance)
 
 
+@pytest.mark.monte_carlo
 def test_targets_of_several_outputs_are_expected_over_the_latents():
     """E log softmax(W g) by brute force; independent marginals of W g would give another number."""
     mean, variance = torch.tensor([[0.3, -0.2]]).double(), torch.tensor([[1.0, 2.0]]).double()

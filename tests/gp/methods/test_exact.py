@@ -13,7 +13,7 @@ from bayeskit.gp.methods.exact import log_evidence
 from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 
-from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_law, test_inputs
+from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_gp, test_inputs
 
 FIXED = Exact(learn=False)
 
@@ -53,7 +53,7 @@ def test_fold_over_three_tasks_equals_the_batch():
     for start in (0, 12, 24):
         step = fit(data.rows(slice(start, start + 12)), posterior, noise())
         posterior, evidence = step.posterior, evidence + float(step.log_evidence)
-    same_law(posterior, batch.posterior, x)
+    same_gp(posterior, batch.posterior, x)
     assert abs(evidence - float(batch.log_evidence)) < 1e-8  # p(y1) p(y2 | y1) p(y3 | y1, y2) = p(y)
 
 
@@ -69,7 +69,7 @@ def test_no_data_returns_the_prior():
     prior = process(mean=constant(0.3))
     empty = regression().rows(slice(0, 0))
     result = fit(empty, prior)
-    same_law(result.posterior, prior, test_inputs(), 0)
+    same_gp(result.posterior, prior, test_inputs(), 0)
     assert float(result.log_evidence) == 0
 
 
@@ -78,7 +78,7 @@ def test_order_of_rows_changes_nothing():
     shuffled = data.rows(torch.randperm(len(data), generator=generator()))
     method = Exact(max_iter=20)
     one, two = (method.infer(default_prior(data.x), Gaussian(), d, generator=generator()) for d in (data, shuffled))
-    same_law(one.posterior, two.posterior, x, 0)
+    same_gp(one.posterior, two.posterior, x, 0)
 
 
 def test_integer_weights_are_repeated_rows():
@@ -87,7 +87,7 @@ def test_integer_weights_are_repeated_rows():
     repeated = data.rows(torch.arange(20).repeat_interleave(weights.long()))
     weighted = Data(data.x, data.y, weights)
     one, two = fit(weighted), fit(repeated)
-    same_law(one.posterior, two.posterior, x)
+    same_gp(one.posterior, two.posterior, x)
     assert abs(float(one.log_evidence) - float(two.log_evidence)) < 1e-8
     gradients = []
     for rows in (weighted, repeated):
@@ -151,9 +151,10 @@ def test_float32_is_lifted():
     values = result.posterior(x.float())
     assert values.mean.dtype == values.variance.dtype == torch.float64
     again = fit(Data(low.x.double(), low.y.double()), process(MaternKernel(nu=2.5).double()))
-    same_law(result.posterior, again.posterior, x.float().double())
+    same_gp(result.posterior, again.posterior, x.float().double())
 
 
+@pytest.mark.monte_carlo
 def test_duplicate_rows_and_constant_columns():
     data = regression(15)
     x = torch.cat([data.x, torch.full((15, 1), 3.0, dtype=torch.float64)], -1)
@@ -172,6 +173,7 @@ def test_scale_of_the_inputs_does_not_matter(scale):
     close(result.posterior(x * scale).mean, plain.posterior(x).mean, 1e-3)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("scale", [1e-1, 1e6, 1e12])
 def test_large_targets_are_learnt_without_standardization(scale):
     data = regression(40)

@@ -18,7 +18,7 @@ from bayeskit.gp.methods.exact import log_evidence
 from bayeskit.gp.methods.hyperparameter_posterior import HyperparameterPosterior
 from bayeskit.gp.model.hyperparameters import learnable
 
-from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_law
+from ..problems import close, constant, generator, matern, noise, process, rbf, regression, same_gp
 from ..problems import test_inputs as inputs_for_tests
 
 X = inputs_for_tests()
@@ -130,6 +130,7 @@ def moments_by_quadrature(target, grid):
     return mean, ((weights.unsqueeze(-1) * (points - mean) ** 2).sum(0)).sqrt()
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("inner", [gp.Exact(), gp.SGPR(num_inducing=6)], ids=["exact", "sgpr"])
 def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     """Means within four standard errors sd / sqrt(ess), standard deviations within four sd / sqrt(2 ess)."""
@@ -159,6 +160,7 @@ def test_draws_agree_with_quadrature_over_lengthscale_and_noise(inner):
     assert ((spread / std - 1).abs() <= 5 / (2 * count) ** 0.5).all()
 
 
+@pytest.mark.monte_carlo
 def test_chains_that_disagree_are_reported():
     data = regression(n=12)
     method = gp.FullyBayesian(num_samples=4, burn_in=1, kernel=mcmc.SGLD(lr=1e-9))
@@ -166,6 +168,7 @@ def test_chains_that_disagree_are_reported():
     assert fit.diagnostics["R-hat"] > 1.05 and "raise `burn_in`" in fit.diagnostics["warning"]
 
 
+@pytest.mark.monte_carlo
 def test_without_data_the_draws_are_those_of_the_prior():
     prior = one_lengthscale(LogNormalPrior(0.3, 0.5).double())
     nothing = regression().rows(torch.arange(0))
@@ -191,7 +194,7 @@ def test_components_are_the_exact_processes_of_the_draws(fit):
         close(member.noise, draws["noise"][s], 1e-12)
         close(part.kernel.base.base_kernel.lengthscale, draws["kernel.base_kernel.lengthscale"][s], 1e-12)
         prior = gp.GaussianProcess(part.mean.base_mean, part.kernel.base, 2)
-        same_law(part, gp.Exact().infer(prior, member, data, generator=generator()).posterior, X)
+        same_gp(part, gp.Exact().infer(prior, member, data, generator=generator()).posterior, X)
 
 
 def test_predictive_is_the_mixture_of_the_components(fit):
@@ -209,6 +212,7 @@ def test_predictive_is_the_mixture_of_the_components(fit):
     close(predictive.epistemic, values.variance, 1e-10)
 
 
+@pytest.mark.monte_carlo
 def test_functions_have_the_law_of_the_mixture(fit):
     s = 1_000
     f = fit.posterior.sample_functions(s, generator=generator())
@@ -220,6 +224,7 @@ def test_functions_have_the_law_of_the_mixture(fit):
     assert ((draws.var(0) - values.variance).abs() <= 5 * error).all()
 
 
+@pytest.mark.monte_carlo
 def test_noise_and_function_are_drawn_together():
     """Two components, one flat and noisy, one varied and quiet: no draw of y may mix them."""
     from linear_operator.operators import DiagLinearOperator
@@ -236,6 +241,7 @@ def test_noise_and_function_are_drawn_together():
     assert abs(float(y[y > 50].std()) - 2) < 0.25
 
 
+@pytest.mark.monte_carlo
 def test_a_likelihood_that_is_one_of_several():
     """Its distribution given f is the mixture: log density, moments and draws."""
     likelihood = Drawn([Gaussian(0.04), Gaussian(1.0)], torch.tensor([0.75, 0.25], dtype=torch.float64))
@@ -271,7 +277,7 @@ def test_more_data_reweight_the_draws():
         both[-1] = (both[-1].posterior, float(both[-1].log_evidence) - float(one.log_evidence))
     close(after.posterior.weights, torch.tensor([e for _, e in both], dtype=torch.float64).softmax(0))
     for part, (expected, _) in zip(after.posterior.components, both, strict=True):
-        same_law(part, expected, X)
+        same_gp(part, expected, X)
     close(after.likelihood.weights, after.posterior.weights, 0.0)
 
 
@@ -281,7 +287,7 @@ def test_more_data_reweight_the_draws():
 def test_nothing_to_draw_is_the_inner_method():
     data, prior = regression(), process(matern().requires_grad_(False), mean=ZeroMean())
     fit = gp.FullyBayesian().infer(prior, noise(), data, generator=generator())
-    same_law(fit.posterior, gp.Exact().infer(prior, noise(), data, generator=generator()).posterior, X, 0.0)
+    same_gp(fit.posterior, gp.Exact().infer(prior, noise(), data, generator=generator()).posterior, X, 0.0)
     assert fit.log_evidence.kind == "exact"
 
 

@@ -50,6 +50,7 @@ def test_other_scale_and_noise_need_no_other_pass(k):
         close(getattr(moved, name), getattr(again, name))
 
 
+@pytest.mark.monte_carlo
 def test_rows_left_out_are_predicted_better_and_the_bound_stays_one():
     model, z, rows, result, found = spectrum()
     before = (found.log_density(*found.settings()) + model.log_prior()).item()
@@ -60,6 +61,7 @@ def test_rows_left_out_are_predicted_better_and_the_bound_stays_one():
         close(after.bound, collapsed(model, z, rows).bound)
 
 
+@pytest.mark.monte_carlo
 def test_widening_moves_no_mean_and_covers():
     """Errors with heavy tails under a noise far too small."""
     g = generator(2)
@@ -82,7 +84,7 @@ def test_widening_moves_no_mean_and_covers():
         posterior, noise_variance = wide.posterior(model.process(), z), model.likelihood.noise
         values = posterior(rows.x)
         covered = (values.mean - rows.y).abs() < 1.96 * (values.variance + noise_variance).sqrt()
-    assert 0.945 < float(covered.double().mean()) < 0.957
+    assert 0.935 < float(covered.double().mean()) < 0.965
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian([0.1, 0.2]), Gaussian(0.1, learn=False)], ids=["own", "fixed"])

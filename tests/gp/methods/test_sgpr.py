@@ -13,7 +13,7 @@ from bayeskit.gp.model.hyperparameters import learnable
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.variational.collapsed_bound import collapsed
 
-from ..problems import close, constant, generator, noise, process, regression, same_law, test_inputs
+from ..problems import close, constant, generator, noise, process, regression, same_gp, test_inputs
 
 
 def fit(data, prior=None, likelihood=None, method=None):
@@ -37,7 +37,7 @@ def test_with_all_inputs_it_is_exact(k):
     prior = process(k=k, mean=constant([0.1, -0.2, 0.3][:k], k))
     sparse, full = fit(data, prior, noise(levels)), exact(data, prior, noise(levels))
     assert abs(float(sparse.log_evidence) - float(full.log_evidence)) < 1e-8
-    same_law(sparse.posterior, full.posterior, x)
+    same_gp(sparse.posterior, full.posterior, x)
     assert sparse.diagnostics["jitter of K_zz"] == 0
 
 
@@ -48,9 +48,10 @@ def test_with_kernels_of_their_own_it_is_exact():
     prior = GaussianProcess(ZeroMean(), kernel, 2)
     sparse, full = fit(data, prior), exact(data, prior)
     assert abs(float(sparse.log_evidence) - float(full.log_evidence)) < 1e-8
-    same_law(sparse.posterior, full.posterior, x)
+    same_gp(sparse.posterior, full.posterior, x)
 
 
+@pytest.mark.monte_carlo
 def test_bound_is_below_the_evidence_and_grows_with_every_point():
     data = regression(40)
     evidence = float(exact(data).log_evidence)
@@ -106,7 +107,7 @@ def test_fold_over_three_tasks_keeps_every_conditioning():
     posterior = process()
     for start in (0, 12, 24):
         posterior = fit(data.rows(slice(start, start + 12)), posterior).posterior
-    same_law(posterior, exact(data).posterior, x)
+    same_gp(posterior, exact(data).posterior, x)
 
 
 def test_sparse_prior_is_conditioned_without_loss():
@@ -130,7 +131,7 @@ def test_integer_weights_are_repeated_rows():
     repeated = data.rows(torch.arange(24).repeat_interleave(weights.long()))
     method = SGPR(num_inducing=8, learn=False, learn_inducing=False)
     one, two = fit(Data(data.x, data.y, weights), method=method), fit(repeated, method=method)
-    same_law(one.posterior, two.posterior, x)
+    same_gp(one.posterior, two.posterior, x)
     assert abs(float(one.log_evidence) - float(two.log_evidence)) < 1e-8
 
 
@@ -140,14 +141,15 @@ def test_order_of_rows_changes_nothing(start):
     shuffled = data.rows(torch.randperm(len(data), generator=generator()))
     method = SGPR(num_inducing=8, max_iter=5, start=start)
     one, two = (fit(d, default_prior(d.x), Gaussian(), method) for d in (data, shuffled))
-    same_law(one.posterior, two.posterior, x, 1e-9)
+    same_gp(one.posterior, two.posterior, x, 1e-9)
 
 
 def test_no_data_returns_the_prior():
     prior = process(mean=constant(0.3))
-    same_law(fit(regression().rows(slice(0, 0)), prior).posterior, prior, test_inputs(), 0)
+    same_gp(fit(regression().rows(slice(0, 0)), prior).posterior, prior, test_inputs(), 0)
 
 
+@pytest.mark.monte_carlo
 def test_few_points_suffice_for_a_smooth_function():
     data, x = regression(200, d=1), torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(-1)
     sparse = fit(data, default_prior(data.x), Gaussian(), SGPR(num_inducing=12))
@@ -156,6 +158,7 @@ def test_few_points_suffice_for_a_smooth_function():
     close(sparse.posterior(x).mean, full.posterior(x).mean, 2e-2)
 
 
+@pytest.mark.monte_carlo
 def test_low_noise_keeps_its_coverage():
     """Noise of variance 4e-6 under a smooth function: the predictive neither collapses nor inflates."""
     g = generator(3)
@@ -167,10 +170,11 @@ def test_low_noise_keeps_its_coverage():
     values = result.posterior(x[1200:])
     std = (values.variance + result.likelihood.noise).sqrt()
     covered = ((values.mean - y[1200:]).abs() < 1.96 * std).double().mean()
-    assert 0.90 < float(covered) < 0.99  # 300 points at 0.95: standard error 0.0126
+    assert 0.887 < float(covered) < 1  # 300 points at 0.95: five standard errors of 0.0126
     assert float(std.median()) < 4e-3
 
 
+@pytest.mark.monte_carlo
 def test_few_distinct_inputs_and_constant_columns():
     x = torch.tensor([[0.0, 2.0], [1.0, 2.0], [2.0, 2.0]], dtype=torch.float64).repeat(10, 1)
     data = Data(x, x[:, :1].sin())
@@ -186,6 +190,7 @@ def test_without_settings_there_are_as_many_points_as_the_rows_deserve():
     assert default_num_inducing(1_000_000) ** 2 * 1e6 <= 4.01e11
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("learning", ["bound", "subset"])
 def test_both_ways_of_learning_find_the_function(learning):
     """Many rows, few points: lengthscales from 100 rows, and either the bound or rows left out for the rest."""
@@ -193,7 +198,7 @@ def test_both_ways_of_learning_find_the_function(learning):
     method = SGPR(num_inducing=25, learning=learning, learning_rows=100, max_iter=30)
     result = fit(data, default_prior(data.x), Gaussian(), method)
     close(result.posterior(x).mean, x.sin(), 0.06)
-    assert 0.008 < float(result.likelihood.noise) < 0.015  # 0.01 in truth, and 120 rows are left out
+    assert 0.006 < float(result.likelihood.noise) < 0.018  # 0.01 in truth, and 120 rows are left out
     assert result.diagnostics["rows used to learn hyperparameters"] == 100
     again = fit(data, default_prior(data.x), Gaussian(), method)
     assert torch.equal(again.posterior(x).mean, result.posterior(x).mean)
@@ -214,7 +219,7 @@ def test_order_of_rows_changes_nothing_when_some_are_left_out():
     shuffled = data.rows(torch.randperm(len(data), generator=generator()))
     method = SGPR(num_inducing=20, max_iter=5, learning="subset", learning_rows=60, restarts=1)
     one, two = (fit(d, default_prior(d.x), Gaussian(), method) for d in (data, shuffled))
-    same_law(one.posterior, two.posterior, x, 1e-9)
+    same_gp(one.posterior, two.posterior, x, 1e-9)
 
 
 def test_settings_are_checked():

@@ -131,6 +131,7 @@ def test_the_ascent_ends_where_no_gradient_is_left(likelihood):
     assert all(g.abs().max() < tolerance * 60 for g in gradients)
 
 
+@pytest.mark.monte_carlo
 def test_draws_of_functions_have_the_moments_of_the_joint_law():
     model, z = model_of(2), rows(12).x
     mean, variance = some_q(2, 12)
@@ -158,6 +159,7 @@ def test_kernel_of_pairs_is_the_diagonal_of_the_matrix():
     assert torch.allclose(kernel(each, z).to_dense(), separate, **TOLERANCE)
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize(
     ("likelihood", "targets"),
     [

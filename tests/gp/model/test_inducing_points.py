@@ -39,6 +39,7 @@ def test_starting_points_ignore_order_and_repetition(start):
     assert not points[0][1]
 
 
+@pytest.mark.monte_carlo
 def test_the_metric_is_that_of_the_lengthscales():
     x = test_inputs(200, 3)
     kernel = scaled(RBFKernel(ard_num_dims=3), torch.tensor([[0.3, 2.0, 500.0]], dtype=torch.float64))
@@ -50,12 +51,13 @@ def test_the_metric_is_that_of_the_lengthscales():
     assert 1.4 < float(ratio[1] / ratio[0]) < 1.7  # 1.56, whatever the kernel
 
 
+@pytest.mark.monte_carlo
 def test_clusters_ignore_features_that_the_kernel_ignores():
     x = test_inputs(400, 2)
     kernel = matern((0.5, 1e4))
     z, _ = starting_points(kernel, x, 12, start="kmeans", generator=generator())
     nearest = (x[:, None, 0] - z[None, :, 0]).abs().amin(1)
-    assert float(nearest.mean()) < 0.12  # twelve points on one feature; in two they leave 0.2
+    assert float(nearest.mean()) < 0.15  # twelve points on one feature; in two they leave 0.2
 
 
 def test_few_distinct_inputs_are_taken_whole():

@@ -47,7 +47,7 @@ def test_equal_rows_become_one_and_what_was_noted_reaches_the_fit():
     assert fit.diagnostics == {"seen": 4, "own": 1}
 
 
-def test_a_learnt_mean_starts_at_the_targets_own_where_the_likelihood_is_conjugate():
+def test_a_learned_mean_starts_at_the_targets_own_where_the_likelihood_is_conjugate():
     fit = Looks().infer(prior(), Gaussian(), data(), generator=torch.Generator())
     assert float(fit.log_evidence) == pytest.approx(4.5)
     kept = Looks(learn=False).infer(prior(), Gaussian(), data(), generator=torch.Generator())

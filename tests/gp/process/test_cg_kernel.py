@@ -7,7 +7,7 @@ from bayeskit.gp import Exact, default_prior
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.process.cg_kernel import Preconditioner, System
 
-from ..problems import Counted, close, constant, generator, matern, noise, process, regression, same_law, test_inputs
+from ..problems import Counted, close, constant, generator, matern, noise, process, regression, same_gp, test_inputs
 
 TOLERANCE = 1e-8
 
@@ -18,12 +18,13 @@ def fit(data, solver, likelihood=None, prior=None, **settings):
     return method.infer(prior, likelihood or noise(), data, generator=generator())
 
 
+@pytest.mark.monte_carlo
 @pytest.mark.parametrize("level", [0.05, 1e-3])
 def test_equals_cholesky_on_1500_rows(level):
     data, x = regression(1500, k=2), test_inputs()
     one, two = fit(data, "cholesky", noise(level)), fit(data, "cg", noise(level))
     # The relative residual of the solution is at most the tolerance, its error at most |k(x, X)| |C^-1| |b| times that.
-    same_law(two.posterior, one.posterior, x, 1e3 * TOLERANCE)
+    same_gp(two.posterior, one.posterior, x, 1e3 * TOLERANCE)
     assert two.diagnostics["relative residual of conjugate gradients"] <= TOLERANCE
     error = two.diagnostics["standard error of the log evidence"]
     assert error < 0.01 * abs(float(one.log_evidence))
@@ -35,9 +36,9 @@ def test_weights_and_order():
     weights = torch.arange(60, dtype=torch.float64) % 3
     weighted = Data(data.x, data.y, weights)
     one, two = fit(weighted, "cholesky"), fit(weighted, "cg")
-    same_law(two.posterior, one.posterior, x, 1e-6)
+    same_gp(two.posterior, one.posterior, x, 1e-6)
     shuffled = weighted.rows(torch.randperm(60, generator=generator()))
-    same_law(fit(shuffled, "cg").posterior, two.posterior, x, 0)
+    same_gp(fit(shuffled, "cg").posterior, two.posterior, x, 0)
 
 
 def test_it_can_be_conditioned_further():
@@ -45,9 +46,10 @@ def test_it_can_be_conditioned_further():
     first = fit(data, "cg").posterior
     folded = fit(more, "cholesky", prior=first).posterior
     both = fit(Data(torch.cat([data.x, more.x]), torch.cat([data.y, more.y])), "cholesky").posterior
-    same_law(folded, both, x, 1e-6)
+    same_gp(folded, both, x, 1e-6)
 
 
+@pytest.mark.monte_carlo
 def test_fixed_functions_pass_near_the_data():
     data = regression(60)
     result = fit(data, "cg", noise(1e-4))
@@ -55,6 +57,7 @@ def test_fixed_functions_pass_near_the_data():
     assert float((values - data.y).std()) < 0.05
 
 
+@pytest.mark.monte_carlo
 def test_low_rank_preconditioner_leaves_the_answer(monkeypatch):
     data = regression(300)
     monkeypatch.setattr("bayeskit.gp.process.cg_kernel.PRECONDITIONER_RANK", 5)
@@ -85,7 +88,8 @@ def test_the_solver_is_chosen_by_memory_and_time(monkeypatch):
             assert "relative residual of conjugate gradients" in fit(data, "auto").diagnostics
 
 
-def test_hyperparameters_are_learnt_on_a_subset_beyond_the_range():
+@pytest.mark.monte_carlo
+def test_hyperparameters_are_learned_on_a_subset_beyond_the_range():
     data = regression(400)
     result = fit(data, "cg", Gaussian(), default_prior(data.x), learn=True, max_learning_rows=100)
     full = fit(data, "cholesky", Gaussian(), default_prior(data.x), learn=True)

@@ -108,9 +108,9 @@ def has_moments_of(values, stated):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_samples_have_the_variance_of_the_posterior_near_the_data_and_far_from_them(name):
-    law = posterior(KERNELS[name]())
-    functions = law.sample_functions(NUM_SAMPLES, generator=generator(1))
-    has_moments_of(functions(NEAR_AND_FAR), law(NEAR_AND_FAR))
+    fitted = posterior(KERNELS[name]())
+    functions = fitted.sample_functions(NUM_SAMPLES, generator=generator(1))
+    has_moments_of(functions(NEAR_AND_FAR), fitted(NEAR_AND_FAR))
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -129,12 +129,12 @@ def test_samples_are_fixed_functions(name):
 
 @pytest.mark.parametrize("own", OWN)
 def test_values_from_several_calls_have_the_joint_distribution(own):
-    law, x = posterior(own()), NEAR_AND_FAR[:5]
-    functions = law.sample_functions(NUM_SAMPLES, generator=generator(1))
+    fitted, x = posterior(own()), NEAR_AND_FAR[:5]
+    functions = fitted.sample_functions(NUM_SAMPLES, generator=generator(1))
     values = torch.cat([functions(part) for part in (x[3:], x[:1], x[1:3])], dim=1).squeeze(-1)
     order = torch.tensor([3, 4, 0, 1, 2])
-    covariance = law(x[order]).covariance.to_dense()
-    products = (values - law(x[order]).mean.mT).unsqueeze(-1) * (values - law(x[order]).mean.mT).unsqueeze(-2)
+    covariance = fitted(x[order]).covariance.to_dense()
+    products = (values - fitted(x[order]).mean.mT).unsqueeze(-1) * (values - fitted(x[order]).mean.mT).unsqueeze(-2)
     error = products.std(0) / NUM_SAMPLES**0.5
     assert bool(((products.mean(0) - covariance).abs() <= 5 * error).all())
 
@@ -143,39 +143,39 @@ def test_values_from_several_calls_have_the_joint_distribution(own):
     "method", [SGPR(num_inducing=8, learn=False), SVGP(num_inducing=8, learn=False), SWSGP(num_inducing=8, learn=False)]
 )
 def test_own_kernels_under_sparse_methods(method):
-    law = posterior(OwnStationary(), method)
-    has_moments_of(law.sample_functions(NUM_SAMPLES, generator=generator(1))(NEAR_AND_FAR), law(NEAR_AND_FAR))
+    fitted = posterior(OwnStationary(), method)
+    has_moments_of(fitted.sample_functions(NUM_SAMPLES, generator=generator(1))(NEAR_AND_FAR), fitted(NEAR_AND_FAR))
 
 
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_own_kernels_of_several_outputs(batch):
-    law = posterior(K.PolynomialKernel(power=2, batch_shape=torch.Size(batch)), k=2)
-    functions = law.sample_functions(NUM_SAMPLES, generator=generator(1))
-    has_moments_of(functions(NEAR_AND_FAR), law(NEAR_AND_FAR))
+    fitted = posterior(K.PolynomialKernel(power=2, batch_shape=torch.Size(batch)), k=2)
+    functions = fitted.sample_functions(NUM_SAMPLES, generator=generator(1))
+    has_moments_of(functions(NEAR_AND_FAR), fitted(NEAR_AND_FAR))
     close(functions(NEAR_AND_FAR[1:3]), functions(NEAR_AND_FAR)[:, 1:3], 0)
 
 
 def test_own_kernels_of_correlated_outputs():
     mixing = torch.tensor([[1.0, 0.3], [-0.5, 0.8], [0.2, 1.1]], dtype=torch.float64)
     prior = GaussianProcess(process().mean, OwnStationary(), mixing=mixing)
-    law = Exact(learn=False).infer(prior, noise(0.05), data(3), generator=generator()).posterior
-    has_moments_of(law.sample_functions(NUM_SAMPLES, generator=generator(1))(NEAR_AND_FAR), law(NEAR_AND_FAR))
+    fitted = Exact(learn=False).infer(prior, noise(0.05), data(3), generator=generator()).posterior
+    has_moments_of(fitted.sample_functions(NUM_SAMPLES, generator=generator(1))(NEAR_AND_FAR), fitted(NEAR_AND_FAR))
 
 
 def test_beyond_the_memory_variances_are_exact_and_the_error_is_stated(monkeypatch):
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 8**2)
     monkeypatch.setattr(remembered_draws, "BLOCK", 4)
-    law = posterior(OwnStationary())
-    functions = law.sample_functions(NUM_SAMPLES, generator=generator(1))
+    fitted = posterior(OwnStationary())
+    functions = fitted.sample_functions(NUM_SAMPLES, generator=generator(1))
     x = torch.linspace(-1.5, 3, 20, dtype=torch.float64).unsqueeze(-1)
     with operators.recording() as notes:
         values = functions(x)
-    has_moments_of(values, law(x))
+    has_moments_of(values, fitted(x))
     assert torch.equal(functions(x.flip(0)), values.flip(1))
     assert 0 < notes[remembered_draws.RESIDUAL] < 1
     # what the note bounds: correlations of residuals, in units of the prior's variance of one
-    centered = (values - law(x).mean).squeeze(-1)
-    difference = (centered.mT @ centered / NUM_SAMPLES - law(x).covariance.to_dense()).abs().max()
+    centered = (values - fitted(x).mean).squeeze(-1)
+    difference = (centered.mT @ centered / NUM_SAMPLES - fitted(x).covariance.to_dense()).abs().max()
     assert float(difference) <= notes[remembered_draws.RESIDUAL] + 5 * (2 / NUM_SAMPLES) ** 0.5
 
 
@@ -197,8 +197,8 @@ def test_within_the_memory_no_error_is_stated():
 
 
 def test_a_smooth_sample_is_climbed_by_its_gradient():
-    law = posterior(K.LinearKernel() * K.RBFKernel())
-    f = law.sample_functions(1, generator=generator(1))
+    fitted = posterior(K.LinearKernel() * K.RBFKernel())
+    f = fitted.sample_functions(1, generator=generator(1))
     f(torch.linspace(-3, 3, 61, dtype=torch.float64).unsqueeze(-1))
     x = torch.tensor([[0.33]], dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(f(x).sum(), x)

@@ -59,6 +59,7 @@ def test_the_marginal_is_the_distribution_of_the_values_at_the_new_points():
     close(covariances(after, z_new), covariances(before, z_new), 1e-8)
 
 
+@pytest.mark.monte_carlo
 def test_sites_transferred_as_they_are_are_over_confident():
     """S_site <= S_marginal, the exact posterior at Z_new, in the order of matrices; and strictly so."""
     z_new = test_inputs(6, seed=9)

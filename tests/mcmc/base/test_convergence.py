@@ -111,6 +111,6 @@ def test_the_error_of_the_mean_of_an_autoregression(generator):
 
 
 @pytest.mark.monte_carlo
-def test_the_tail_knows_of_scales_and_the_bulk_does_not(generator):
+def test_only_the_tail_size_detects_different_scales(generator):
     x = chains("another scale", generator)
     assert mcmc.tail_ess(x) < 0.2 * mcmc.ess(x)

@@ -7,7 +7,7 @@ TARGETS = torch.tensor([5.0, 1.0, 4.0, 0.0, 3.0, 2.0, 6.0])
 
 
 @pytest.mark.monte_carlo
-def test_clients_are_of_one_size_and_as_unlike_as_asked(generator):
+def test_clients_are_of_equal_size_and_of_the_stated_heterogeneity(generator):
     rows = torch.randn(1_000, generator=generator)
     between = []
     for skew in (0.0, 0.5, 1.0):

@@ -80,7 +80,7 @@ CHAINS = 1000
 
 
 @pytest.mark.monte_carlo
-def test_long_visits_keep_the_law_with_surrogates_and_lose_it_without(generator):
+def test_long_visits_are_unbiased_with_surrogates_alone(generator):
     """Shards far apart, visits of 50 steps: to 5 standard errors beside the bias of the steps, h l / 4 < 3 % in sd."""
     mean, covariance = truth()
     sd = covariance.diagonal().sqrt()
@@ -89,7 +89,7 @@ def test_long_visits_keep_the_law_with_surrogates_and_lose_it_without(generator)
     x = run(mcmc.Federation(prior, SHARDS, SIZES, SURROGATES), kernel, start, 3).samples["x"][:, 0]
     assert ((x.mean(0) - mean).abs() < error * sd).all()
     assert ((x.std(0) / sd - 1).abs() < error / 2**0.5 + 0.03).all()
-    # Distributed SGLD: at the end of a visit it has the law of one shard, and that counted 1 / f times.
+    # Distributed SGLD: at the end of a visit it has the posterior of one shard with weight 1 / f.
     plain = run(mcmc.Federation(prior, SHARDS, SIZES), kernel, start, 3).samples["x"][:, 0]
     assert plain.std(0)[0] / sd[0] > 4
     # Short visits are near the truth without surrogates too, only wider: its bias is that of delay.
@@ -159,12 +159,12 @@ def test_mini_batches_of_a_shard_are_gone_through_at_each_visit(generator):
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("inside", [mcmc.EntropySGLD(lr=0.02), mcmc.Structured(mcmc.SGLD(lr=0.02), groups="parameter")])
-def test_other_kernels_travel_too(generator, inside):
+def test_other_kernels_in_federation(generator, inside):
     federation = mcmc.Federation(prior, SHARDS, SIZES, SURROGATES)
     start = torch.zeros(300, 2, dtype=torch.float64)
     x = run(federation, mcmc.Federated(inside, 10), start, 15).samples["x"][:, 0]
     mean, covariance = truth()
-    # Means of both are those of the posterior; a factorized law is no wider than it.
+    # Means of both are those of the posterior; a factorized distribution is no wider than it.
     assert ((x.mean(0) - mean).abs() < (5 / 300**0.5 + 0.05) * covariance.diagonal().sqrt()).all()
 
 

@@ -61,7 +61,7 @@ def test_correlations_survive_short_windows(generator):
 
 
 @pytest.mark.monte_carlo
-def test_few_draws_of_many_numbers_do_not_stretch(generator):
+def test_few_draws_of_many_parameters_do_not_overestimate_the_largest_std(generator):
     # The largest eigenvalue of 40 draws of 1,000 independent numbers is about (1 + sqrt(25))^2 = 36.
     draws = torch.randn(4, 10, 1000, generator=generator, dtype=torch.float64)
     found = MassEstimate.from_draws(draws, None, dense=None)

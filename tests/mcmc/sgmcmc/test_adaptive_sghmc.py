@@ -6,7 +6,7 @@ from bayeskit import mcmc
 from ..gaussian import CHAINS, PRECISIONS, log_density, noisy, standard_errors
 
 
-def test_with_units_it_is_sghmc_bit_for_bit(generator):
+def test_with_a_given_preconditioner_it_is_sghmc_bit_for_bit(generator):
     start = {"x": torch.randn(3, 8, generator=generator, dtype=torch.float64)}
     settings = {"lr": 0.1, "momentum": 0.8, "temperature": 2.0, "preconditioner": {"x": PRECISIONS.pow(-0.25)}}
     chains = [
@@ -17,7 +17,7 @@ def test_with_units_it_is_sghmc_bit_for_bit(generator):
 
 
 @pytest.mark.monte_carlo
-def test_after_the_burn_in_the_law_is_that_of_sghmc_in_the_units_learnt(generator):
+def test_after_the_burn_in_it_is_preconditioned_sghmc(generator):
     start = {"x": torch.randn(CHAINS, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     kernel = mcmc.AdaptiveSGHMC(lr=0.05, momentum=0.8)
     chain = mcmc.run(kernel, log_density, start, num_samples=1, burn_in=200, thin=300, generator=generator)
@@ -45,7 +45,7 @@ def test_windows_grow_on_noise_and_stay_short_on_a_slope(generator):
     assert noise.square["x"].mean().item() == pytest.approx(4, rel=0.1)
 
 
-def test_units_of_the_log_density_do_not_matter(generator):
+def test_the_scale_of_the_log_density_does_not_matter(generator):
     # Free of scale: a density n times as steep is sampled in steps of the same length in its own spread.
     start = {"x": torch.randn(20, 8, generator=generator, dtype=torch.float64)}
     chains = []

@@ -13,7 +13,7 @@ CASES = [(1.0, 0.3, 0.8, 0.0, 0.0), (0.3, 0.3, 0.5, 0.0, 0.0), (2.5, 0.1, 0.8, 9
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature, lr, momentum, noise, known", CASES)
-def test_stationary_laws_on_a_gaussian(generator, temperature, lr, momentum, noise, known):
+def test_stationary_moments_on_a_gaussian(generator, temperature, lr, momentum, noise, known):
     # At lr l up to 3, of 4: exact in the position all the same. 400 steps forget the start (l = 0.1 relaxes at a rate
     # of h l / friction >= 0.02 a step).
     left = noise / (4 - lr * PRECISIONS) - known / 4

@@ -1,4 +1,4 @@
-"""Entropy-MCMC against its joint law: exactly what the recursion does on a Gaussian, and the mixture of two wells."""
+"""Entropy-MCMC against its joint distribution: the exact recursion on a Gaussian, and the mixture of two wells."""
 
 import math
 
@@ -48,15 +48,15 @@ def stationary(precision, h, eta, temperature, gradient_noise):
     "eta, temperature, noise", [(0.5, 1, 0), (0.5, 0.3, 0), (0.5, 2.5, 9), (0.02, 1, 0), (5.0, 1, 4)]
 )
 def test_stationary_covariance_on_a_gaussian(generator, eta, temperature, noise):
-    # Chains start at the claimed law, and after 400 steps even the slowest direction has forgotten that (below 1e-3):
+    # Chains start in the claimed distribution; after 400 steps even the slowest direction has forgotten it (to 1e-3):
     # what is left is where the recursion itself leads. eta = 0.02 is five times stiffer than explicit steps bear.
     h = 0.1
-    laws = torch.stack([stationary(float(p), h, eta, temperature, noise) for p in PRECISIONS])  # (8, 2, 2)
+    covariances = torch.stack([stationary(float(p), h, eta, temperature, noise) for p in PRECISIONS])  # (8, 2, 2)
     density = noisy(noise, generator) if noise else gaussian
     kernel = mcmc.EntropySGLD(lr=h, eta=eta, temperature=temperature)
     start = torch.einsum(
         "pij,cpj->cpi",
-        torch.linalg.cholesky(laws),
+        torch.linalg.cholesky(covariances),
         torch.randn(CHAINS, 8, 2, generator=generator, dtype=torch.float64),
     )
     state = mcmc.sgmcmc.entropy_sgld.EntropyState({"x": start[..., 0]}, {"x": start[..., 1]}, h)
@@ -64,7 +64,7 @@ def test_stationary_covariance_on_a_gaussian(generator, eta, temperature, noise)
     for _ in range(400):
         state, _ = kernel.step(state, next(densities), generator=generator)
     q, a = state.position["x"], state.position["x.anchor"]
-    var_q, var_a, cov = laws[:, 0, 0], laws[:, 1, 1], laws[:, 0, 1]
+    var_q, var_a, cov = covariances[:, 0, 0], covariances[:, 1, 1], covariances[:, 0, 1]
     # Standard errors of moments of a Gaussian pair with known mean zero.
     assert ((q.square().mean(0) - var_q).abs() < 5 * var_q * (2 / CHAINS) ** 0.5).all()
     assert ((a.square().mean(0) - var_a).abs() < 5 * var_a * (2 / CHAINS) ** 0.5).all()
@@ -73,7 +73,7 @@ def test_stationary_covariance_on_a_gaussian(generator, eta, temperature, noise)
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("eta, temperature", [(0.5, 1.0), (2.0, 0.3)])
-def test_small_steps_have_the_joint_law(eta, temperature):
+def test_small_steps_have_the_joint_distribution(eta, temperature):
     # Of the energy p q^2 / 2 + (q - a)^2 / (2 eta) at T: Var q = T / p, Var a = T / p + eta T, Cov = T / p.
     for p in (0.3, 2.0):
         expected = torch.full((2, 2), temperature / p, dtype=torch.float64)
@@ -125,16 +125,16 @@ def test_the_anchor_prefers_the_flat_one_of_two_wells(generator):
         return torch.logsumexp(torch.stack(wells), 0)
 
     grid = torch.linspace(-6, 6, 20001, dtype=torch.float64)
-    law = density({"x": grid}).softmax(0)
+    weights = density({"x": grid}).softmax(0)
     smoothed = torch.special.ndtr(grid / eta**0.5)  # P(q + N(0, eta) > 0)
     start = torch.cat([torch.full((1000,), m, dtype=torch.float64) for m in (1.2, -1.2)])
     kernel = mcmc.EntropySGLD(lr=4e-3, eta=eta)
     chain = mcmc.run(kernel, density, {"x": start}, num_samples=1, burn_in=800, generator=generator)
     q, a = chain.samples["x"], chain.samples["x.anchor"]
-    for draws, expected in ((q, (law * (grid > 0)).sum()), (a, (law * smoothed).sum())):
+    for draws, expected in ((q, (weights * (grid > 0)).sum()), (a, (weights * smoothed).sum())):
         # Half a percent beside the standard error: the bias of the steps, h / (4 s^2) of the sharp well's width.
         assert abs((draws > 0).double().mean() - expected) < 5 * 0.5 / CHAINS**0.5 + 0.005
-    spread = (law * grid.square()).sum() - (law * grid).sum() ** 2
+    spread = (weights * grid.square()).sum() - (weights * grid).sum() ** 2
     assert abs(q.var() / spread - 1) < 5 * (2 / CHAINS) ** 0.5 + 0.02
     assert abs((a.var() - q.var()) / eta - 1) < 0.32  # 5 standard errors of the difference of the two variances
 

@@ -9,7 +9,7 @@ from bayeskit.mcmc.sgmcmc.psgld import PSGLDState
 from ..gaussian import CHAINS, PRECISIONS, log_density, standard_errors
 
 
-def test_with_units_it_is_sgld_bit_for_bit(generator):
+def test_with_a_given_preconditioner_it_is_sgld_bit_for_bit(generator):
     start = {"x": torch.randn(3, 8, generator=generator, dtype=torch.float64)}
     scale = {"x": PRECISIONS.pow(-0.25)}
     kernels = (
@@ -25,8 +25,8 @@ def test_with_units_it_is_sgld_bit_for_bit(generator):
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_after_the_burn_in_the_law_is_that_of_sgld_in_the_units_learnt(generator, temperature):
-    # In those units the precisions are G l, and the law is that of SGLD.
+def test_after_the_burn_in_it_is_preconditioned_sgld(generator, temperature):
+    # The preconditioned precisions are G l, and the stationary distribution is that of SGLD.
     start = {"x": torch.randn(CHAINS, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     kernel = mcmc.PSGLD(lr=0.05, temperature=temperature)
     chain = mcmc.run(kernel, log_density, start, num_samples=1, burn_in=200, thin=400, generator=generator)
@@ -72,7 +72,7 @@ def test_the_correction_is_the_derivative_of_the_preconditioner(generator):
 
 
 @pytest.mark.monte_carlo
-def test_a_preconditioner_that_goes_on_learning_has_no_such_law(generator):
+def test_a_preconditioner_that_keeps_learning_biases_the_draws(generator):
     # Which is why it is fixed: 4,000 standard normals, at a small step, come out a third too wide.
     kernel = mcmc.PSGLD(lr=0.01, damping=0.1)
     normal = lambda q: -0.5 * q["x"].square().sum(-1)  # noqa: E731
@@ -84,7 +84,7 @@ def test_a_preconditioner_that_goes_on_learning_has_no_such_law(generator):
 
 
 @pytest.mark.monte_carlo
-def test_badly_scaled_directions_mix_alike(generator):
+def test_badly_scaled_directions_mix_equally_fast(generator):
     precisions = torch.logspace(0, 3, 4, dtype=torch.float64)
     density = lambda q: -0.5 * (precisions * q["x"].square()).sum(-1)  # noqa: E731
     start = {"x": torch.randn(50, 4, generator=generator, dtype=torch.float64) * precisions.rsqrt()}

@@ -8,7 +8,7 @@ from ..gaussian import PRECISIONS, ends, log_density, noisy, standard_errors
 START = {"x": torch.linspace(-1, 2, 24, dtype=torch.float64).reshape(3, 8)}
 
 
-def law(temperature, lr, momentum, noise):
+def stationary_variances(temperature, lr, momentum, noise):
     """Stationary variances of position and momentum under symplectic Euler, by the discrete Lyapunov equation."""
     h = lr**0.5
     c = (1 - momentum) / h
@@ -24,7 +24,7 @@ CASES = [(1.0, 0.04, 0.8, 0.0, 0.0), (0.3, 0.2, 0.5, 0.0, 0.0), (2.5, 0.04, 0.8,
 def test_stationary_variances_on_a_gaussian(generator, temperature, lr, momentum, noise, known):
     # 400 steps: the slowest direction, l = 0.1, relaxes as (1 - h l / c)^n with h l / c = 0.02 in the first case, which
     # leaves (0.98^800 =) 1e-7 of what the variance was off at the start.
-    position, speed = law(temperature, lr, momentum, noise - known)
+    position, speed = stationary_variances(temperature, lr, momentum, noise - known)
     kernel = mcmc.SGHMC(lr=lr, momentum=momentum, temperature=temperature, gradient_noise=known)
     state = ends(kernel, position, noise, generator, 400)
     assert (standard_errors(state.position["x"], position).abs() < 5).all()
@@ -44,7 +44,7 @@ def test_a_wrong_scaling_is_seen(generator, wrong):
             temperature = 0.5 if wrong == "half the temperature" else self.lr
             return mcmc.SGHMC(self.lr, self.momentum, temperature).update(state, slopes, generator=generator)
 
-    position, _ = law(1.0, 0.04, 0.8, 0.0)
+    position, _ = stationary_variances(1.0, 0.04, 0.8, 0.0)
     state = ends(Broken(lr=0.04, momentum=0.8), position, 0.0, generator, 400)
     assert standard_errors(state.position["x"], position).abs().max() > 10
 

@@ -13,8 +13,8 @@ H = 0.1
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature, noise, known", [(1, 0, 0), (0.3, 0, 0), (1, 4, 0), (2.5, 9, 0), (1, 4, 4)])
 def test_stationary_variance_on_a_gaussian(generator, temperature, noise, known):
-    # 4,000 independent chains start at the claimed law, and 600 steps later even the slowest direction has forgotten
-    # that (0.99^600 = 0.002): what is left is where the recursion itself leads.
+    # 4,000 independent chains start in the claimed distribution; in 600 steps even the slowest direction forgets it
+    # (0.99^600 = 0.002): what is left is where the recursion itself leads.
     expected = (temperature + H * (noise - known) / 2) / (PRECISIONS * (1 - H * PRECISIONS / 2))
     kernel = mcmc.SGLD(lr=H, temperature=temperature, gradient_noise=known)
     x = ends(kernel, expected, noise, generator, 600).position["x"]

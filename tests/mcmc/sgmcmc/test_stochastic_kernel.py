@@ -56,7 +56,7 @@ def test_float32_stays_float32(kernel):
 
 
 @pytest.mark.parametrize("kernel", [*KERNELS, mcmc.EntropySGLD(), mcmc.PSGLD()], ids=lambda k: type(k).__name__)
-def test_a_gradient_that_is_one_number_for_many_is_cut_off_as_any(generator, kernel):
+def test_expanded_gradients_are_clipped(generator, kernel):
     # The gradient of a linear log density is an expanded tensor, and here the same one for both leaves.
     kernel = replace(kernel, lr=0.01, gradient_clip=2.0, temperature=0.25)
     start = {name: torch.zeros(3, 4, dtype=torch.float64) for name in ("x", "y")}
@@ -69,7 +69,7 @@ def test_a_gradient_that_is_one_number_for_many_is_cut_off_as_any(generator, ker
 
 
 @every_kernel
-def test_units_are_a_change_of_variables(generator, kernel):
+def test_a_preconditioner_is_a_change_of_variables(generator, kernel):
     # q = s z: the kernel in units s on q is the plain kernel on z.
     s = torch.linspace(0.5, 2, 8, dtype=torch.float64)
     z = torch.randn(3, 8, generator=generator, dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_at_temperature_zero_nothing_is_drawn_and_the_mode_is_found(generator, k
 
 @pytest.mark.monte_carlo
 @every_kernel
-def test_the_measured_step_follows_the_curvature_in_the_kernels_units(generator, kernel):
+def test_the_measured_step_follows_the_preconditioned_curvature(generator, kernel):
     start = {"x": torch.zeros(2, 8, dtype=torch.float64)}
     lr = kernel.init(start, log_density, generator=generator).lr
     assert lr == pytest.approx(kernel.relative_lr / 10, rel=0.05)  # the top precision is 10
@@ -112,7 +112,7 @@ def test_the_measured_step_follows_the_curvature_in_the_kernels_units(generator,
 @pytest.mark.monte_carlo
 @every_kernel
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
-def test_mini_batches_heat_by_as_much_on_average_over_directions(generator, kernel, share):
+def test_excess_variance_of_mini_batches_on_average_over_directions(generator, kernel, share):
     start = {"x": torch.zeros(2, 8, dtype=torch.float64)}
     lr = kernel.prepared(log_density, start, share=share, generator=generator).lr
     # What is stable for the stiffest direction, 10, or what noise of variance l / share adds to T on average over the
@@ -161,7 +161,7 @@ def test_a_curvature_without_bound_does_not_end_a_chain(kernel):
     bold = replace(kernel, lr=0.25, gradient_clip=10.0)
     chain = run(bold, start, funnel, num_samples=1, thin=1000)
     assert 0 < chain.info["clipped"].mean() < 0.1  # and says how often it had to be held back
-    assert chain.samples["log_noise"].abs().max() < 5 * 3 * 3
+    assert chain.samples["log_noise"].abs().max() < 100  # 28 with standard deviation 5 for SGHMC
 
 
 def test_without_the_limit_it_does():
@@ -171,7 +171,7 @@ def test_without_the_limit_it_does():
 
 
 @every_kernel
-def test_in_equilibrium_nothing_is_cut_off(generator, kernel):
+def test_in_equilibrium_nothing_is_clipped(generator, kernel):
     start = {"x": torch.randn(100, 8, generator=generator, dtype=torch.float64) * PRECISIONS.rsqrt()}
     assert run(kernel, start, num_samples=1, thin=300).info["clipped"].max() == 0
     assert "clipped" not in run(replace(kernel, lr=0.01), start).info  # nobody is asked to with a step that is given

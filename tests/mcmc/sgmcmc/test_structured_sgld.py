@@ -1,4 +1,4 @@
-"""Structured SG-MCMC against its laws on a Gaussian: given its past exactly, in the long run, and by dropout."""
+"""Structured SG-MCMC against its stationary distributions on a Gaussian: given its past, in the long run, dropout."""
 
 import itertools
 
@@ -81,12 +81,12 @@ def test_the_gradient_is_the_average_over_the_past_by_enumeration(generator):
     assert torch.allclose(total / weight, expected, rtol=1e-12)
 
 
-CHAINS, PAST = 4000, 20
+CHAINS, PAST = 1000, 20
 
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_given_its_past_the_law_is_exact(generator, temperature):
+def test_given_its_past_the_stationary_distribution_is_exact(generator, temperature):
     """Chains with 20 past positions each that stay as they are, drawn from N(m, q).
 
     A step is x <- x - h (p x + r y) + N(0, 2 h T) with y one of them, so given the past the mean is -r / p times their
@@ -101,14 +101,20 @@ def test_given_its_past_the_law_is_exact(generator, temperature):
     density = gaussian(PRECISION)
     state = kernel.init({"x": past[0]}, density, generator=generator)
     state = StructuredState(state.base, state.labels, frozen)
-    for _ in range(60):
+    variances = []
+    for step in range(60 + 15 * 40):
         state, _ = kernel.step(state, density, generator=generator)
-    x = state.position["x"]
+        x = state.position["x"]
+        if step >= 60 and step % 15 == 0:
+            variances.append(x.var(0))
     noise = r**2 * q * (1 - 1 / PAST)
     variance = (r / p) ** 2 * q / PAST + (temperature + h * noise / 2) / (p * (1 - h * p / 2))
     assert ((x.mean(0) + r / p * m).abs() < 5 * (variance / CHAINS) ** 0.5).all()
-    assert ((x.var(0) - variance).abs() < 5 * variance * (2 / CHAINS) ** 0.5).all()
     assert abs(torch.corrcoef(x.T)[0, 1]) < 5 / CHAINS**0.5
+    # Chains share the random times of the past, so their variance depends on these: 40 times of 15 steps each, after
+    # which 0.8^15 = 4 % of the noise is left.
+    found = torch.stack(variances)
+    assert ((found.mean(0) - variance).abs() < 5 * found.std(0) / 40**0.5).all()
 
 
 MEAN = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
@@ -120,12 +126,12 @@ OWN = {"x": torch.tensor([0, 0, 1, 1])}
 
 @pytest.mark.monte_carlo
 @pytest.mark.parametrize("settings, share, steps", [({}, 0.0, 400), ({"num_passes": 2, "keep": 0.5}, 0.5, 500)])
-def test_the_law_in_the_long_run(generator, settings, share, steps):
+def test_the_stationary_distribution_in_the_long_run(generator, settings, share, steps):
     """q_i = N(m_i, (P_ii)^-1) for groups of two; by dropout the precision is P with `keep` times its blocks off.
 
     To 5 standard errors of 1,500 draws (500 chains, four times each, far apart), plus 5 % for what is stated: steps of
     h widen stiff directions by h p / 2, and a chain's own past of 300 positions knows the other group's mean only so
-    well.
+    well. Chains share the random times of the past, which moves their covariances together by as much again.
     """
     precision = BLOCKS.clone()
     precision[:2, 2:] *= share
@@ -139,7 +145,7 @@ def test_the_law_in_the_long_run(generator, settings, share, steps):
     covariance = torch.cov(x.flatten(0, 1).T)
     error = 5 / 1500**0.5
     assert ((x.mean((0, 1)) - MEAN).abs() < (error + 0.05) * sd).all()
-    assert ((covariance - expected).abs() < (2**0.5 * error + 0.05) * sd[:, None] * sd).all()
+    assert ((covariance - expected).abs() < (2**0.5 * error + 0.1) * sd[:, None] * sd).all()
     target = torch.linalg.inv(BLOCKS)  # what the test could confuse it with is farther off
     assert ((covariance - target).abs() > 0.3 * sd[:, None] * sd).any()
 

@@ -76,8 +76,8 @@ def test_the_linear_interaction_matches_a_gaussian_exactly(generator):
 @pytest.mark.monte_carlo
 def test_a_hundred_particles_on_a_line(generator):
     x = torch.randn(100, 1, generator=generator, dtype=torch.float64)
-    law = {"precision": torch.full((1, 1), 4.0, dtype=torch.float64), "mean": 0.5}
-    x = moved(mcmc.SVGD(), x, lambda q: gaussian(q, **law), steps=500)
+    target = {"precision": torch.full((1, 1), 4.0, dtype=torch.float64), "mean": 0.5}
+    x = moved(mcmc.SVGD(), x, lambda q: gaussian(q, **target), steps=500)
     sd = 0.5  # the mean is exact in the limit; a hundred particles spread too little by some percent
     assert abs(x.mean() - 0.5) < 1e-3 and abs(x.var() / sd**2 - 1) < 0.05
     deciles = torch.distributions.Normal(0.5, sd).icdf(torch.linspace(0.1, 0.9, 9, dtype=torch.float64))
