@@ -20,7 +20,7 @@ from bayeskit.core.types import Data, Params
 
 @dataclass(eq=False, repr=False)
 class Bootstrap(Inference):
-    """Networks trained on randomly weighted rows; the posterior is the uniform law over them.
+    """Networks trained on randomly weighted rows; the posterior is the uniform distribution over them.
 
     Member j maximizes `sum_i u_ij log p(y_i | f(x_i; w)) + log p(w)` with `u_j = n Dirichlet(1, ..., 1)`. Every member
     starts from the same weights, so their spread is due to the data and not to the start.

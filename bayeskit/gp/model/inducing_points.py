@@ -1,10 +1,12 @@
 """Initial locations of inducing points."""
 
+import warnings
 from typing import Any
 
 import torch
 from gpytorch.kernels import Kernel
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -155,6 +157,8 @@ def _cluster_centers(kernel: Kernel, x: Tensor, num_inducing: int, generator: to
     points = (x / scale).cpu().numpy()
     settings: dict[str, Any] = {"init": points[order.cpu().numpy()], "n_init": 1, "max_iter": LLOYD_STEPS}
     means = KMeans(num_inducing, **settings)
-    with threadpool_limits(1, user_api="openmp"):  # several threads add up a cluster in an order that varies
+    # Several threads add up a cluster in an order that varies; nearly equal inputs make fewer distinct clusters.
+    with threadpool_limits(1, user_api="openmp"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         centers = means.fit(points).cluster_centers_
     return torch.as_tensor(centers, device=x.device) * scale
