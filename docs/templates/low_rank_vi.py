@@ -1,4 +1,4 @@
-"""Variational inference with a full covariance over the weights, for small networks or last layers."""
+"""Variational inference with a low-rank plus diagonal covariance over the weights."""
 
 import copy
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from linear_operator.operators import RootLinearOperator
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from bayeskit.bnn.networks.functional import call, flatten, parameters, unflatten, with_parameters
@@ -15,7 +15,7 @@ from bayeskit.bnn.pushforward.bayes_net import BayesNet, exact_or_monte_carlo
 from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare
 from bayeskit.bnn.training.training_pass import TrainingPass
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
-from bayeskit.core import generators
+from bayeskit.core import operators
 from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training, minimize
@@ -24,47 +24,48 @@ from bayeskit.core.types import Data
 
 
 @dataclass(eq=False, repr=False)
-class FullCovarianceVI(Inference):
-    """q(w) = N(m, R R') by stochastic gradients of `E_q[log p(y, w)] + H(q)`.
-
-    R = diag(s) (I + T / sqrt(p)), T strictly lower triangular. The root of the number of weights p makes a step of Adam
-    change a draw as much through T as through s.
+class LowRankVI(Inference):
+    """q(w) = N(m, V V' + diag(s^2)) by stochastic gradients of `E_q[log p(y, w)] + H(q)`.
 
     Args:
-        training: Settings of the training loop; None for 500 epochs of Adam.
+        rank: Columns of V.
         initial_scale: Standard deviations of q at the start, in units of the prior's.
+        training: Settings of the training loop; None for 500 epochs of Adam.
+
+    References:
+        Tomczak, Swaroop and Turner (2020), "Efficient Low Rank Gaussian Variational Inference for Neural Networks".
     """
 
-    training: Training | None = None
+    rank: int = 4
     initial_scale: float = 0.1
+    training: Training | None = None
 
     priors: ClassVar[tuple[type[Posterior], ...]] = (BayesNet,)
     kind: ClassVar[Kind] = "weights"
     quick: ClassVar[Mapping[str, Any]] = {"training": QUICK_TRAINING}
 
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
-        """Train m, s and T, with the parameters of a copy of the likelihood."""
+        """Train m, V and s, with the parameters of a copy of the likelihood."""
         self.check(prior, likelihood, data)
         before, network, data = prepare(prior, likelihood, data)
         check_frozen(network)
         likelihood, forward = copy.deepcopy(likelihood), TrainingPass(network, data, generator=generator)
         mean = flatten(parameters(network, before.mean), before.mean).requires_grad_()
         log_scale = (self.initial_scale * before.covariance.diagonal().sqrt()).log().to(mean).requires_grad_()
-        shape = mean.new_zeros(len(mean), len(mean)).requires_grad_()
+        root = mean.new_zeros(len(mean), self.rank).requires_grad_()
 
-        def root() -> Tensor:
-            eye = torch.eye(len(mean)).to(mean)
-            return log_scale.exp().unsqueeze(-1) * (eye + shape.tril(-1) / len(mean) ** 0.5)
+        def covariance() -> LinearOperator:
+            return operators.low_rank_plus_diagonal(root, (2 * log_scale).exp())
 
         def loss(batch: Data) -> Tensor:
-            w = mean + root() @ generators.normal(mean.shape, like=mean, generator=generator)
+            w = mean + operators.draw(covariance(), 1, generator=generator)[0]
             with forward(len(batch)):
                 f = call(network, unflatten(w, before.mean), batch.x[:])
-            # H(q) = sum log s, up to a constant
-            return -batch.total(likelihood.log_prob(f, batch.y)) - before.log_density(w) - log_scale.sum()
+            entropy = operators.logdet(covariance()) / 2  # up to a constant
+            return -batch.total(likelihood.log_prob(f, batch.y)) - before.log_density(w) - entropy
 
         own = [value for value in likelihood.parameters() if value.requires_grad]
         training = self.training or Training(lr=1e-2, max_epochs=500, schedule="cosine")
-        history = minimize(loss, [mean, log_scale, shape, *own], data, training, generator=generator)
-        q = GaussianWeights(unflatten(mean.detach(), before.mean), RootLinearOperator(root().detach()))
+        history = minimize(loss, [mean, root, log_scale, *own], data, training, generator=generator)
+        q = GaussianWeights(unflatten(mean.detach(), before.mean), covariance().detach())
         return Fit(exact_or_monte_carlo(with_parameters(network, q.mean), q, data.x), likelihood, history=history)
