@@ -271,7 +271,6 @@ def test_sites_do_not_fade_in_directions_that_hardly_vary():
 # -- fits -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.monte_carlo
 @pytest.mark.parametrize("k", [1, 2])
 def test_for_gaussian_noise_it_is_sgpr(k):
     data, prior, likelihood = regression(40, k=k), process(k=k, mean=constant(0.2, k)), noise([0.05, 0.2][:k])
@@ -280,8 +279,9 @@ def test_for_gaussian_noise_it_is_sgpr(k):
     assert abs(float(sparse.log_evidence) - float(dual.log_evidence)) < 1e-8
     same_gp(sparse.posterior, dual.posterior, test_inputs())
     learned = [fit(data, default_prior(data.x, k), Gaussian(), m(num_inducing=8)) for m in (SGPR, DualSVGP)]
-    # SGPR starts at the optimum of the exact evidence, DualSVGP at the prior: two searches, a nat apart at most.
-    assert abs(float(learned[0].log_evidence) - float(learned[1].log_evidence)) < 3.0
+    # SGPR starts at the optimum of the exact evidence, DualSVGP at the prior: on these data the two searches end a nat
+    # apart at most (on others in optima that differ by up to 15).
+    assert abs(float(learned[0].log_evidence) - float(learned[1].log_evidence)) < 1.0
 
 
 def test_with_every_input_it_is_exact():
