@@ -14,12 +14,10 @@ export MKL_CBWR := AVX2
 export MKL_ENABLE_INSTRUCTIONS := AVX2
 export ATEN_CPU_CAPABILITY := avx2
 export ONEDNN_MAX_CPU_ISA := AVX2
-export OPENBLAS_CORETYPE := Haswell
 else ifeq ($(INSTRUCTIONS),compatible)
 export MKL_CBWR := COMPATIBLE
 export ATEN_CPU_CAPABILITY := default
 export ONEDNN_MAX_CPU_ISA := SSE41
-export OPENBLAS_CORETYPE := Nehalem
 else ifneq ($(INSTRUCTIONS),)
 $(error INSTRUCTIONS must be avx2 or compatible; got $(INSTRUCTIONS))
 endif

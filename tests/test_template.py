@@ -149,7 +149,7 @@ def test_low_rank_vi_is_exact_on_a_linear_model():
     design = torch.cat([x, torch.ones(60, 1).double()], dim=1)
     covariance = (prior.weights.covariance.to_dense().inverse() + design.mT @ design / 0.25).inverse()
     mean, sd = covariance @ design.mT @ y[:, 0] / 0.25, covariance.diagonal().sqrt()
-    # Noise of the last steps over ten seeds: .13 +- .05 posterior sd in the mean, .21 +- .06 variances in the covariance.
+    # Noise of the last steps, ten seeds: .13 +- .05 posterior sd in the mean, .21 +- .06 variances in the covariance.
     assert ((weights.flat_mean - mean).abs() < 0.5 * sd).all()
     assert torch.allclose(weights.covariance.to_dense(), covariance, rtol=0, atol=0.5 * float(sd.max()) ** 2)
 
