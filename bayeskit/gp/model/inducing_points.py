@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from gpytorch.kernels import Kernel
-from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -152,6 +151,8 @@ def _greedy(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Gener
 @torch.no_grad()
 def _cluster_centers(kernel: Kernel, x: Tensor, num_inducing: int, generator: torch.Generator) -> Tensor:
     """k-means in the kernel's metric, from centers drawn among the inputs."""
+    from sklearn.cluster import KMeans  # loads rich and half of scikit-learn
+
     scale = metric(kernel, x)
     order = torch.randperm(len(x), generator=generator, device=generator.device)[:num_inducing]
     points = (x / scale).cpu().numpy()
