@@ -3,8 +3,10 @@
 from bayeskit.mcmc.analysis.kernel_stein_discrepancy import ksd as ksd
 from bayeskit.mcmc.analysis.simulation_based_calibration import calibration_ranks as calibration_ranks
 from bayeskit.mcmc.analysis.simulation_based_calibration import calibration_test as calibration_test
+from bayeskit.mcmc.base.convergence import agreement as agreement
 from bayeskit.mcmc.base.convergence import ess as ess
 from bayeskit.mcmc.base.convergence import mcse as mcse
+from bayeskit.mcmc.base.convergence import nested_rhat as nested_rhat
 from bayeskit.mcmc.base.convergence import rhat as rhat
 from bayeskit.mcmc.base.convergence import tail_ess as tail_ess
 from bayeskit.mcmc.base.log_density import LogDensity as LogDensity

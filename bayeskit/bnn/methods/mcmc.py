@@ -20,7 +20,7 @@ from bayeskit.core.inference import Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.mcmc import NUTS, Chain, Position, Structured, TransitionKernel, ess, rhat, run
+from bayeskit.mcmc import NUTS, Chain, Position, Structured, TransitionKernel, agreement, run
 
 FULL_BATCH = 2_000
 """Observations up to which a stochastic-gradient kernel uses all at each step, as their gradient is inexpensive."""
@@ -225,6 +225,6 @@ def _convergence(chain: Chain, model: Model, weights: Tensor, data: Data) -> dic
         rows = data.x[torch.linspace(0, len(data) - 1, min(PROBES, len(data))).round().long()]
         values = evaluate(model.network, model.params(weights.flatten(0, 2)), rows).detach()
         values = values.reshape(variables, chains, number, -1).movedim(0, -1)
-        found["R-hat"] = rhat(values).nan_to_num(nan=1.0).max().item()
-        found["effective draws"] = ess(values).min().item()
+        numbers = agreement(values)
+        found |= {"R-hat": numbers["R-hat"], "effective draws": numbers["ESS"]}
     return found

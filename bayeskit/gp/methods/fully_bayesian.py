@@ -1,6 +1,5 @@
 """Gaussian-process regression averaged over the posterior of its hyperparameters, by MCMC."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
@@ -25,7 +24,7 @@ from bayeskit.gp.process.conditioned_kernel import Conditioned, ConditionedMean
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.process.process_mixture import ProcessMixture
 from bayeskit.gp.variational.collapsed_bound import collapsed
-from bayeskit.mcmc import NUTS, Chain, TransitionKernel, ess, rhat, run
+from bayeskit.mcmc import NUTS, Chain, TransitionKernel, agreement, run
 
 EXACT_ROWS = 400
 """Data points up to which the evidence is exact if no inner method is named: some 15 ms with its gradient."""
@@ -238,8 +237,8 @@ def _chain_diagnostics(chain: Chain) -> dict[str, Any]:
         found["divergences"] = int((chain.info["divergent"] > 0).sum())
     draws = chain.samples["raw"]
     if draws.shape[1] >= 4:
-        found["R-hat"] = rhat(draws).nan_to_num(nan=math.inf).max().item()  # not a number where no chain moved
-        found["effective draws"] = ess(draws).min().item()
+        numbers = agreement(draws)
+        found |= {"R-hat": numbers["R-hat"], "effective draws": numbers["ESS"]}
         if found["R-hat"] > MIXED:
             found["warning"] = (
                 f"The chains disagree about a hyperparameter or never moved (R-hat {found['R-hat']:.2f} > {MIXED}): "

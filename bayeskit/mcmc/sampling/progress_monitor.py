@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bayeskit.mcmc.base.convergence import ess, rhat
+from bayeskit.mcmc.base.convergence import agreement
 from bayeskit.mcmc.base.log_density import Position, ravel
 
 NUMBERS, DRAWS = 50, 1000
@@ -40,5 +40,4 @@ class Monitor:
         """
         if len(self.draws) < 4:
             return {}
-        draws = torch.stack(self.draws, dim=1)
-        return {"R-hat": rhat(draws).nan_to_num(nan=1.0).max().item(), "ESS": ess(draws).min().item()}
+        return agreement(torch.stack(self.draws, dim=1))

@@ -336,3 +336,13 @@ def test_untrained_batch_norm_gets_statistics_and_trained_keeps_them(generator):
     assert torch.equal(fixed[3].running_mean, torch.zeros(4)) and trained.num_batches_tracked == 1
     assert fixed[0].momentum == 0.1 and not any(layer.training for layer in fixed.modules())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_chains_that_never_move_do_not_pass_for_converged(chains):
+    """A step of 1,000 is never accepted: R-hat is infinite, and no draw beyond one of each chain counts."""
+    stuck = mcmc.HMC(step_size=1e3, trajectory=1e4)
+    method = bnn.MCMC(stuck, num_chains=chains, num_samples=8, burn_in=0, start_steps=1)
+    data = rows("regression", torch.Generator().manual_seed(0))
+    fit = method.infer(bnn.gaussian_prior(network()), Gaussian(), data, generator=torch.Generator().manual_seed(0))
+    assert fit.diagnostics["R-hat"] == torch.inf and fit.diagnostics["effective draws"] <= chains
