@@ -17,6 +17,11 @@ from bayeskit.mcmc.hamiltonian.warmup_adaptation import LONG, DualAveraging, Win
 EARLY_STEPS = 32
 """Largest number of leapfrog steps before the first estimate of the mass."""
 
+APPROACH_STEPS = 4
+"""Largest number of leapfrog steps between two draws of the momentum in the first phase. Far from the typical set a long
+trajectory turns hundreds of nats of log density into speed, and may end anywhere that speed leads, such as a component of
+a mixture that collapsed onto one observation. Momenta drawn anew every few steps keep chains near the steepest ascent."""
+
 FAILED, PENALTY = 0.1, 9.0
 """A trajectory with an acceptance below FAILED counts as failed, and lowers the mean acceptance by which the final step
 size is tuned by PENALTY: if one trajectory in a hundred fails, chains stick in regions of high curvature, such as the
@@ -72,18 +77,33 @@ class HMCBurnIn(BurnIn):
         return self.state.log_density.mean().item()
 
     def advance(self) -> None:
-        """One trajectory of every chain; at the end of a window also the update of mass and trajectory length."""
+        """One trajectory of every chain; at the end of a window also the update of mass and trajectory length.
+
+        In the first phase it is cut into trajectories of at most `APPROACH_STEPS` leapfrog steps.
+        """
+        approach = self.phase == 0 and self.done < self.phases[0]
+        for _ in range(self._parts() if approach else 1):
+            self._trajectory(APPROACH_STEPS if approach else self.kernel.max_steps)
+        if self.window is not None:
+            self.window.add(ravel(self.state.position))
+        self.done += 1
+        self._next_phase()
+
+    def _parts(self) -> int:
+        """Number of short trajectories that take as many leapfrog steps as a whole one."""
+        length, size = self.kernel.trajectory or math.pi / 2, self.tuner.current.log().mean().exp().item()
+        return math.ceil(min(self.kernel.max_steps, length / size) / APPROACH_STEPS)
+
+    def _trajectory(self, max_steps: int) -> None:
+        """A trajectory of every chain, and the update of the step size by its acceptance."""
         self.kernel = replace(self.kernel, step_size=self.tuner.current)
-        self.state, info = self.kernel.step(self.state, self.log_density, generator=self.generator)
+        short = replace(self.kernel, max_steps=min(self.kernel.max_steps, max_steps))
+        self.state, info = short.step(self.state, self.log_density, generator=self.generator)
         acceptance = info["acceptance"]
         if self.tuner.current.ndim == 0:
             enough = self._enough_trajectories(self.phases[-1])
             acceptance = penalized_acceptance(acceptance) if enough else acceptance.mean()
         self.tuner.update(acceptance)
-        if self.window is not None:
-            self.window.add(ravel(self.state.position))
-        self.done += 1
-        self._next_phase()
 
     def result(self) -> tuple[Any, HMCState]:
         """The tuned kernel, and the state of the chains."""
