@@ -18,9 +18,9 @@ EARLY_STEPS = 32
 """Largest number of leapfrog steps before the first estimate of the mass."""
 
 APPROACH_STEPS = 4
-"""Largest number of leapfrog steps between two draws of the momentum in the first phase. Far from the typical set a long
-trajectory turns hundreds of nats of log density into speed, and may end anywhere that speed leads, such as a component of
-a mixture that collapsed onto one observation. Momenta drawn anew every few steps keep chains near the steepest ascent."""
+"""Largest number of leapfrog steps between two draws of the momentum in the first phase. Far from the typical set a
+long trajectory turns hundreds of nats of log density into speed, and may end anywhere that speed leads, such as a
+component of a mixture that collapsed onto one observation. With new momenta chains stay near the steepest ascent."""
 
 FAILED, PENALTY = 0.1, 9.0
 """A trajectory with an acceptance below FAILED counts as failed, and lowers the mean acceptance by which the final step
