@@ -9,16 +9,25 @@ from gpytorch.kernels import InducingPointKernel
 from gpytorch.likelihoods import Likelihood as GPyTorchLikelihood
 from gpytorch.likelihoods import MultitaskGaussianLikelihood
 from gpytorch.models import ApproximateGP, ExactGP
-from gpytorch.models.deep_gps import DeepGP
 from torch import Tensor, nn
 
 from bayeskit.core.likelihood import Gaussian
 from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
-from bayeskit.gp.gpytorch.model_conversion import GPyTorchModel, copied, exact_algebra
+from bayeskit.gp.gpytorch.model_conversion import (
+    GPyTorchModel,
+    check_convertible,
+    copied,
+    exact_algebra,
+    fits,
+    has_moving_grid,
+    in_double,
+    tried,
+)
 from bayeskit.gp.gpytorch.prior_conversion import prior_of
 from bayeskit.gp.gpytorch.strategy_conversion import posterior_of
+from bayeskit.gp.gpytorch.transforms import as_stated, has_transforms, in_units
 from bayeskit.gp.kernels.evaluate import gram, gram_diagonal
 from bayeskit.gp.model.hyperparameters import Model
 from bayeskit.gp.model.multitask import StackedProcess, stacked
@@ -37,6 +46,8 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
       `StackedProcess`: the same, for `gp.Exact`.
     - Any other module with parts of gpytorch whose call returns a `MultivariateNormal` becomes a `GPyTorchModel`, which
       evaluates the module and has no function samples.
+    - BoTorch models are converted with their transforms: inputs and values are in the units of the data, as in
+      `model.posterior`. A transform of outcomes that is not a shift and a scale is refused by its name.
 
     Its numbers are those of gpytorch without conjugate gradients, and without the jitter (1e-6 in float64, 1e-4 in
     float32) that gpytorch's variational strategies add to the predicted variances.
@@ -51,7 +62,9 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
 
     Raises:
         TypeError: `model` is not a gpytorch model, or `likelihood` not a gpytorch likelihood.
-        ValueError: The model has not been trained, or its calls return samples instead of distributions.
+        ValueError: The model has not been trained, or there is no joint distribution of its function at inputs (n, d):
+            it returns samples, takes several inputs, is a list of models, or transforms its outcomes otherwise than by
+            a shift and a scale.
 
     Examples:
         >>> import gpytorch
@@ -79,17 +92,22 @@ def from_gpytorch(model: nn.Module, likelihood: nn.Module | None = None) -> Post
         )
     if likelihood is not None and not isinstance(likelihood, GPyTorchLikelihood):
         raise TypeError(f"`likelihood` must be a gpytorch likelihood; got {type(likelihood).__name__}")
-    if isinstance(model, DeepGP):
-        raise ValueError("a DeepGP returns samples of its hidden layers, not one distribution: use `model(x)` itself")
-    plain = copied(model).double()
+    check_convertible(model)
     found: Posterior | None = None
     with exact_algebra(), torch.no_grad():
-        if isinstance(plain, ExactGP) and type(plain).__call__ is ExactGP.__call__:
+        plain = in_double(copied(model))
+        if has_moving_grid(plain):
+            found = None
+        elif isinstance(plain, ExactGP) and type(plain).__call__ is ExactGP.__call__:
             noise = copied(likelihood).double() if likelihood is not None else plain.likelihood
             found = _exact(plain, noise)
         elif isinstance(plain, ApproximateGP) and type(plain).__call__ is ApproximateGP.__call__:
             found = posterior_of(plain)
-    return found if found is not None else GPyTorchModel(copied(model))
+    if found is None or not fits(found, plain):
+        found = tried(GPyTorchModel(copied(model)), model)
+    found = in_units(found, plain) if has_transforms(plain) else found
+    with exact_algebra(), torch.no_grad():
+        return as_stated(found, plain)
 
 
 def _exact(model: Any, likelihood: Any) -> Posterior | None:

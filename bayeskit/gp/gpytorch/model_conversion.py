@@ -9,16 +9,22 @@ from typing import Any, TypeVar
 import gpytorch
 import torch
 from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
-from gpytorch.kernels import InducingPointKernel
+from gpytorch.kernels import GridInterpolationKernel, InducingPointKernel
+from gpytorch.models import IndependentModelList
+from gpytorch.models.deep_gps import DeepGP
+from gpytorch.variational import AdditiveGridInterpolationVariationalStrategy
+from gpytorch.variational._variational_strategy import _BaseExactGP
 from linear_operator import LinearOperator
 from linear_operator.operators import BlockInterleavedLinearOperator, DenseLinearOperator
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Inputs
 
 M = TypeVar("M", bound=nn.Module)
+P = TypeVar("P", bound=Posterior)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +120,117 @@ def copied(module: M) -> M:
     """A frozen copy in evaluation mode, without the prediction caches of gpytorch."""
     memo: dict[int, Any] = {}
     for part in module.modules():
-        for name in ("_memoize_cache", "prediction_strategy"):  # these hold tensors that cannot be copied
-            kept = vars(part).get(name)
+        for value in pytree.tree_leaves(list(vars(part).values())):  # tensors with a graph cannot be copied
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+        for name in _caches(part):  # nor can these
+            kept = vars(part)[name]
             if kept is not None:
                 memo[id(kept)] = {} if name == "_memoize_cache" else None
     result = copy.deepcopy(module, memo)
     for part in list(result.modules()):
         if isinstance(part, InducingPointKernel):  # its own `__deepcopy__` keeps the likelihood of the original
             part.likelihood = copy.deepcopy(part.likelihood, memo)
+        for name in _caches(part):
+            if name.startswith("_cached"):
+                delattr(part, name)
     return result.eval().requires_grad_(False)
+
+
+def _caches(part: nn.Module) -> list[str]:
+    """The attributes of a module in which gpytorch keeps what it computed."""
+    return [name for name in vars(part) if name in ("_memoize_cache", "prediction_strategy") or "_cached" in name[:7]]
+
+
+def in_double(model: Any) -> Any:
+    """The model in float64 with the jitters of its own type, without which whitened values mean something else."""
+    for part in model.modules():
+        if isinstance(getattr(part, "inducing_points", None), Tensor) and "_jitter_val" in vars(part):
+            part._jitter_val = part.jitter_val
+    return model.double()
+
+
+def has_moving_grid(model: nn.Module) -> bool:
+    """Whether a kernel lays a grid over the inputs of each call, so that it is no one function of two inputs.
+
+    gpytorch does so for a `GridInterpolationKernel` without `grid_bounds`.
+    """
+    return any(isinstance(part, GridInterpolationKernel) and part.grid_is_dynamic for part in model.modules())
+
+
+def check_convertible(model: nn.Module) -> None:
+    """Raise if a model has no joint distribution of one function at inputs (n, d).
+
+    Raises:
+        ValueError: It has none; the message names its class and says what to do.
+    """
+    name = type(model).__name__
+    if isinstance(model, DeepGP):
+        raise ValueError(
+            f"`model` of type {name} is a DeepGP, which returns samples of its hidden layers and not one distribution: "
+            "use `model(x)` itself"
+        )
+    if getattr(model, "_is_ensemble", False):
+        raise ValueError(
+            f"`model` of type {name} is a mixture over its members, which is not Gaussian: use it in BoTorch"
+        )
+    if isinstance(model, IndependentModelList):
+        raise ValueError(f"`model` of type {name} is a list of models: convert each of `model.models`")
+    if isinstance(model, _BaseExactGP):
+        raise ValueError(
+            "`model` is a fantasy of a variational model, whose factor is in a cache of gpytorch alone: convert the "
+            "variational model, and condition it on the new data by `gp.Exact().infer`"
+        )
+    untrained = (part for part in model.modules() if "variational_params_initialized" in part._buffers)
+    if not all(bool(part.variational_params_initialized) for part in untrained):
+        raise ValueError(
+            f"`model` of type {name} has never been called, so its variational distribution has no values: train it "
+            "first"
+        )
+    inputs: Any = getattr(model, "train_inputs", None) or ()
+    if len(inputs) > 1:
+        raise ValueError(
+            f"`model` of type {name} takes {len(inputs)} inputs, and a posterior takes one array (n, d): "
+            "put them side by side as columns, and take them apart in its `forward`"
+        )
+
+
+def fits(posterior: Posterior, model: Any) -> bool:
+    """Whether a converted posterior can be evaluated; some kernels can in a product that gpytorch never forms."""
+    try:
+        tried(posterior, model)
+    except ValueError:
+        return False
+    return True
+
+
+def tried(posterior: P, model: Any) -> P:
+    """The posterior, after a call at some inputs of the model, where any are known, that shows that it works.
+
+    Raises:
+        ValueError: It does not give the joint distribution of one function; the message names the class of the model.
+    """
+    x = _some_inputs(model)
+    if x is not None:
+        try:
+            _ = posterior(x).variance
+        except Exception as error:
+            raise ValueError(
+                f"`model` of type {type(model).__name__} gives no joint distribution of one function at inputs (n, d): "
+                f"{error}"
+            ) from error
+    return posterior
+
+
+def _some_inputs(model: Any) -> Tensor | None:
+    """A few inputs that a model takes: of its training data or its inducing points; None where it has neither."""
+    strategy = getattr(model, "variational_strategy", None)
+    strategy = getattr(strategy, "base_variational_strategy", strategy)
+    if isinstance(strategy, AdditiveGridInterpolationVariationalStrategy):  # its grid is that of one column
+        return None
+    given = getattr(model, "train_inputs", None) or (getattr(strategy, "inducing_points", None),)
+    x = given[0]
+    return None if x is None or x.dim() < 2 else x.detach().reshape(-1, *x.shape[-2:])[0, :2]
 
 
 def _point_major(covariance: LinearOperator, mean: Tensor) -> LinearOperator:

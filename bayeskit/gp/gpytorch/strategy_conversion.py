@@ -42,11 +42,7 @@ _OVER_INDUCING_VALUES = (
 
 
 def posterior_of(model: Any) -> Posterior | None:
-    """The posterior of an `ApproximateGP` in float64 and evaluation mode; None where its strategy is not known here.
-
-    Raises:
-        ValueError: The model has never been called.
-    """
+    """The posterior of an `ApproximateGP` in float64 and evaluation mode; None where its strategy is not known here."""
     strategy: Any = model.variational_strategy
     count: int | None = None
     mixing: Tensor | None = None
@@ -61,8 +57,6 @@ def posterior_of(model: Any) -> Posterior | None:
     inner: Any = strategy.model if type(strategy) is OrthogonallyDecoupledVariationalStrategy else strategy
     if type(inner) not in _OVER_INDUCING_VALUES or inner.inducing_points.dim() > 3:
         return None
-    if not bool(strategy.variational_params_initialized):
-        raise ValueError("`model` has never been called, so its variational distribution has no values: train it first")
     processes = _processes(model, inner, count)
     if processes is None:
         return None

@@ -368,6 +368,27 @@ def test_whitened_strategies(cls, q):
     close(f(inputs())[:, 3:], f(inputs()[3:]))
 
 
+@pytest.mark.parametrize("cls", [V.VariationalStrategy, V.LargeBatchVariationalStrategy, V.CiqVariationalStrategy])
+@pytest.mark.parametrize("jitter", [None, 1e-2])
+def test_float32_strategies_keep_the_jitter_that_they_were_trained_with(cls, jitter):
+    """Whitened values have a meaning with their factor alone, in which float32 has another jitter than float64."""
+    z = torch.linspace(0, 1, 24)[:, None]
+
+    def choice(model):
+        return cls(model, z, V.CholeskyVariationalDistribution(24), jitter_val=jitter)
+
+    model = Approximate(choice, kernel=K.RBFKernel())
+    model.covar_module.lengthscale = 0.2
+    model.variational_strategy.variational_params_initialized.fill_(1)
+    mean = model.variational_strategy._variational_distribution.variational_mean
+    mean.data = torch.randn(24, generator=generator())
+    x = torch.linspace(0, 1, 50)[:, None]
+    values, expected = gp.from_gpytorch(model)(x), theirs(model, x)
+    close(values.mean, expected.mean.double(), 5e-3)
+    close(values.variance, expected.variance.double(), 5e-3 if jitter is None else 2.1e-2)
+    assert model.variational_strategy._jitter_val is jitter
+
+
 @pytest.mark.parametrize("q", [q for q in FAMILIES if q is not V.DeltaVariationalDistribution])
 def test_unwhitened_strategy(q):
     model = trained(Approximate(strategy(V.UnwhitenedVariationalStrategy, q)))
