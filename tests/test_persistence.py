@@ -69,6 +69,68 @@ def test_own_kernel_needs_its_factory(tmp_path):
         load(tmp_path / "model.bayeskit")
 
 
+def categorical():
+    from botorch.models.kernels import CategoricalKernel
+
+    return gpytorch.kernels.RBFKernel(active_dims=[0]) * CategoricalKernel(active_dims=[1], ard_num_dims=1)
+
+
+def constrained():
+    """Of gpytorch's class, with a constraint of BoTorch's."""
+    from botorch.utils.constraints import NonTransformedInterval
+
+    interval = NonTransformedInterval(0.1, 10.0, initial_value=1.0)
+    return gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(lengthscale_constraint=interval))
+
+
+def scale(kernel):
+    return gpytorch.kernels.ScaleKernel(kernel)
+
+
+COMPOSITES = {
+    "scaled": lambda: scale(OwnKernel()),
+    "scaled twice, one for each column": lambda: scale(scale(OwnKernel(ard_num_dims=2))),
+    "own + rbf": lambda: scale(OwnKernel()) + scale(gpytorch.kernels.RBFKernel()),
+    "rbf + own": lambda: scale(gpytorch.kernels.RBFKernel()) + scale(OwnKernel()),
+    "rbf * own": lambda: scale(gpytorch.kernels.RBFKernel(active_dims=[0])) * OwnKernel(active_dims=[1]),
+    "own + own of two columns": lambda: OwnKernel(active_dims=[0]) + scale(OwnKernel(active_dims=[1])),
+    "sum of three": lambda: scale(OwnKernel()) + gpytorch.kernels.LinearKernel() + gpytorch.kernels.PeriodicKernel(),
+    "with a prior": lambda: scale(OwnKernel(lengthscale_prior=NormalPrior(1.0, 0.5))),
+    "categorical of BoTorch": categorical,
+    "constraint of BoTorch": constrained,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("inference", ["exact", "sgpr", "svgp"])
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_a_kernel_with_own_parts_is_built_as_a_whole(name, inference, tmp_path):
+    inputs = np.column_stack([X[:, 0], np.arange(25) % 3])
+    method = registry.quick(inference)
+    model = GPRegressor(kernel=COMPOSITES[name](), inference=method, random_state=0).fit(inputs, Y)
+    for factory in (COMPOSITES[name], COMPOSITES[name]()):
+        again = round_trip(model, tmp_path, kernel=factory)
+        assert (again.predict(inputs) == model.predict(inputs)).all()
+        assert (again.sample_functions(2)(inputs) == model.sample_functions(2)(inputs)).all()
+    with pytest.raises(ValueError, match="kernel=..."):
+        load(tmp_path / "model.bayeskit")
+    with pytest.raises(ValueError, match="does not have the structure of the kernel of class"):
+        load(tmp_path / "model.bayeskit", kernel=gpytorch.kernels.LinearKernel)
+
+
+@pytest.mark.parametrize("inference", ["exact", "svgp"])
+@pytest.mark.parametrize("name", ["scaled", "own + rbf"])
+def test_a_kernel_with_own_parts_for_correlated_outputs_and_streams(name, inference, tmp_path):
+    """The library builds kernels around that of the user, whose parts are found by their classes and names."""
+    model = GPRegressor(
+        kernel=COMPOSITES[name](), num_latents=1, inference=registry.quick(inference), random_state=0
+    ).fit(X, np.column_stack([Y, -2 * Y]))
+    again = round_trip(model, tmp_path, kernel=COMPOSITES[name])
+    for one in (model, again):
+        one.partial_fit(X[:5], np.zeros((5, 2)))
+    assert (again.predict(X) == model.predict(X)).all()
+
+
 def stream(kernel=None):
     method = gp.MemoryDualGP(num_inducing=10, memory=5)
     return GPRegressor(kernel=kernel, inference=method, random_state=0).partial_fit(X[:15], Y[:15])

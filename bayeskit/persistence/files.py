@@ -60,7 +60,8 @@ def load(path: str | Path, *, network: Any = None, kernel: Any = None, likelihoo
         path: The file.
         network: For a network of the user's own class: the callable `(in_features, out_features) -> Module` that
             built it, or a module of the same architecture.
-        kernel: For a kernel of the user's own class: a kernel like it, or a callable without arguments.
+        kernel: For a kernel that is or contains one of the user's own class, or of BoTorch: the whole kernel as it was
+            given, or a callable without arguments that builds it.
         likelihood: For a likelihood of the user's own class: likewise.
 
     Returns:

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from bayeskit.persistence.moved_classes import current_fields
-from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, class_at
+from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, class_at, path_of
 
 _NODES = frozenset(
     "tensor array torch list tuple set dict operator dataclass estimator function module same user".split()
@@ -119,9 +119,16 @@ class Reader:
         arguments = node["arguments"] if role == "network" else []
         module = copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory(*arguments)
         weights = self.decode(node["weights"])
+        module = _with_weights(module, weights, node["class"])
         floating = [w for w in weights.values() if w.is_floating_point()]
         module = module.to(device=floating[0].device, dtype=floating[0].dtype) if floating else module
-        module.load_state_dict(weights)
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"`{role}` does not have the structure of the {role} of class {node['class']} in the file; build it as "
+                f"for training: {error}"
+            ) from error
         module.eval().requires_grad_(False)
         for name in node.get("learnt", []):  # of a posterior that continues to learn
             module.get_parameter(name).requires_grad_(True)
@@ -130,3 +137,9 @@ class Reader:
 
 def _available(device: str) -> str:
     return device if torch.device(device).type != "cuda" or torch.cuda.is_available() else "cpu"
+
+
+def _with_weights(module: nn.Module, weights: dict[str, Any], path: str) -> nn.Module:
+    """The module, or the part of it of the class at `path`, that has the weights in the file by name."""
+    parts = (part for part in module.modules() if part is module or path_of(part) == path)
+    return next((part for part in parts if part.state_dict().keys() == weights.keys()), module)

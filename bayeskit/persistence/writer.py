@@ -15,6 +15,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, path_of
 
 _BUILDER = re.compile(r"estimator(\.estimator_?)*\.network")  # that of the estimator, or of one inside it
+_PARTS = (gpytorch.Module, gpytorch.constraints.Interval)  # of a kernel; networks have a factory of their own
 
 
 class Writer:
@@ -94,8 +95,8 @@ class Writer:
         raise TypeError(f"{where} of type {cls.__name__} cannot be saved: use plain values, arrays or torch modules")
 
     def _module(self, value: nn.Module, path: str, where: str) -> dict[str, Any]:
-        known = path.startswith(TRUSTED)
-        if known and not isinstance(value, gpytorch.Module | Likelihood):
+        known = path.startswith(TRUSTED) and not _holds_own_kernel(value)
+        if known and not isinstance(value, gpytorch.Module | Likelihood) and not _is_list_of_kernels(value):
             # A network that holds a class of the user's own anywhere is rebuilt as a whole by the user's factory.
             # So is one whose weights are computed by parametrizations, which torch rebuilds from their state alone.
             known = all(path_of(inner).startswith(TRUSTED) for inner in value.modules())
@@ -156,3 +157,20 @@ class Writer:
         if "posterior_" in vars(fitted):
             self._arguments = [int(fitted.n_features_in_), int(fitted.num_outputs_)]
         return state
+
+
+def _holds_own_kernel(value: nn.Module) -> bool:
+    """Whether a kernel of gpytorch has parts of the user's or of another library, and none of this one.
+
+    The user's factory builds such a kernel as a whole. A kernel with parts of this library may have been built around
+    that of the user, so its parts are written one by one.
+    """
+    if not isinstance(value, gpytorch.kernels.Kernel) or not path_of(value).startswith("gpytorch."):
+        return False
+    parts = [part for part in value.modules() if not isinstance(part, gpytorch.priors.Prior)]
+    own = any(isinstance(part, _PARTS) and not path_of(part).startswith(TRUSTED) for part in parts)
+    return own and not any(path_of(part).startswith("bayeskit.") for part in parts)
+
+
+def _is_list_of_kernels(value: nn.Module) -> bool:
+    return isinstance(value, nn.ModuleList) and all(isinstance(part, gpytorch.kernels.Kernel) for part in value)
