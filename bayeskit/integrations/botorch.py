@@ -8,6 +8,7 @@ import copy
 from typing import Any, Self
 
 import torch
+from gpytorch.distributions import MultivariateNormal
 from torch import Tensor
 
 from bayeskit.core import operators
@@ -18,15 +19,16 @@ from bayeskit.integrations.botorch_observations import (
     check_inputs,
     checked,
     concatenated,
+    inputs_in_units,
     output_positions,
 )
-from bayeskit.integrations.botorch_posteriors import blocks, gaussian, noisy
+from bayeskit.integrations.botorch_posteriors import NOT_GAUSSIAN, FunctionsPosterior, blocks, gaussian, noisy, selected
 from bayeskit.integrations.optional_import import needed
 
 with needed("BoTorch", extra="botorch"):
     from botorch.models.model import FantasizeMixin, Model
-    from botorch.posteriors import Posterior
-    from botorch.posteriors.ensemble import EnsemblePosterior
+    from botorch.posteriors import GPyTorchPosterior, Posterior
+    from botorch.sampling.pathwise.posterior_samplers import DrawMatheronPaths
 
 ROWS = 256
 """Inputs per joint covariance, of which the blocks of q are kept: half a MiB, unless q is larger."""
@@ -39,7 +41,9 @@ def as_model(estimator: Any) -> "EstimatorModel":
     function is Gaussian (processes, linearized networks, Bayesian last layers), with gradients in X, and otherwise an
     `EnsemblePosterior` of fixed functions. `observation_noise=True` adds the learned noise.
     `condition_on_observations` and `fantasize` are exact where function and noise are Gaussian, at fixed
-    hyperparameters, features and scales.
+    hyperparameters, features and scales. `subset_output` gives the model of some outputs, and `model(X)` a Gaussian as
+    one of gpytorch, so that entropy searches (MES, GIBBON, JES, PES) and knowledge gradients work. Thompson sampling by
+    BoTorch's paths does not: use `MaxPosteriorSampling`, or `estimator.sample_functions`.
 
     Args:
         estimator: A fitted GPRegressor or BNNRegressor.
@@ -67,19 +71,32 @@ class EstimatorModel(Model, FantasizeMixin):
     Args:
         estimator: A fitted GPRegressor or BNNRegressor.
         observed: Further observations to condition on exactly, or None.
+        outputs: Which outputs of the estimator the model is of, and is conditioned by; None for all.
+        shown: Which of those it states; None for all.
     """
 
-    def __init__(self, estimator: Any, observed: Observed | None = None):
+    def __init__(
+        self,
+        estimator: Any,
+        observed: Observed | None = None,
+        outputs: list[int] | None = None,
+        shown: list[int] | None = None,
+    ):
         super().__init__()
         check_estimator(estimator)
         self.estimator, self.observed = estimator, observed
+        self.outputs, self.shown = list(range(estimator.num_outputs_)) if outputs is None else outputs, shown
         self.likelihood = copy.deepcopy(estimator.likelihood_).requires_grad_(False)
         self.eval()
 
     @property
     def num_outputs(self) -> int:
         """Number of outputs, m."""
-        return self.estimator.num_outputs_
+        return len(self.outputs if self.shown is None else self.shown)
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters, buffers and modules; and `train_inputs` where a process keeps them."""
+        return inputs_in_units(self) if name == "train_inputs" else super().__getattr__(name)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -111,12 +128,14 @@ class EstimatorModel(Model, FantasizeMixin):
         noise = None if observation_noise is False else self._noise(observation_noise, X)
         with torch.set_grad_enabled(wanted):
             joint = self._joint(X) if self.observed is None else self._conditioned(X, self.observed)
+            if self.shown is not None and isinstance(joint, tuple):
+                joint = selected(joint, self.shown)
             posterior: Posterior
             if isinstance(joint, tuple):
                 posterior = gaussian(joint, noise, outputs)
             else:
                 functions = joint if noise is None else noisy(joint, noise)
-                posterior = EnsemblePosterior(functions if outputs is None else functions[..., outputs])
+                posterior = FunctionsPosterior(functions if outputs is None else functions[..., outputs])
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **_: Any) -> Self:
@@ -132,6 +151,11 @@ class EstimatorModel(Model, FantasizeMixin):
             ValueError: There is not one finite row of `Y` for each row of `X`, or `noise` does not fit.
         """
         check_inputs(X, self.estimator.n_features_in_)
+        if self.shown is not None:
+            raise NotImplementedError(
+                "a model of some outputs, taken after observations of all of them, cannot be conditioned on more: "
+                "condition the model of all outputs, and take `subset_output` of the result"
+            )
         if self.likelihood.noise_variance is None or not isinstance(self._joint(X[..., :1, :].detach()), tuple):
             method = type(self.estimator.inference_).__name__
             raise NotImplementedError(
@@ -140,7 +164,36 @@ class EstimatorModel(Model, FantasizeMixin):
             )
         added = checked(X, Y, self._noise(True, X) if noise is None else noise, num_outputs=self.num_outputs)
         observed = added if self.observed is None else concatenated(self.observed, added)
-        return type(self)(self.estimator, observed)
+        return type(self)(self.estimator, observed, self.outputs)
+
+    def subset_output(self, idcs: list[int]) -> Self:
+        """The model of some outputs; their joint distribution with the others is lost.
+
+        Args:
+            idcs: Which outputs, 0 to m - 1, or counted from the end.
+
+        Raises:
+            ValueError: An index is out of range.
+        """
+        chosen = output_positions(idcs, self.num_outputs)
+        if self.observed is None:
+            return type(self)(self.estimator, None, [self.outputs[i] for i in chosen])
+        shown = chosen if self.shown is None else [self.shown[i] for i in chosen]
+        return type(self)(self.estimator, self.observed, self.outputs, shown)
+
+    def forward(self, X: Tensor) -> MultivariateNormal:
+        """The distribution of the outputs at q inputs as one of gpytorch, in the units of the data.
+
+        Args:
+            X: (*b, q, d).
+
+        Raises:
+            NotImplementedError: The function is not Gaussian.
+        """
+        posterior = self.posterior(X)
+        if isinstance(posterior, GPyTorchPosterior):
+            return posterior.distribution
+        raise NotImplementedError(f"`model(X)` has to be Gaussian: {NOT_GAUSSIAN}")
 
     def _noise(self, given: bool | Tensor, X: Tensor) -> Tensor:
         """Noise variances that broadcast against (*b, q, m), in the units of the data."""
@@ -152,7 +205,8 @@ class EstimatorModel(Model, FantasizeMixin):
             noises = torch.stack([member.noise_variance.to(X) for member in self.likelihood.components])
             noise = self.likelihood.weights.to(X) @ noises
         if noise is not None:
-            return (noise.to(X) * scale.square()).expand(self.num_outputs)
+            variance = (noise.to(X) * scale.square()).expand(self.estimator.num_outputs_)[self.outputs]
+            return variance if self.shown is None else variance[self.shown]
         raise NotImplementedError(
             f"`observation_noise=True` needs Gaussian noise, and that of {type(self.likelihood).__name__} is not: give "
             "noise variances, or use the posterior of the function"
@@ -173,9 +227,10 @@ class EstimatorModel(Model, FantasizeMixin):
         found = [blocks(self._values(part.reshape(-1, d)), q) for part in flat.split(max(1, ROWS // q))]
         if isinstance(found[0], tuple):
             mean, covariance = (torch.cat(parts).to(X) for parts in zip(*found, strict=True))
-            return mean.reshape(*batch, q, -1), covariance.reshape(*batch, *covariance.shape[1:])
+            moments = mean.reshape(*batch, q, -1), covariance.reshape(*batch, *covariance.shape[1:])
+            return moments if self.outputs == list(range(mean.shape[-1])) else selected(moments, self.outputs)
         functions = torch.cat([part for part in found if isinstance(part, Tensor)]).to(X)
-        return functions.reshape(*batch, *functions.shape[1:])
+        return functions.reshape(*batch, *functions.shape[1:])[..., self.outputs]
 
     def _conditioned(self, X: Tensor, observed: Observed) -> tuple[Tensor, Tensor]:
         """N(m + C' S^-1 (y - m_o), K - C' S^-1 C), with S and C from the joint distribution at both sets of inputs."""
@@ -184,7 +239,8 @@ class EstimatorModel(Model, FantasizeMixin):
         joint = self._joint(both)
         assert isinstance(joint, tuple)
         mean, covariance = joint
-        size, m = observed.x.shape[-2] * self.num_outputs, self.num_outputs
+        m = len(self.outputs)
+        size = observed.x.shape[-2] * m
         noise = observed.noise.expand(*observed.noise.shape[:-2], *observed.y.shape[-2:]).flatten(-2)
         given = covariance[..., :size, :size] + torch.diag_embed(noise)
         factor = operators.factorize(given, name="the covariance of the observations after the fit")
@@ -195,3 +251,12 @@ class EstimatorModel(Model, FantasizeMixin):
         kept = covariance[..., size:, size:] - half.mT @ half
         mean = mean[..., size // m :, :] + shift.to(X)
         return mean, kept.to(X).expand(*mean.shape[:-2], *kept.shape[-2:])
+
+
+@DrawMatheronPaths.register(EstimatorModel)
+def _no_paths(model: EstimatorModel, **_: Any) -> None:
+    """BoTorch's paths are made of its own kernels and layers."""
+    raise NotImplementedError(
+        "BoTorch's paths are made of its own models: draw by `MaxPosteriorSampling`, or functions by "
+        "`estimator.sample_functions`"
+    )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core.likelihood import StudentT
+from bayeskit.gp.process.conditioned_kernel import Conditioned
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,36 @@ def concatenated(first: Observed, second: Observed) -> Observed:
 
     noises = (o.noise.expand(*o.noise.shape[:-2], *o.y.shape[-2:]) for o in (first, second))
     return Observed(cat(first.x, second.x), cat(first.y, second.y), cat(*noises))
+
+
+class NoInputs(NotImplementedError, AttributeError):
+    """There are no training inputs: not supported, and for `hasattr` not there."""
+
+
+def inputs_in_units(model: Any) -> tuple[Tensor]:
+    """The inputs that a model of a Gaussian process is conditioned at, in the units of the data.
+
+    Args:
+        model: A model of `as_model`.
+
+    Returns:
+        One tensor (n, d), for m > 1 outputs (m, n, d), as BoTorch keeps them; of training data or of inducing points.
+
+    Raises:
+        NoInputs: The method keeps none.
+    """
+    estimator, m = model.estimator, model.num_outputs
+    kernel, scaler = getattr(estimator.posterior_, "kernel", None), estimator.input_scaler_
+    if not isinstance(kernel, Conditioned) or not (scaler is None or hasattr(scaler, "shift")):
+        raise NoInputs(
+            f"{type(estimator.inference_).__name__} keeps no training inputs, which this function of BoTorch needs: "
+            "use a method such as `gp.Exact`, or another acquisition function"
+        )
+    z = kernel.z.double()
+    x = z if scaler is None else scaler.shift.to(z) + scaler.scale.to(z) * z
+    later = None if model.observed is None else model.observed.x.to(x)
+    x = x if later is None else torch.cat([x.expand(*later.shape[:-2], -1, -1), later], -2)
+    return (x if m == 1 else x.unsqueeze(-3).expand(*x.shape[:-2], m, -1, -1),)
 
 
 def check_estimator(estimator: Any) -> None:

@@ -13,9 +13,33 @@ from bayeskit.integrations.optional_import import needed
 
 with needed("BoTorch", extra="botorch"):
     from botorch.posteriors import GPyTorchPosterior
+    from botorch.posteriors.ensemble import EnsemblePosterior
 
 NUM_DRAWS = 256
 """Samples in the ensemble posterior of a mixture; their mean has an error of 6 % of the standard deviation."""
+
+
+NOT_GAUSSIAN = (
+    "the posterior is one of fixed functions; use an acquisition function that draws from `model.posterior`, or a "
+    "method with a Gaussian posterior"
+)
+
+
+class NotGaussian(NotImplementedError, AttributeError):
+    """There is no such property: not supported, and for `hasattr` not there."""
+
+
+class FunctionsPosterior(EnsemblePosterior):
+    """Fixed functions (*b, s, q, m), equally likely; entropy searches, which need a Gaussian, are told so."""
+
+    @property
+    def distribution(self) -> MultivariateNormal:
+        """None.
+
+        Raises:
+            NotGaussian: Always.
+        """
+        raise NotGaussian(f"no Gaussian distribution: {NOT_GAUSSIAN}")
 
 
 def blocks(values: FunctionValues, q: int) -> "tuple[Tensor, Tensor] | Tensor":
@@ -59,16 +83,27 @@ def gaussian(moments: tuple[Tensor, Tensor], noise: Tensor | None, outputs: list
         noise: Variances that broadcast against the mean, or None.
         outputs: Which outputs, 0 to m - 1; None for all.
     """
-    (mean, covariance), m = moments, moments[0].shape[-1]
+    mean, covariance = moments
     if noise is not None:
         covariance = covariance + torch.diag_embed(variances(noise, mean.shape).flatten(-2))
     if outputs is not None:
-        rows = torch.arange(mean.shape[-2], device=mean.device)[:, None] * m
-        rows = (rows + torch.as_tensor(outputs, device=mean.device)).flatten()
-        mean, covariance = mean[..., outputs], covariance[..., rows, :][..., rows]
+        mean, covariance = selected((mean, covariance), outputs)
     if mean.shape[-1] == 1:
         return GPyTorchPosterior(MultivariateNormal(mean.squeeze(-1), to_linear_operator(covariance)))
     return GPyTorchPosterior(MultitaskMultivariateNormal(mean, to_linear_operator(covariance)))
+
+
+def selected(moments: tuple[Tensor, Tensor], outputs: list[int]) -> tuple[Tensor, Tensor]:
+    """The moments of some outputs.
+
+    Args:
+        moments: Mean (*b, q, m) and covariance (*b, q m, q m).
+        outputs: Which, 0 to m - 1.
+    """
+    mean, covariance = moments
+    rows = torch.arange(mean.shape[-2], device=mean.device)[:, None] * mean.shape[-1]
+    rows = (rows + torch.as_tensor(outputs, device=mean.device)).flatten()
+    return mean[..., outputs], covariance[..., rows, :][..., rows]
 
 
 def noisy(functions: Tensor, noise: Tensor) -> Tensor:

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition import LogExpectedImprovement, qLogExpectedImprovement
+from botorch.acquisition.joint_entropy_search import qJointEntropySearch
 from botorch.acquisition.knowledge_gradient import qKnowledgeGradient
+from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy, qMaxValueEntropy
 from botorch.acquisition.objective import ScalarizedPosteriorTransform
+from botorch.acquisition.predictive_entropy_search import qPredictiveEntropySearch
+from botorch.acquisition.thompson_sampling import PathwiseThompsonSampling
 from botorch.generation import MaxPosteriorSampling
-from botorch.models import SingleTaskGP
+from botorch.models import ModelList, SingleTaskGP
 from botorch.optim import optimize_acqf
 from botorch.posteriors import GPyTorchPosterior
 from botorch.posteriors.ensemble import EnsemblePosterior
@@ -306,3 +310,112 @@ def test_a_model_is_copied_whole_and_an_estimator_must_be_fitted():
     torch.testing.assert_close(again.posterior(inputs(3)).mean, model.posterior(inputs(3)).mean, rtol=0, atol=0)
     with pytest.raises(NotFittedError):
         as_model(GPRegressor())
+
+
+# -- some outputs, and what acquisition functions ask for beside the posterior -----------------------------------------
+
+CORRELATED = GPRegressor(num_latents=1, random_state=0).fit(X, np.stack([Y, 10 * Y**2], 1))
+FUNCTIONS = BNNRegressor(inference=registry.quick("deep_ensemble"), random_state=0).fit(X, np.stack([Y, -Y], 1))
+
+
+def later(m):
+    return inputs(3, seed=7), torch.randn(3, m, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("estimator", [PAIR, CORRELATED, FUNCTIONS], ids=["independent", "correlated", "functions"])
+def test_some_outputs_are_columns_of_all(estimator, conditioned, noisy):
+    if estimator is FUNCTIONS and (conditioned or noisy):  # not Gaussian; with noise samples for all its outputs
+        return
+    model, x = as_model(estimator), inputs(4, 3)
+    if conditioned:
+        model = model.condition_on_observations(*later(2))
+    whole = model.posterior(x, observation_noise=noisy)
+    for chosen in ([1], [0], [-1], [1, 0]):
+        part = model.subset_output(chosen)
+        found = part.posterior(x, observation_noise=noisy)
+        assert part.num_outputs == len(chosen) and found.mean.shape == (4, 3, len(chosen))
+        torch.testing.assert_close(found.mean, whole.mean[..., chosen], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(found.variance, whole.variance[..., chosen], rtol=1e-10, atol=1e-10)
+        again = part.subset_output([0]).posterior(x, output_indices=[0], observation_noise=noisy)
+        torch.testing.assert_close(again.mean, whole.mean[..., chosen[:1]], rtol=1e-10, atol=1e-10)
+        if chosen in ([0], [1]):  # BoTorch's list has an order of its own
+            together = ModelList(model, as_model(EXACT)).subset_output(chosen).posterior(x)
+            torch.testing.assert_close(together.mean, model.posterior(x).mean[..., chosen], rtol=1e-10, atol=1e-10)
+    for wrong in ([2], [], [-3]):
+        with pytest.raises(ValueError, match="must choose among the 2 outputs"):
+            model.subset_output(wrong)
+
+
+def test_one_output_is_conditioned_by_its_own_observations():
+    """Of independent outputs: as all of them by observations of which the other ones have no weight."""
+    x, y = later(1)
+    model, query = as_model(PAIR), inputs(4, 3)
+    found = model.subset_output([1]).condition_on_observations(x, y).posterior(query)
+    both = torch.cat([torch.zeros_like(y), y], -1)
+    noise = model._noise(True, x) * torch.tensor([1e12, 1.0])
+    expected = model.condition_on_observations(x, both, noise).posterior(query)
+    torch.testing.assert_close(found.mean, expected.mean[..., 1:], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.variance, expected.variance[..., 1:], rtol=1e-6, atol=1e-6)
+    shown = model.condition_on_observations(*later(2)).subset_output([1])
+    with pytest.raises(NotImplementedError, match="condition the model of all outputs"):
+        shown.condition_on_observations(x, y)
+
+
+def test_a_call_is_the_posterior_and_training_inputs_are_those_of_the_data():
+    for estimator, m in ((EXACT, 1), (PAIR, 2)):
+        model, x = as_model(estimator), inputs(4, 3)
+        normal, posterior = model(x), model.posterior(x)
+        torch.testing.assert_close(normal.mean, posterior.distribution.mean)
+        torch.testing.assert_close(normal.covariance_matrix, posterior.distribution.covariance_matrix)
+        (kept,) = model.train_inputs
+        kept = kept if m == 1 else kept[1]
+        close = torch.cdist(kept, torch.as_tensor(X)) < 1e-12  # in an order of the method's own
+        assert kept.shape == X.shape and close.sum(0).eq(1).all() and close.sum(1).eq(1).all()
+        conditioned = model.condition_on_observations(*later(m)).train_inputs[0]
+        assert conditioned.shape == ((28, 2) if m == 1 else (2, 28, 2))
+    model = as_model(FUNCTIONS)
+    assert not hasattr(model, "train_inputs") and not hasattr(model.posterior(inputs(2, 1)), "distribution")
+    for attempt in (
+        lambda: model(inputs(3)),
+        lambda: model.train_inputs,
+        lambda: model.posterior(inputs(3)).distribution,
+        lambda: PathwiseThompsonSampling(as_model(EXACT))(inputs(2, 1)),
+    ):
+        with pytest.raises(NotImplementedError, match="Gaussian|training inputs|MaxPosteriorSampling"):
+            attempt()
+
+
+OPTIMA = {"optimal_inputs": inputs(3, seed=3), "optimal_outputs": torch.full((3, 1), 6.0, dtype=torch.float64)}
+ENTROPY = {
+    "MES": lambda model: qMaxValueEntropy(model, inputs(30)),
+    "GIBBON": lambda model: qLowerBoundMaxValueEntropy(model, inputs(30)),
+    "JES": lambda model: qJointEntropySearch(model, **OPTIMA, estimation_type="LB"),
+    "JES by sampling": lambda model: qJointEntropySearch(model, **OPTIMA, estimation_type="MC"),
+    "PES": lambda model: qPredictiveEntropySearch(model, OPTIMA["optimal_inputs"]),
+    "KG": lambda model: qKnowledgeGradient(model, num_fantasies=2),
+}
+
+
+@pytest.mark.parametrize("method", ["exact", "svgp"])
+@pytest.mark.parametrize("name", ENTROPY)
+def test_acquisition_functions_that_look_ahead_propose(name, method):
+    estimator = EXACT if method == "exact" else fitted("svgp")
+    if name == "PES" and method == "exact":  # BoTorch's gradients of it are not numbers for its own models either
+        assert bool(ENTROPY[name](as_model(estimator))(inputs(3, 2)).isfinite().all())
+        return
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        candidates, value = optimize_acqf(
+            ENTROPY[name](as_model(estimator)),
+            BOX,
+            q=2,
+            num_restarts=1,
+            raw_samples=4,
+            sequential=name in ("MES", "GIBBON"),
+            options={"maxiter": 3},
+        )
+    assert candidates.shape == (2, 2) and bool(value.isfinite().all())
+    assert bool(((candidates >= 0) & (candidates <= 1)).all())
