@@ -65,7 +65,7 @@ class History:
         return History(rows, torch.cat([slots, slots.new_tensor([end])]), written, end + 1, offered)
 
     def draw(self, labels: Tensor, num_groups: int, num_draws: int, *, generator: torch.Generator) -> Tensor:
-        """Past positions recombined by group, each group from its own random time, (s, c, p).
+        """Past positions recombined by group, each group of each chain from its own random time, (s, c, p).
 
         Args:
             labels: The group of each parameter, (p,).
@@ -73,12 +73,12 @@ class History:
             num_draws: Positions s.
             generator: Source of randomness.
         """
-        shape = (num_draws, num_groups)
-        moments = torch.randint(len(self.slots), shape, generator=generator, device=generator.device)
-        chosen = self.slots[moments.to(labels.device)][:, labels]  # (s, p)
         _, chains, numbers = self.rows.shape
-        chain = torch.arange(chains, device=labels.device)[None, :, None]
-        return self.rows[chosen[:, None, :], chain, torch.arange(numbers, device=labels.device)]
+        shape = (num_draws, chains, num_groups)
+        moments = torch.randint(len(self.slots), shape, generator=generator, device=generator.device)
+        chosen = self.slots[moments.to(labels.device)][..., labels]  # (s, c, p)
+        chain = torch.arange(chains, device=labels.device)[:, None]
+        return self.rows[chosen, chain, torch.arange(numbers, device=labels.device)]
 
     def _room(self, slots: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor, int]:
         """Storage whose row `end` is unused: this one's, or a copy if it is full or another branch wrote there."""

@@ -40,10 +40,12 @@ class Structured(TransitionKernel):
 
     With groups q_1 ... q_M the inner kernel samples, in place of the log density U, its average over other groups,
 
-        sum_i E U(q_i, q'_others),    q'_j from the past of the same chain, each group j from its own random time
+        sum_i E U(q_i, q'_others),    q'_j from the past of the same chain, each group j from its own random time,
 
     whose distribution is the mean-field approximation, the factorized one that minimizes KL(q || target), with factors
     of free form. On a Gaussian N(m, P^-1) the factors are N(m_i, (P_ii)^-1): exact means, *conditional* variances.
+
+    Every chain has random times of its own, so that chains stay independent and R-hat sees all of their variance.
 
     A step evaluates the density at M positions, in each of which one group is current and the others are past; or, with
     `num_passes`, at that many positions in which every group is current with probability `keep`. Then the distribution
@@ -119,22 +121,23 @@ class Structured(TransitionKernel):
         if number == 1 or (self.num_passes is not None and self.keep == 1):
             base, info = self.kernel.step(state.base, log_density, generator=generator)
             return replace(state, base=base), info
-        current = self._draw_current(number, generator).to(groups.device)  # (s, M)
+        chains = len(next(iter(state.position.values())))
+        current = self._draw_current(chains, number, generator).to(groups.device)  # (s, c, M), or (s, 1, M)
         past = state.history.draw(groups, number, len(current), generator=generator)
-        average = _Average(log_density, current[:, groups], past)
+        average = _Average(log_density, current[..., groups], past)
         base, info = self.kernel.step(state.base, average, generator=generator)
         if not current.any(0).all():
-            moving = {name: current.any(0)[label] for name, label in state.labels.items()}
+            moving = {name: current.any(0)[:, label] for name, label in state.labels.items()}
             base = _with_fixed(state.base, base, moving)
         here = ravel({name: base.position[name] for name in state.labels})
         history = state.history.offer(here, capacity=self.capacity, generator=generator)
         return StructuredState(base, state.labels, history), info
 
-    def _draw_current(self, number: int, generator: torch.Generator) -> Tensor:
-        """Which of M groups are current in each of s positions, (s, M)."""
+    def _draw_current(self, chains: int, number: int, generator: torch.Generator) -> Tensor:
+        """Which of M groups are current in each of s positions: (s, c, M) at random, or (s, 1, M) for all chains."""
         if self.num_passes is None:
-            return torch.eye(number, dtype=torch.bool, device=generator.device)
-        shape = (self.num_passes, number)
+            return torch.eye(number, dtype=torch.bool, device=generator.device)[:, None]
+        shape = (self.num_passes, chains, number)
         return torch.rand(shape, generator=generator, device=generator.device) < self.keep
 
 
@@ -147,7 +150,7 @@ class _Average:
 
     Args:
         log_density: Maps leaves (n, *shape) to (n,).
-        current: Which parameters are current, (s, p).
+        current: Which parameters are current, (s, c, p) or (s, 1, p).
         past: Values of the others, (s, c, p).
     """
 
@@ -159,7 +162,7 @@ class _Average:
         here = ravel(position)
         share = len(self.current) / self.current.sum(0).clamp(min=1).to(here)
         scaled = here.detach() + (here - here.detach()) * share  # the same values, the gradient scaled
-        mixed = torch.where(self.current[:, None], scaled, self.past.to(here))  # (s, c, p)
+        mixed = torch.where(self.current, scaled, self.past.to(here))  # (s, c, p)
         return self.log_density(unravel(mixed.flatten(0, 1), position)).reshape(len(self.current), -1).mean(0)
 
 

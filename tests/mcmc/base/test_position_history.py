@@ -52,3 +52,5 @@ def test_groups_come_from_moments_of_their_own(generator):
     counts = torch.zeros(10, 10).index_put((draws[:, 0, 0].long(), draws[:, 0, 1].long()), torch.ones(2_000), True)
     # 100 cells of expectation 20 each, as moments are independent: Poisson, one of them beyond 51 once in 10 million.
     assert (counts - 20).abs().max() < 7 * 20**0.5
+    same = (draws[:, 0, 0] == draws[:, 1, 0]).double().mean()  # chains agree about one moment in ten
+    assert abs(same - 0.1) < 5 * (0.1 * 0.9 / 2_000) ** 0.5

@@ -58,7 +58,7 @@ def test_the_gradient_is_the_average_over_the_past_by_enumeration(generator):
 
     def slope(alive, moments):
         ghost = torch.tensor([[past[a, 0], past[b, 1]] for a, b in moments], dtype=torch.float64)[:, None]
-        return value_and_gradient(_Average(density, alive, ghost), {"x": here})[1]["x"][0]
+        return value_and_gradient(_Average(density, alive[:, None], ghost), {"x": here})[1]["x"][0]
 
     def plain(x0, x1):
         return value_and_gradient(density, {"x": torch.stack([x0, x1])[None]})[1]["x"][0]
@@ -111,8 +111,7 @@ def test_given_its_past_the_stationary_distribution_is_exact(generator, temperat
     variance = (r / p) ** 2 * q / PAST + (temperature + h * noise / 2) / (p * (1 - h * p / 2))
     assert ((x.mean(0) + r / p * m).abs() < 5 * (variance / CHAINS) ** 0.5).all()
     assert abs(torch.corrcoef(x.T)[0, 1]) < 5 / CHAINS**0.5
-    # Chains share the random times of the past, so their variance depends on these: 40 times of 15 steps each, after
-    # which 0.8^15 = 4 % of the noise is left.
+    # 40 times of 15 steps each, after which 0.8^15 = 4 % of the noise is left.
     found = torch.stack(variances)
     assert ((found.mean(0) - variance).abs() < 5 * found.std(0) / 40**0.5).all()
 
@@ -131,7 +130,7 @@ def test_the_stationary_distribution_in_the_long_run(generator, settings, share,
 
     To 5 standard errors of 1,500 draws (500 chains, four times each, far apart), plus 5 % for what is stated: steps of
     h widen stiff directions by h p / 2, and a chain's own past of 300 positions knows the other group's mean only so
-    well. Chains share the random times of the past, which moves their covariances together by as much again.
+    well.
     """
     precision = BLOCKS.clone()
     precision[:2, 2:] *= share
@@ -161,8 +160,8 @@ def test_a_group_without_data_stays_where_it_is(generator, kernel):
     after, _ = structured.step(state, flat, generator=generator)
     for name, leaf in after.position.items():
         moved = leaf != state.position[name]
-        assert torch.equal(moved, moved[:1].expand_as(moved))  # the same numbers in every chain
-        assert 60 < moved[0].sum() < 140  # of 200, half: six standard deviations
+        assert (moved.sum(-1) > 60).all() and (moved.sum(-1) < 140).all()  # of 200, half: six standard deviations
+        assert 60 < (moved[0] == moved[1]).sum() < 140  # each chain has groups of its own
 
 
 def test_chains_do_not_see_each_other(generator):
