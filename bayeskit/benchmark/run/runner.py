@@ -97,7 +97,7 @@ def run(
     A worker process that dies takes the other trials down with it; those without a result are then run again one by
     one, so that only the trial that kills its process goes without.
     """
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import Parallel, cpu_count, delayed, parallel_config
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     if not trials:
@@ -110,13 +110,16 @@ def run(
         method, seed = one.key
         if seed not in prepared:
             prepared.clear()  # one seed's arrays at a time
-            prepared[seed] = problems(seed)
+            with parallel_config("sequential"):  # a pool of scikit-learn's inside this one would wait for it for ever
+                prepared[seed] = problems(seed)
         identity = {"method": method, "seed": seed, "settings": one.settings, "time_limit": time_limit}
         identity |= {"version": __version__, "jobs": jobs}
         return delayed(trial.run)(one.make, prepared[seed], identity=identity, time_limit=time_limit)
 
     try:
-        results: Any = Parallel(n_jobs=jobs, return_as="generator_unordered")(job(one) for one in trials)
+        results: Any = Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered")(
+            job(one) for one in trials
+        )
         for result in results:
             del unfinished[result.row["method"], result.row["seed"]]
             yield result
@@ -126,7 +129,9 @@ def run(
     jobs = 1
     for one in list(unfinished.values()):
         try:
-            alone: Any = Parallel(n_jobs=2)([job(one)])  # two jobs: joblib keeps a single one in this process
+            alone: Any = Parallel(n_jobs=2, backend="loky")(
+                [job(one)]
+            )  # two jobs: joblib keeps a single one in this process
             yield from alone
         except BrokenProcessPool:
             reason = "its process died, most likely for lack of memory"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -206,3 +208,15 @@ def test_a_worker_that_dies_loses_only_its_own_trial(ridge):
     rows = {r.row["method"]: r.row for r in runner.run(trials, lambda seed: problem, None, 2)}
     assert "process died" in rows["dies"]["reason"]
     assert rows["errs"]["reason"].startswith("ValueError")
+
+
+def test_a_comparison_ends_inside_a_joblib_context(tmp_path):
+    code = (
+        "import joblib, sys, bayeskit\n"
+        "with joblib.parallel_config(n_jobs=2):\n"
+        "    result = bayeskit.compare('linnerud', methods=['exact'], seeds=2, out=sys.argv[1], n_jobs=2)\n"
+        "print([row['status'] for row in result.rows])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert "['ok', 'ok']" in done.stdout, done.stderr
