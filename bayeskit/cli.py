@@ -94,9 +94,11 @@ def methods(
 
 
 def _show(comparison: "Comparison") -> None:
-    """Print the table (by Rich at a terminal, else as Markdown), the conclusions and the path of the report."""
+    """Print how the data were read, the table (by Rich at a terminal, else as Markdown), conclusions and the report."""
     from bayeskit.benchmark.report import result_tables, summary_text
 
+    print(f"Task: {comparison.task}.", *comparison.notes)
+    print()
     if sys.stdout.isatty():
         from rich.console import Console
 

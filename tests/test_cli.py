@@ -67,6 +67,7 @@ def test_compare_as_a_module(tmp_path):
     command = [sys.executable, "-m", "bayeskit", "compare", "--data", "linnerud", "--methods", "exact", "--seeds", "1"]
     done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Task: regression." in done.stdout
     assert "| exact |" in done.stdout
     assert f"Report: {tmp_path / 'report.html'}" in done.stdout
     assert "[1/1] exact, seed 0: NLL" in done.stderr

@@ -178,6 +178,7 @@ def _finish(name: str, raw: dataset_sources.Raw, task: Task | None) -> Dataset:
     if not keep.all():
         count = int((~keep).sum())
         notes.append(f"{count} row{'s' if count > 1 else ''} without a target left out.")
+        y = _without_gaps(y, keep)
     if task is None:
         task, reason = guess_task(y[keep])
         notes.append(f"The task was taken to be {task}, because {reason}.")
@@ -211,6 +212,25 @@ def _missing(y: np.ndarray) -> np.ndarray:
     import pandas as pd
 
     return np.asarray(pd.isna(y))
+
+
+def _without_gaps(y: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The target in the type it has without its missing values, for which whole numbers were read as floats or objects.
+
+    The values of rows not kept are zeros where the type changes.
+    """
+    values = y[keep]
+    if y.ndim > 1 or not len(values):
+        return y
+    if y.dtype.kind == "O":
+        values = np.array(values.tolist())  # the type that the values have in common
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1 == 0).all() and abs(values).max() < 2**53:
+        values = values.astype(int)
+    if values.dtype.kind not in "iufb" or values.dtype == y.dtype:
+        return y
+    filled = np.zeros(len(y), values.dtype)
+    filled[keep] = values
+    return filled
 
 
 def _real(name: str, y: np.ndarray) -> np.ndarray:

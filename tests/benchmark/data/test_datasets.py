@@ -249,3 +249,35 @@ def test_real_numbers_are_not_classes(tmp_path):
     pd.DataFrame({"x": range(20), "y": np.arange(20) / 7}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match="`task` cannot be classification: .* real numbers"):
         datasets.load(str(tmp_path / "t.csv"), task="classification")
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["0", "1", "2"] * 20, "classification"),
+        ([str(i) for i in range(60)], "regression"),
+        ([f"{i}.5" for i in range(60)], "regression"),
+        (["True", "False"] * 30, "classification"),
+        (["low", "high"] * 30, "classification"),
+    ],
+)
+def test_blank_targets_do_not_change_the_task(values, task, tmp_path):
+    whole, gaps = tmp_path / "whole.csv", tmp_path / "gaps.csv"
+    whole.write_text("x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values)))
+    blank = [("" if i in (3, 10, 41) else v) for i, v in enumerate(values)]
+    gaps.write_text("x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(blank)))
+    complete, incomplete = datasets.load(str(whole)), datasets.load(str(gaps))
+    assert complete.task == incomplete.task == task
+    assert complete.classes == incomplete.classes
+    assert np.array_equal(np.delete(complete.y, (3, 10, 41)), incomplete.y)
+    assert any(note.startswith("3 rows without a target") for note in incomplete.notes)
+
+
+@pytest.mark.parametrize("kind", ["Int64", "Float64"])
+def test_missing_targets_of_nullable_types(kind, tmp_path):
+    pytest.importorskip("pyarrow")
+    y = pd.Series([*range(50), None], dtype=kind)
+    pd.DataFrame({"x": np.arange(51.0), "y": y}).to_parquet(tmp_path / "t.parquet")
+    data = datasets.load(str(tmp_path / "t.parquet"))
+    assert data.task == "regression"
+    assert np.array_equal(data.y, np.arange(50))
