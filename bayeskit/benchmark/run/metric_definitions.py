@@ -56,8 +56,8 @@ _REGRESSION = (
     Metric(
         "coverage_90",
         "coverage 90 %",
-        "fraction of test points inside their 90 % predictive interval, central or conformal; the value closest to "
-        "0.90 is best",
+        "fraction of test points inside their 90 % predictive interval, central or conformal; the one closest to "
+        "0.90, on average over the seeds, is best",
         better="target",
         target=0.9,
     ),

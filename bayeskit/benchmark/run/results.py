@@ -23,7 +23,8 @@ class Summary:
     Args:
         mean: Mean over seeds.
         error: Standard error of the mean over seeds, NaN with one seed.
-        best: No other complete method has a better mean.
+        best: No other complete method has a lower mean loss over seeds; the loss of a coverage is its distance to the
+            target, seed by seed.
         not_significant: Not the best, and not significantly different from it at the 5 % level.
     """
 
@@ -95,7 +96,7 @@ class Results:
         table: dict[str, dict[str, Summary]] = {method: {} for method in self.methods if self.done(method)}
         for metric in self.metrics:
             values = {method: self._values(method, metric) for method in table}
-            best = self._best(values, metric)
+            best = self._best(metric)
             for method, v in values.items():
                 error = float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else float("nan")
                 mean = float(v.mean()) if len(v) else float("nan")
@@ -130,8 +131,9 @@ class Results:
         losses = self._losses(best, metric), self._losses(method, metric)
         return metric.quality and len(self.seeds) > 1 and not significantly_different(*losses, self._ratio)
 
-    def _best(self, values: Mapping[str, np.ndarray], metric: Metric) -> str | None:
-        means = {m: metric.loss(float(values[m].mean())) for m in self.complete if len(values[m])}
+    def _best(self, metric: Metric) -> str | None:
+        losses = {m: self._losses(m, metric) for m in self.complete}
+        means = {m: float(loss.mean()) for m, loss in losses.items() if len(loss)}
         means = {m: loss for m, loss in means.items() if np.isfinite(loss)}
         return min(means, key=lambda m: means[m]) if len(means) > 1 else None
 

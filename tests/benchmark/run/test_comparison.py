@@ -39,6 +39,17 @@ def test_mean_and_standard_error(made):
     assert not result.summary["b"]["nll"].best
 
 
+def test_coverage_is_best_by_its_distance_to_the_target_in_each_seed(made):
+    result = made({"swings": [1.0] * 4, "near": [1.0] * 4})
+    for method, shares in {"swings": (0.8, 1.0, 0.8, 1.0), "near": (0.92, 0.91, 0.92, 0.91)}.items():
+        for row, share in zip(result.done(method), shares, strict=True):
+            row["coverage_90"] = share
+    near, swings = (result.summary[method]["coverage_90"] for method in ("near", "swings"))
+    assert (near.mean, swings.mean) == (pytest.approx(0.915), pytest.approx(0.9))
+    assert near.best
+    assert not swings.best
+
+
 def test_the_corrected_test_is_the_paired_t_test_without_overlap():
     rng = np.random.default_rng(0)
     for shift in (0.1, 0.5, 1.0, 2.0):
