@@ -13,10 +13,10 @@ from torch import Tensor
 from bayeskit.core.inputs import Batch, Rows, parts
 from bayeskit.core.types import Data
 
-ROUNDING = 1e-6
+_ROUNDING = 1e-6
 """Inputs that differ by less than this, relative to their distance from the column's median, are the same."""
 
-PROJECTIONS = 3
+_PROJECTIONS = 3
 """Random directions along which neighbors are compared; rows of equal inputs are neighbors along each, but for ties."""
 
 
@@ -38,9 +38,9 @@ def duplicate_groups(x: Batch | Rows) -> np.ndarray:
         return np.arange(n)
     flat = np.concatenate([part.detach().cpu().double().reshape(n, -1).numpy() for part in parts(x)], axis=1)
     flat = flat - np.median(flat, axis=0)
-    tolerance = ROUNDING * np.maximum(np.abs(flat), np.median(np.abs(flat), axis=0))
+    tolerance = _ROUNDING * np.maximum(np.abs(flat), np.median(np.abs(flat), axis=0))
     spread = flat.std(axis=0)
-    directions = np.random.default_rng(0).normal(size=(flat.shape[1], PROJECTIONS))
+    directions = np.random.default_rng(0).normal(size=(flat.shape[1], _PROJECTIONS))
     positions = flat @ (directions / np.where(spread > 0, spread, 1.0)[:, None])
     pairs = []
     for order in np.argsort(positions, axis=0, kind="stable").T:
