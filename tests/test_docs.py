@@ -35,7 +35,17 @@ REFERENCE = {
     for path in (ROOT / "docs" / "reference").glob("*.md")
 }
 PACKAGES = ["gp", "bnn", "mcmc", "metrics", "plots", "active", "continual", "benchmark"]
-CORE = ["likelihood", "operators", "optimize", "predictive", "types", "posterior", "lazy_moments", "inference"]
+CORE = [
+    "likelihood",
+    "operators",
+    "optimize",
+    "predictive",
+    "types",
+    "validation_split",
+    "posterior",
+    "lazy_moments",
+    "inference",
+]
 ADAPTERS = ["avalanche", "baal", "botorch", "skactiveml", "skorch"]
 
 

@@ -37,6 +37,7 @@ ORDER = {
         {"checks", "progress", "checkpoint", "compiled"},
         {"inputs", "normals"},
         {"generators", "modules", "types"},
+        {"validation_split"},
         {"operators", "optimize"},
         {"posterior"},
         {"lazy_moments", "predictive"},

@@ -121,7 +121,23 @@ def tensor(value: Any, *, name: str, like: Tensor | None = None) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(np.array(value))
+            array = np.array(value, order="C")  # a copy: PyTorch has no negative strides, and no foreign byte order
+            value = torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
         except (TypeError, ValueError) as error:
             raise TypeError(f"`{name}` must be numeric; got {type(value).__name__} that is not: {error}") from None
     return value if like is None else value.to(device=like.device, dtype=like.dtype)
+
+
+def known_labels(labels: Any, classes: Any, *, name: str = "y") -> None:
+    """Raise `ValueError` naming the labels that are not among `classes`.
+
+    Examples:
+        >>> known_labels(["a", "x"], ["a", "b"])
+        Traceback (most recent call last):
+        ValueError: `y` must only have labels among ['a', 'b']; got ['x'] as well
+    """
+    unknown = np.setdiff1d(labels, classes)
+    if len(unknown):
+        raise ValueError(
+            f"`{name}` must only have labels among {np.asarray(classes).tolist()}; got {unknown.tolist()} as well"
+        )

@@ -67,8 +67,8 @@ class Conformal(PostHocEstimator):
         "split"   score |y - m| / s             interval m -+ q s
         "cqr"     score max(l - y, y - h)       interval [l - q, h + q]
         "lac"     score 1 - p_y                 labels with p_j >= 1 - q: the smallest sets on average
-        "aps"     score sum of p_j >= p_y       labels from the most probable down to a total of q: sets that grow
-                                                with the ambiguity of the label
+        "aps"     score sum of p_j > p_y        labels from the most probable down to the one whose total exceeds q:
+                                                sets that grow with the ambiguity of the label and are never empty
 
     The guarantee is marginal: over the calibration data and the new data point, exchangeable with them. It does not
     need a correct predictive distribution; a better one gives shorter intervals. With several outputs each has its own
@@ -134,6 +134,7 @@ class Conformal(PostHocEstimator):
     def _learn(self, held_out: list[HeldOut]) -> None:
         (rows,) = held_out
         if isinstance(rows.predictive, CategoricalPredictive):
+            checks.known_labels(rows.y, self.classes_)
             codes = torch.as_tensor(np.searchsorted(self.classes_, rows.y))
             columns = [self._class_scores(rows.predictive).gather(1, codes[:, None]).squeeze(1)]
         else:
@@ -189,4 +190,5 @@ class Conformal(PostHocEstimator):
         if self.method_ == "lac":
             return 1 - p
         p, order = p.sort(dim=-1, descending=True, stable=True)
-        return torch.empty_like(p).scatter(-1, order, p.cumsum(-1))
+        before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))  # the label that crosses q is in the set
+        return torch.empty_like(p).scatter(-1, order, before)

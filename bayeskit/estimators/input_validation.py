@@ -120,7 +120,7 @@ def _read_table(
     X, y = (checked, None) if y is None else checked
     if gaps is not None:
         y = np.where(gaps, np.nan, y)
-    return torch.tensor(X), y  # a copy: the caller's array may be read-only
+    return checks.tensor(X, name="X"), y  # a copy: the caller's array may be read-only
 
 
 def _filled(y: Any) -> tuple[Any, np.ndarray | None]:

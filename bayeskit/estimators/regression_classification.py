@@ -139,7 +139,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
                 f"{type(self.likelihood).__name__} is a likelihood for labels: use "
                 f"{type(self).__name__.replace('Regressor', 'Classifier')}"
             )
-        target = torch.tensor(np.asarray(y, dtype=np.float64)).reshape(len(y), -1)
+        target = checks.tensor(np.asarray(y, dtype=np.float64), name="y").reshape(len(y), -1)
         checks.finite(target if target.shape[1] == 1 else target.masked_fill(target.isnan(), 0), name="y")
         if reset or bool(target.isnan().all()):
             checks.observed(target, name="y")
@@ -244,11 +244,7 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
                     f"`num_classes` of the likelihood is {known}, `y` has {len(self.classes_)} classes: "
                     f"use `{type(self.likelihood).__name__}({len(self.classes_)})`"
                 )
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"`y` must only have labels among {self.classes_.tolist()}; got {unknown.tolist()} as well"
-            )
+        checks.known_labels(y, self.classes_)
         return torch.tensor(np.searchsorted(self.classes_, y), dtype=torch.long)
 
     def _default_likelihood(self, num_outputs: int | None) -> Likelihood:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bayeskit.core import checks
@@ -16,7 +17,8 @@ def numbers(value: Any, *, name: str, ndim: int | None = None, finite: bool = Tr
         ValueError: No rows, the wrong number of axes, or a NaN (an infinity too, with `finite`).
     """
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
     try:
         array = np.asarray(value, dtype=float)
     except (TypeError, ValueError) as error:
@@ -35,11 +37,24 @@ def probabilities(value: Any, *, name: str = "p") -> np.ndarray:
     """Class probabilities (n, c); a vector (n,) is read as the probability of class 1 of two."""
     p = numbers(value, name=name)
     p = np.stack([1 - p, p], -1) if p.ndim == 1 else p
-    if p.ndim != 2 or (p < -1e-6).any() or not np.allclose(p.sum(-1), 1, atol=1e-4):
+    atol = max(1e-4, 4 * resolution(value))  # each p_j is rounded by at most resolution * p_j, and the p_j sum to 1
+    if p.ndim != 2 or (p < -1e-6).any() or not np.allclose(p.sum(-1), 1, atol=atol):
         raise ValueError(
             f"`{name}` must hold probabilities of shape (n, c) with rows that sum to 1; got shape {p.shape}"
         )
-    return p
+    return p / p.sum(-1, keepdims=True) if atol > 1e-4 else p
+
+
+def resolution(value: Any) -> float:
+    """The relative rounding of an array's floating type: 1e-3 for float16, 8e-3 for bfloat16, 0 where it has none.
+
+    >>> resolution(np.zeros(1, np.float16)), resolution([0.1])
+    (0.0009765625, 0.0)
+    """
+    if isinstance(value, Tensor):
+        return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    dtype = getattr(value, "dtype", None)
+    return float(np.finfo(dtype).eps) if isinstance(dtype, np.dtype) and dtype.kind == "f" else 0.0
 
 
 def labels(value: Any, *, num_classes: int, num_rows: int, name: str = "labels") -> np.ndarray:

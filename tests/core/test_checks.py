@@ -97,3 +97,14 @@ def test_tensor_never_shares_memory_with_the_users_array():
 def test_tensor_refuses_what_is_not_numeric(value):
     with pytest.raises(TypeError, match="`y` must be numeric; got"):
         checks.tensor(value, name="y")
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "u1", "i4", "i8"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tensor_reads_views_and_byte_orders_like_a_plain_copy(kind, order):
+    plain = np.arange(12, dtype=kind).reshape(4, 3)
+    stored = plain.astype(np.dtype(kind).newbyteorder(order))
+    stored.flags.writeable = False
+    for view in (np.s_[:], np.s_[::-1], np.s_[:, ::-1], np.s_[::-2, ::2]):
+        assert checks.tensor(stored[view], name="X").tolist() == plain[view].tolist()
+        assert checks.tensor(stored.T[view], name="X").tolist() == plain.T[view].tolist()

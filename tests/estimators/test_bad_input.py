@@ -179,3 +179,15 @@ def test_a_failed_fit_leaves_the_old_model():
     with pytest.raises(ValueError, match="NaN"):
         model.fit(with_value(np.nan), Y)
     assert (model.predict(X) == before).all()
+
+
+@pytest.mark.parametrize("order", ["<f8", ">f8", "<f4", ">f4"])
+def test_views_of_negative_stride_and_foreign_byte_order_are_read_like_a_copy(order):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 2)).astype(order)
+    y = x[:, 0].copy()
+    x.flags.writeable = y.flags.writeable = False
+    for seen, target in ((x[::-1], y[::-1]), (x[:, ::-1], y), (x, np.column_stack([y, -y])[:, ::-1])):
+        plain = [np.array(a, dtype=a.dtype.newbyteorder("="), order="C") for a in (seen, target)]
+        viewed, copied = (GPRegressor(random_state=0).fit(*pair).predict(x[::-1]) for pair in ((seen, target), plain))
+        assert np.allclose(viewed, copied, atol=1e-6)

@@ -164,14 +164,38 @@ def test_lac_and_aps_by_hand():
     assert lac.quantile_ == pytest.approx(0.6)
     assert (lac.predict_set(p) == (p >= 0.4 - 1e-12)).all()
     aps = Conformal(FrozenEstimator(model), "aps", confidence=0.6).fit(p, y)
-    # scores 0.6, 0.8, 0.7, 0.9; the third is 0.8
-    assert aps.quantile_ == pytest.approx(0.8)
+    # totals before the label 0, 0.5, 0, 0.5; the third is 0.5
+    assert aps.quantile_ == pytest.approx(0.5)
     assert aps.predict_set(p).tolist() == [
-        [True, False, False],  # 0.6, 0.9, 1
-        [False, True, True],  # 0.5, 0.8, 1
-        [False, False, True],  # 0.7, 0.9, 1
-        [True, False, False],  # 0.5, 0.9, 1
+        [True, False, False],  # 0, 0.6, 0.9
+        [False, True, True],  # 0, 0.5, 0.8
+        [False, False, True],  # 0, 0.7, 0.9
+        [True, True, False],  # 0, 0.5, 0.9
     ]
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
+def test_an_aps_set_always_holds_the_most_probable_label(confidence, spread):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(200, 3)) * spread, rng.integers(0, 3, 200)
+    model = LogisticRegression(C=1e6).fit(x[:100], x[:100].argmax(1))
+    for labels in (x.argmax(1), y):  # a model that is nearly always right, and one that is not
+        sets = Conformal(FrozenEstimator(model), "aps", confidence=confidence).fit(x, labels).predict_set(x)
+        assert sets[np.arange(200), model.predict_proba(x).argmax(1)].all()
+
+
+@pytest.mark.parametrize("method", ["lac", "aps"])
+@pytest.mark.parametrize("names", [[0, 10, 30], ["a", "k", "t"]])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_label_that_the_classifier_does_not_know_is_named(method, names, place):
+    unknown = {int: [-5, 20, 99], str: ["A", "m", "z"]}[type(names[0])][place]  # before, between and after
+    y = np.array(names)[np.digitize(Y, [-1.0, 1.0])]
+    model = LogisticRegression().fit(X[:150], y[:150])
+    wrong = y[150:].copy()
+    wrong[:5] = unknown
+    with pytest.raises(ValueError, match=rf"`y` must only have labels among .* got \['?{unknown}'?\]"):
+        Conformal(FrozenEstimator(model), method).fit(X[150:], wrong)
 
 
 def test_the_predictive_is_unchanged():

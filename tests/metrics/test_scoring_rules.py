@@ -123,3 +123,24 @@ def test_errors_name_the_argument():
         metrics.interval_score([1.0], [0.0], [0.0])
     with pytest.raises(ValueError, match="finite"):
         metrics.rmse([float("nan")], [1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("num_classes", [2, 10, 300])
+@pytest.mark.parametrize("metric", [metrics.brier, metrics.negative_log_likelihood, metrics.accuracy])
+def test_probabilities_of_lower_precision_give_the_value_to_that_precision(metric, num_classes, dtype):
+    logits = 3 * torch.randn(200, num_classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    label, p = torch.arange(200) % num_classes, logits.softmax(-1)
+    low = p.to(dtype)
+    usable = [low] if dtype == torch.bfloat16 else [low, low.numpy()]  # NumPy has no bfloat16
+    for given in usable:
+        keep = low.gather(1, label[:, None])[:, 0] > 1e-3  # below, float16 has no relative precision left
+        told = metric(given[keep if isinstance(given, torch.Tensor) else keep.numpy()], label[keep])
+        eps = torch.finfo(dtype).eps
+        assert told == pytest.approx(metric(p[keep], label[keep]), rel=8 * eps, abs=8 * eps + 1e-12)
+
+
+def test_rows_that_do_not_sum_to_one_are_refused_in_every_precision():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        with pytest.raises(ValueError, match="rows that sum to 1"):
+            metrics.brier(torch.full((3, 2), 0.4, dtype=dtype), [0, 1, 1])

@@ -31,6 +31,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data, Params
+from bayeskit.core.validation_split import independent_folds
 
 DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.2)
 """Adam with early stopping; every member holds out another fifth of the data, so that five see all of it."""
@@ -195,13 +196,15 @@ class _Folds:
 
     @classmethod
     def split(cls, data: Data, training: Training, num_members: int, *, generator: torch.Generator) -> Self:
-        """Folds of a random permutation of the data, assigned to the members in turn."""
+        """Independent folds of the data, assigned to the members in turn."""
         weights = torch.ones(len(data), dtype=torch.get_default_dtype(), device=data.y.device)
         weights = (weights if data.weights is None else data.weights).unsqueeze(-1).repeat(1, num_members)
-        order = torch.randperm(len(data), generator=generator, device=generator.device).to(data.y.device)
         if training.validation_fraction == 0 or len(data) < FEWEST_ROWS:
             return cls(None, [], weights)
-        folds = order.tensor_split(max(2, math.floor(1 / training.validation_fraction + 1e-9)))
+        count = max(2, math.floor(1 / training.validation_fraction + 1e-9))
+        folds = independent_folds(data, len(data) / count, count, generator=generator)
+        if not all(len(fold) for fold in folds):  # too few different rows for every member to hold out some
+            return cls(None, [], weights)
         given = [folds[i % len(folds)] for i in range(num_members)]
         for i, fold in enumerate(given):
             weights[fold, i] = 0

@@ -124,12 +124,37 @@ class ValidationSearch:
             file = None if self.training.checkpoint is None else f"{self.training.checkpoint}.{value:g}"
             curves = train(replace(self.training, checkpoint=file), value)
             history = {name: history[name] + curve for name, curve in curves.items()}
-            gain = score(self.held_out) - reached
-            if gain.mean() > threshold * gain.std() / math.sqrt(len(gain)):
+            if gains(score(self.held_out) - reached, self.held_out.weights, threshold=threshold):
                 kept = value
             else:
                 _write(state, best)
         return history, kept
+
+
+def gains(gain: Tensor, weights: Tensor | None, *, threshold: float = THRESHOLD) -> bool:
+    """Whether the weighted mean of the gains exceeds `threshold` of its standard errors.
+
+    For weights w that sum to 1, m_e = 1 / sum_i w_i^2 is the effective number of gains (Kish 1965), and the squared
+    standard error is sum_i w_i (g_i - mean)^2 / (m_e - 1); equal weights give the usual one.
+
+    Args:
+        gain: Gain in log-likelihood of each held-out observation, (m,).
+        weights: Case weights, (m,), or None.
+        threshold: See above.
+
+    Examples:
+        >>> gain = torch.tensor([1.0, 1.2, -9.0])
+        >>> gains(gain, None), gains(gain, torch.tensor([1.0, 1.0, 1e-9]))
+        (False, True)
+    """
+    w = torch.ones_like(gain) if weights is None else weights.to(gain)
+    if w.sum() <= 0:
+        return False
+    w = w / w.sum()
+    mean, effective = (w * gain).sum(), 1 / w.square().sum()
+    if effective <= 1 + 1e-6:
+        return False
+    return bool(mean > threshold * ((w * (gain - mean).square()).sum() / (effective - 1)).sqrt())
 
 
 def check_precision(precision: float | str, rule: str) -> None:

@@ -14,6 +14,7 @@ from bayeskit.core import checks
 from bayeskit.core.checkpoint import digest
 from bayeskit.core.inputs import Rows, parts
 from bayeskit.core.types import Data
+from bayeskit.core.validation_split import independent_folds
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -88,8 +89,10 @@ class Training(BaseEstimator):
 def split(data: Data, training: Training, *, generator: torch.Generator) -> tuple[Data, Data | None]:
     """The rows to train on and those held out: a random `training.validation_fraction` of them, None if that is 0.
 
+    Rows of equal inputs stay on one side, and every class keeps a row to train on (`independent_folds`).
+
     Examples:
-        >>> data = Data(torch.zeros(10, 1), torch.zeros(10, 1))
+        >>> data = Data(torch.arange(10.0)[:, None], torch.zeros(10, 1))
         >>> train, held_out = split(data, Training(validation_fraction=0.2), generator=torch.Generator())
         >>> len(train), len(held_out)
         (8, 2)
@@ -97,8 +100,12 @@ def split(data: Data, training: Training, *, generator: torch.Generator) -> tupl
     held = round(training.validation_fraction * len(data))
     if held in (0, len(data)):
         return data, None
-    order = torch.randperm(len(data), generator=generator, device=generator.device).to(data.y.device)
-    return data.rows(order[held:].sort().values), data.rows(order[:held].sort().values)
+    (rows,) = independent_folds(data, held, 1, generator=generator)
+    if not len(rows):
+        return data, None
+    kept = torch.ones(len(data), dtype=torch.bool, device=rows.device)
+    kept[rows] = False
+    return data.rows(kept.nonzero()[:, 0]), data.rows(rows)
 
 
 def optimizer(training: Training, parameters: list[Tensor]) -> torch.optim.Optimizer:

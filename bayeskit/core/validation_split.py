@@ -1,0 +1,101 @@
+"""Which rows may be held out: validation data must be independent of the training data.
+
+A copy of a training row in the validation set rewards overfitting, and a class that is only in the validation set
+cannot be learnt. So rows of (nearly) the same inputs stay on one side, and every class keeps a row to train on.
+"""
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from bayeskit.core.inputs import Batch, Rows, parts
+from bayeskit.core.types import Data
+
+_ROUNDING = 1e-6
+"""Inputs that differ by less than this, relative to their distance from the column's median, are the same."""
+
+_PROJECTIONS = 3
+"""Random directions along which neighbors are compared; rows of equal inputs are neighbors along each, but for ties."""
+
+
+def duplicate_groups(x: Batch | Rows) -> np.ndarray:
+    """A code for each row, (n,), equal for rows whose inputs are equal up to rounding.
+
+    Rows are sorted along random directions and neighbors compared, in O(n log n). Inputs that stay in a
+    `torch.utils.data.Dataset` are not read, so each of their rows is a group of its own.
+
+    Args:
+        x: Inputs of n rows.
+
+    Examples:
+        >>> duplicate_groups(torch.tensor([[0.0], [1.0], [0.0], [1.0 + 1e-7], [2.0]])).tolist()
+        [0, 1, 0, 1, 2]
+    """
+    n = len(x)
+    if isinstance(x, Rows) or n < 2:
+        return np.arange(n)
+    flat = np.concatenate([part.detach().cpu().double().reshape(n, -1).numpy() for part in parts(x)], axis=1)
+    flat = flat - np.median(flat, axis=0)
+    tolerance = _ROUNDING * np.maximum(np.abs(flat), np.median(np.abs(flat), axis=0))
+    spread = flat.std(axis=0)
+    directions = np.random.default_rng(0).normal(size=(flat.shape[1], _PROJECTIONS))
+    positions = flat @ (directions / np.where(spread > 0, spread, 1.0)[:, None])
+    pairs = []
+    for order in np.argsort(positions, axis=0, kind="stable").T:
+        left, right = order[:-1], order[1:]
+        same = (np.abs(flat[left] - flat[right]) <= np.maximum(tolerance[left], tolerance[right])).all(1)
+        pairs.append(np.stack([left[same], right[same]]))
+    i, j = np.concatenate(pairs, axis=1)
+    return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
+
+
+def independent_folds(data: Data, size: float, num_folds: int, *, generator: torch.Generator) -> list[Tensor]:
+    """Disjoint sets of rows to hold out, each of about `size` rows; some may be empty.
+
+    Rows of equal inputs are in one fold. Class codes are stratified, and a class that would be held out as a whole
+    keeps a row in the training data, as do copies of one row that make up more than half of the data.
+
+    Args:
+        data: All the data; targets of shape (n,) are class codes.
+        size: Rows in a fold, at least 1.
+        num_folds: Number of folds.
+        generator: Draws the order of the rows.
+
+    Examples:
+        >>> data = Data(torch.arange(5.0).repeat_interleave(2)[:, None], torch.zeros(10, 1))
+        >>> folds = independent_folds(data, 4, 2, generator=torch.Generator().manual_seed(0))
+        >>> [len(fold) for fold in folds], [len(data.x[fold].unique()) for fold in folds]
+        ([4, 4], [2, 2])
+    """
+    n = len(data)
+    order = torch.randperm(n, generator=generator, device=generator.device).cpu().numpy()
+    labels = data.y.cpu().numpy() if data.y.ndim == 1 else None
+    if labels is not None:
+        order = order[_stratified(labels[order])]
+    groups = duplicate_groups(data.x)
+    _, first, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    sequence, before = np.argsort(first), np.empty(len(counts))
+    before[sequence] = np.cumsum(counts[sequence]) - counts[sequence]  # rows in the groups that come earlier
+    fold = np.where(counts <= n / 2, before // size, num_folds)[groups]
+    held = [np.flatnonzero(fold == k) for k in range(num_folds)]
+    if labels is not None:
+        held = [_without_whole_classes(rows, labels, groups) for rows in held]
+    return [torch.from_numpy(rows if len(rows) < n else rows[:0]).to(data.y.device) for rows in held]
+
+
+def _stratified(labels: np.ndarray) -> np.ndarray:
+    """An order in which the members of every class are evenly spread."""
+    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    by_class = np.argsort(codes, kind="stable")
+    rank = np.empty(len(codes))
+    rank[by_class] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.argsort((rank + 0.5) / counts[codes], kind="stable")
+
+
+def _without_whole_classes(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The rows, without one group of each class that would have no other row to train on."""
+    outside = np.setdiff1d(labels[rows], np.delete(labels, rows))
+    kept = [groups[rows[labels[rows] == label][-1]] for label in outside]
+    return rows[~np.isin(groups[rows], kept)]
