@@ -16,6 +16,9 @@ from bayeskit.core.types import Data
 _ROUNDING = 1e-6
 """Inputs that differ by less than this, relative to their distance from the column's median, are the same."""
 
+_CENTER_ROWS = 1_000
+"""At least so many rows, evenly spaced, give the medians, where there are more."""
+
 _PROJECTIONS = 3
 """Random directions along which neighbors are compared; rows of equal inputs are neighbors along each, but for ties."""
 
@@ -37,15 +40,22 @@ def duplicate_groups(x: Batch | Rows) -> np.ndarray:
     if isinstance(x, Rows) or n < 2:
         return np.arange(n)
     flat = np.concatenate([part.detach().cpu().double().reshape(n, -1).numpy() for part in parts(x)], axis=1)
-    flat = flat - np.median(flat, axis=0)
-    tolerance = _ROUNDING * np.maximum(np.abs(flat), np.median(np.abs(flat), axis=0))
+    flat -= np.median(flat[:: -(-n // _CENTER_ROWS)], axis=0)
+    typical = np.median(np.abs(flat[:: -(-n // _CENTER_ROWS)]), axis=0)
     spread = flat.std(axis=0)
     directions = np.random.default_rng(0).normal(size=(flat.shape[1], _PROJECTIONS))
-    positions = flat @ (directions / np.where(spread > 0, spread, 1.0)[:, None])
+    directions /= np.where(spread > 0, spread, 1.0)[:, None]
+    positions = flat @ directions
+    # How far rounding can move a row along each direction, and rows that are neighbors within that distance.
+    reach = _ROUNDING * (np.abs(flat) @ np.abs(directions) + typical @ np.abs(directions))
     pairs = []
-    for order in np.argsort(positions, axis=0, kind="stable").T:
-        left, right = order[:-1], order[1:]
-        same = (np.abs(flat[left] - flat[right]) <= np.maximum(tolerance[left], tolerance[right])).all(1)
+    for order, position, tolerance in zip(
+        np.argsort(positions, axis=0, kind="stable").T, positions.T, reach.T, strict=True
+    ):
+        close = np.flatnonzero(np.diff(position[order]) <= tolerance[order[:-1]] + tolerance[order[1:]])
+        left, right = order[close], order[close + 1]
+        size = np.maximum(np.maximum(np.abs(flat[left]), np.abs(flat[right])), typical)
+        same = (np.abs(flat[left] - flat[right]) <= _ROUNDING * size).all(1)
         pairs.append(np.stack([left[same], right[same]]))
     i, j = np.concatenate(pairs, axis=1)
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
