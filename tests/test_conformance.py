@@ -88,6 +88,53 @@ def test_several_outputs(name, task):
     assert torch.allclose(values.output_covariance(), blocks, atol=1e-10)
 
 
+def wrong_data(task):
+    """Data that no method may take, and what the sentence must speak of."""
+    x, y = table(task).x, table(task).y
+    with_nan, with_infinity = x.clone(), y.double().clone()
+    with_nan[3, 1] = torch.nan
+    with_infinity[2] = torch.inf
+    yield "data.x", Data(with_nan, y)
+    yield "data.y", Data(x, with_infinity)
+    yield "same length", Data(x, y[:-1])
+    yield "data.y", Data(x, y.reshape(-1, 1, 1))
+    if task == "classification":
+        yield "data.y", Data(x, torch.nn.functional.one_hot(y, 2))
+        yield "class codes from 0 to 1", Data(x, y + 1)
+        yield "class codes from 0 to 1", Data(x, y - 1)
+        yield "class codes", Data(x, y + 0.5)
+    else:
+        yield "outputs", Data(x, y.expand(-1, 3))
+
+
+@every_method
+def test_data_that_do_not_fit_are_refused_with_a_sentence(name, task):
+    prior = registry.prior(registry.family_of(name))(None, table(task).x, 1, dtype=None, generator=generator())
+    for sentence, data in wrong_data(task):
+        with pytest.raises(ValueError, match=sentence):
+            registry.quick(name).infer(prior, likelihood_for(task), data, generator=generator())
+
+
+@every_method
+def test_a_prior_with_another_number_of_outputs_is_refused(name, task):
+    build = registry.prior(registry.family_of(name))
+    likelihood, data = (Gaussian() if task == "regression" else Categorical(4)), table(task)
+    for outputs in (2, 3, 5):
+        prior = build(None, data.x, outputs, dtype=None, generator=generator())
+        with pytest.raises(ValueError, match="output|latent"):
+            registry.quick(name).infer(prior, likelihood, data, generator=generator())
+
+
+@every_method
+def test_arrays_are_tensors(name, task):
+    data, likelihood = table(task), likelihood_for(task)
+    prior = registry.prior(registry.family_of(name))(None, data.x, 1, dtype=None, generator=generator())
+    method, arrays = registry.quick(name), Data(data.x.numpy(), data.y.numpy())
+    found = method.infer(prior, likelihood, arrays, generator=generator()).posterior(X_NEW)
+    expected = method.infer(prior, likelihood, data, generator=generator()).posterior(X_NEW)
+    assert torch.equal(found.mean, expected.mean)
+
+
 @every_method
 def test_arguments_are_left_as_they_are(name, task):
     data, likelihood, method = table(task), likelihood_for(task), registry.quick(name)

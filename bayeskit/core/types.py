@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bayeskit.core import checks
 from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs
 
 Params = dict[str, Tensor]
@@ -24,9 +25,9 @@ class Data:
     """Inputs and targets, with optional case weights.
 
     Args:
-        x: Inputs of shape (n, *input_shape): a tensor, a dictionary of tensors for a network that takes several, or
-            `Rows` of a data set too large to hold.
-        y: Targets, (n, k) real numbers or counts, or (n,) integer class codes.
+        x: Inputs of shape (n, *input_shape): a tensor or array, a dictionary of tensors for a network that takes
+            several, or `Rows` of a data set too large to hold.
+        y: Targets, a tensor or array: (n, k) real numbers or counts, or (n,) integer class codes.
         weights: Multipliers of the log-likelihood terms, (n,), or None for ones.
         scale: Factor by which a sum over these rows estimates the sum over the whole data set; a mini-batch of b
             rows out of n has n / b.
@@ -44,7 +45,10 @@ class Data:
 
     def __post_init__(self) -> None:
         if not isinstance(self.x, Tensor | NamedInputs | Rows):
-            object.__setattr__(self, "x", as_inputs(self.x))
+            x = as_inputs(self.x)
+            object.__setattr__(self, "x", x if isinstance(x, NamedInputs) else checks.tensor(x, name="data.x"))
+        if not isinstance(self.y, Tensor):
+            object.__setattr__(self, "y", checks.tensor(self.y, name="data.y"))
 
     def __len__(self) -> int:
         return len(self.y)
