@@ -54,7 +54,10 @@ def test_independent_noise_between_inputs_reduces_gradient_variance(generator):
         q = linear(estimator)
         draws = torch.stack([gradient(q.loss(likelihood, data, generator=generator), q) for _ in range(150)])
         spread[estimator] = float(draws.var(0)[:4].sum())  # of the means
-    assert spread["local"] < spread["flipout"] < spread["weight"]
+    # One draw of the weights for all inputs has 12 to 15 times the variance of either (3 seeds of 1,500 draws), which
+    # differ from each other by 2 to 6 %; a variance of 150 draws has a relative standard error of about 10 %.
+    assert max(spread["local"], spread["flipout"]) < 0.25 * spread["weight"]
+    assert 0.5 < spread["local"] / spread["flipout"] < 2
 
 
 @pytest.mark.monte_carlo

@@ -51,13 +51,14 @@ def test_at_the_center_it_is_the_full_gradient_and_near_it_nearly(generator):
     center = torch.randn(3, 2, generator=generator, dtype=torch.float64)
     slope = {"w": gradient(logistic(ALL), "w", center)}
     spreads = []
-    for distance in (0.0, 0.01, 0.1):
+    for distance in (0.0, 0.001, 0.01):
         q = center + distance
         found = torch.stack([gradient(control(logistic(rows), {"w": center}, slope), "w", q) for rows in PAIRS])
         spreads.append((found - gradient(logistic(ALL), "w", q)).square().mean().item())
     plain = torch.stack([gradient(logistic(rows), "w", center) for rows in PAIRS])
-    assert spreads[0] < 1e-28 and spreads[2] / spreads[1] == pytest.approx(100, rel=0.2)  # distance squared
-    assert spreads[2] < 0.01 * (plain - slope["w"]).square().mean()
+    # Distance squared, up to a relative term of third order: 24 % at a distance of 0.1 over 20 seeds, hence 2.4 % here.
+    assert spreads[0] < 1e-28 and spreads[2] / spreads[1] == pytest.approx(100, rel=0.1)
+    assert spreads[2] < 0.001 * (plain - slope["w"]).square().mean()
 
 
 KERNELS = [mcmc.SGLD(lr=0.05), mcmc.SGHMC(lr=0.05), mcmc.BAOAB(lr=0.05), mcmc.SGNHT(lr=0.05)]
