@@ -42,6 +42,7 @@ test-seeds: .venv/.test
 
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow" --timeout 3600
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "properties" --hypothesis-profile many --timeout 3600
 
 test-gpu: .venv/.test
 	$(BIN)/python -m pytest -m "gpu" --timeout 600

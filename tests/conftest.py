@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,21 @@ import torch
 import bayeskit
 
 from . import seeds
+from .properties import outcomes
 
 torch.set_num_threads(1)
+
+# `make test` tries few cases of each property, `make test-slow` many; both the same in every run.
+for profile, cases in (("few", 20), ("many", 1500)):
+    hypothesis.settings.register_profile(
+        profile,
+        max_examples=cases,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+hypothesis.settings.load_profile("few")
 
 
 def pytest_addoption(parser):
@@ -24,6 +38,21 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if seeds.FIRST or config.getoption("seeds") > 1:
         seeds.install()
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["cases"] = outcomes.number
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    outcomes.number += getattr(node, "workeroutput", {}).get("cases", 0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if outcomes.number:
+        terminalreporter.write_line(f"{outcomes.number:,} cases of properties tried")
 
 
 def pytest_generate_tests(metafunc):

@@ -21,6 +21,9 @@ def risk_coverage(losses: Any, uncertainty: Any) -> tuple[np.ndarray, np.ndarray
     Returns:
         Coverage (n,), from 1 / n to 1, and risk (n,).
 
+    Raises:
+        ValueError: Different numbers of losses and uncertainties, or several for a point.
+
     References:
         Geifman and El-Yaniv (2017), Selective classification for deep neural networks, section 2.
 
@@ -29,9 +32,12 @@ def risk_coverage(losses: Any, uncertainty: Any) -> tuple[np.ndarray, np.ndarray
     [0.0, 0.0, 0.33, 0.5]
     """
     losses, uncertainty = arrays.paired(losses, uncertainty, names=("losses", "uncertainty"))
-    order = np.argsort(uncertainty.ravel(), kind="stable")
-    _, block = np.unique(uncertainty.ravel()[order], return_inverse=True)
-    ranked = losses.ravel()[order]
+    if losses.size != len(losses):
+        raise ValueError(f"`losses` must have one number for each point, (n,); got shape {losses.shape}")
+    losses, uncertainty = losses.ravel(), uncertainty.ravel()
+    order = np.argsort(uncertainty, kind="stable")
+    _, block = np.unique(uncertainty[order], return_inverse=True)
+    ranked = losses[order]
     ranked = (np.bincount(block, ranked) / np.bincount(block))[block]  # within ties, any order on average
     rank = np.arange(1, len(ranked) + 1)
     return rank / len(ranked), np.cumsum(ranked) / rank
