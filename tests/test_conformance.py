@@ -100,11 +100,11 @@ def wrong_data(task):
     yield "data.y", Data(x, y.reshape(-1, 1, 1))
     if task == "classification":
         yield "data.y", Data(x, torch.nn.functional.one_hot(y, 2))
-        yield "class codes from 0 to 1", Data(x, y + 1)
-        yield "class codes from 0 to 1", Data(x, y - 1)
-        yield "class codes", Data(x, y + 0.5)
+        yield "support of Bernoulli, 0 or 1", Data(x, y + 1)
+        yield "support of Bernoulli, 0 or 1", Data(x, y - 1)
+        yield "support of Bernoulli, 0 or 1", Data(x, y + 0.5)
     else:
-        yield "outputs", Data(x, y.expand(-1, 3))
+        yield "needs 3 latent functions .*num_outputs=1", Data(x, y.expand(-1, 3))
 
 
 @every_method
@@ -121,7 +121,7 @@ def test_a_prior_with_another_number_of_outputs_is_refused(name, task):
     likelihood, data = (Gaussian() if task == "regression" else Categorical(4)), table(task)
     for outputs in (2, 3, 5):
         prior = build(None, data.x, outputs, dtype=None, generator=generator())
-        with pytest.raises(ValueError, match="output|latent"):
+        with pytest.raises(ValueError, match=f"needs . latent functions .*num_outputs={outputs}"):
             registry.quick(name).infer(prior, likelihood, data, generator=generator())
 
 

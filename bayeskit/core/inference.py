@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayeskit.core import checks
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.support import check_outputs, check_support
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 
@@ -113,47 +114,12 @@ class Inference(BaseEstimator, ABC):
             if not isinstance(given, allowed):
                 names = ", ".join(c.__name__ for c in allowed)
                 raise TypeError(f"{type(self).__name__} handles a {what} of type {names}; got {type(given).__name__}")
-        _check_data(likelihood, data)
-        if not len(data):
-            if self.kind != "GP posterior":
-                raise ValueError("`data` must have at least one row; got none")
-            return
-        outputs, needed = prior(data.x[:1]).mean.shape[-1], likelihood.num_latents(data.y)
-        if outputs != needed:
-            raise ValueError(
-                f"`prior` must have {needed} outputs, as {type(likelihood).__name__} needs for these targets; got "
-                f"{outputs} outputs"
-            )
-
-
-def _check_data(likelihood: Likelihood, data: Data) -> None:
-    """Raise `ValueError` unless the data are finite and their targets are what the likelihood is a distribution of.
-
-    Args:
-        likelihood: Distribution of the targets.
-        data: Of n rows; a NaN is a target that was not observed, where there are several outputs.
-
-    Examples:
-        >>> from bayeskit.core.likelihood import Bernoulli
-        >>> _check_data(Bernoulli(), Data(torch.zeros(2, 1), torch.tensor([1, 2])))
-        Traceback (most recent call last):
-        ValueError: `data.y` must hold class codes from 0 to 1; got 1 to 2
-    """
-    if len(data.x) != len(data.y):
-        raise ValueError(f"`data.x` and `data.y` must have the same length; got {len(data.x)} and {len(data.y)}")
-    if isinstance(data.x, Tensor) and data.x.is_floating_point():
-        checks.finite(data.x, name="data.x")
-    y = data.y
-    if likelihood.has_labels:
-        if y.ndim != 1:
-            raise ValueError(f"`data.y` must hold a class code for each row, (n,); got shape {tuple(y.shape)}")
-        checks.finite(y, name="data.y")
-        highest = 1 if likelihood.target == "binary" else getattr(likelihood, "num_classes", torch.inf) - 1
-        if len(y) and (y.min() < 0 or y.max() > highest or bool((y != y.round()).any())):
-            raise ValueError(
-                f"`data.y` must hold class codes from 0 to {highest}; got {y.min().item():g} to {y.max().item():g}"
-            )
-        return
-    if y.ndim not in (1, 2):
-        raise ValueError(f"`data.y` must have shape (n, k) for k outputs; got {tuple(y.shape)}")
-    checks.finite(y.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf), name="data.y")
+        if len(data.x) != len(data.y):
+            raise ValueError(f"`data.x` and `data.y` must have the same length; got {len(data.x)} and {len(data.y)}")
+        if isinstance(data.x, Tensor) and data.x.is_floating_point():
+            checks.finite(data.x, name="data.x")
+        check_support(likelihood, data.y, name="data.y")
+        if not len(data) and self.kind != "GP posterior":
+            raise ValueError("`data` must have at least one row; got none")
+        if len(data):
+            check_outputs(likelihood, data.y, prior.num_outputs_at(data.x))

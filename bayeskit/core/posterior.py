@@ -277,3 +277,7 @@ class Posterior(ABC):
     @abstractmethod
     def sample_functions(self, num_samples: int, *, generator: torch.Generator) -> Functions:
         """Draw s fixed functions: `f(x)` is (s, n, k) and agrees between calls and batches, in whatever order asked."""
+
+    def num_outputs_at(self, x: Inputs) -> int:
+        """Number of outputs k of the functions, from an evaluation at the first two of the inputs (n, *input_shape)."""
+        return self(x[:2]).mean.shape[-1]

@@ -47,7 +47,7 @@ class LowRankVI(Inference):
     def infer(self, prior: Posterior, likelihood: Likelihood, data: Data, *, generator: torch.Generator) -> Fit:
         """Train m, V and s, with the parameters of a copy of the likelihood."""
         self.check(prior, likelihood, data)
-        before, network, data = prepare(prior, likelihood, data)
+        before, network, data = prepare(prior, data)
         check_frozen(network)
         likelihood, forward = copy.deepcopy(likelihood), TrainingPass(network, data, generator=generator)
         mean = flatten(parameters(network, before.mean), before.mean).requires_grad_()

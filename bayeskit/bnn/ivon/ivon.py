@@ -102,7 +102,7 @@ class IVON(Inference):
         """Train mean and variance together; the posterior is a Gaussian over the weights."""
         self.check(prior, likelihood, data)
         self._validate()
-        weights, network, data = prepare(prior, likelihood, data)
+        weights, network, data = prepare(prior, data)
         check_frozen(network)
         weights = weights.sharpened(self.prior_precision)
         with operators.recording() as notes:

@@ -83,7 +83,7 @@ class Laplace(Inference):
         """Train, refit the subset under the evidence, and invert its curvature."""
         self.check(prior, likelihood, data)
         self._validate()
-        weights, network, data = prepare(prior, likelihood, data)
+        weights, network, data = prepare(prior, data)
         check_frozen(network)
         names = self._names(network, weights, data)
         self._check_size(weights, names, len(data) * likelihood.num_latents(data.y))
@@ -117,7 +117,7 @@ class Laplace(Inference):
             training = DEFAULT_TRAINING if self.training is None else self.training
             factor = self.prior_precision if isinstance(self.prior_precision, int | float) else "validation"
             return train(prior, likelihood, data, training, precision=factor, generator=generator)
-        weights, network, _ = prepare(prior, likelihood, data)
+        weights, network, _ = prepare(prior, data)
         start = parameters(network, weights.mean)
         return Trained(with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0, data)
 

@@ -83,7 +83,7 @@ class DeepEnsemble(Inference):
         training = DEFAULT_TRAINING if self.training is None else self.training
         training.validate()
         check_precision(self.prior_precision, "validation")
-        weights, network, data = prepare(prior, likelihood, data)
+        weights, network, data = prepare(prior, data)
         likelihood = copy.deepcopy(likelihood)
         with operators.recording() as notes:
             members = _Members(network, list(weights.mean), data, self.num_members, generator=generator)

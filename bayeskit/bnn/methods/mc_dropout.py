@@ -83,7 +83,7 @@ class MCDropout(Inference):
         checks.positive(self.num_samples, name="num_samples", integer=True)
         check_precision(self.prior_precision, "validation")
         assert isinstance(prior, BayesNet)
-        _, network, given = prepare(prior, likelihood, data)
+        _, network, given = prepare(prior, data)
         check_frozen(network)
         training = DEFAULT_TRAINING if self.training is None else self.training
         inserted = [] if dropout_layers(network) else self._layers(network)

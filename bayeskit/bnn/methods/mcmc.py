@@ -122,7 +122,7 @@ class MCMC(Inference):
         kernel = NUTS(max_tree_depth=6) if self.kernel is None else self.kernel
         budget = self._budget(kernel)
         with operators.recording() as notes:
-            weights, network, data = prepare(prior, likelihood, data)
+            weights, network, data = prepare(prior, data)
             network = _with_statistics(network, data)
             model = Model(network, weights, likelihood)
             position = model.start(data, budget.num_chains, self.start_steps, generator=generator)

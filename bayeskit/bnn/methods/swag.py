@@ -81,7 +81,7 @@ class SWAG(Inference):
         self.check(prior, likelihood, data)
         training = DEFAULT_TRAINING if self.training is None else self.training
         self._validate()
-        weights, network, _ = prepare(prior, likelihood, data)
+        weights, network, _ = prepare(prior, data)
         check_frozen(network)
         with operators.recording() as notes:
             trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)

@@ -13,7 +13,6 @@ from bayeskit.bnn.training.training_pass import TrainingPass
 from bayeskit.bnn.training.validation_search import ValidationSearch, calibrate
 from bayeskit.bnn.weights.weight_posterior import GaussianWeights
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.likelihood.support import check_support
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data, Params
@@ -75,7 +74,7 @@ def train(
             whose scale is known is used unchanged.
         generator: Source of the split, the mini-batches, and the network's dropout.
     """
-    weights, network, data = prepare(prior, likelihood, data)
+    weights, network, data = prepare(prior, data)
     likelihood = copy.deepcopy(likelihood)
     like = parameters(network, weights.mean)
     flat = flatten(like, like).requires_grad_()
@@ -125,12 +124,11 @@ def log_joint_loss(
     return loss
 
 
-def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
+def prepare(prior: Posterior, data: Data) -> tuple[GaussianWeights, nn.Module, Data]:
     """The prior's weights, a copy of its network on the data's device, and the data in the weights' dtype.
 
     Raises:
         TypeError: The prior's weights are not Gaussian, so they have no density to multiply the likelihood by.
-        ValueError: A target lies outside the support of the likelihood.
     """
     assert isinstance(prior, BayesNet)
     if not isinstance(prior.weights, GaussianWeights):
@@ -139,17 +137,12 @@ def prepare(prior: Posterior, likelihood: Likelihood, data: Data) -> tuple[Gauss
             "`bnn.gaussian_prior(network)`, or continue from a method whose posterior over weights is Gaussian, such "
             "as Laplace."
         )
-    network, data = prepare_network(prior, likelihood, data)
+    network, data = prepare_network(prior, data)
     return prior.weights.to(data.y.device), network, data
 
 
-def prepare_network(prior: BayesNet, likelihood: Likelihood, data: Data) -> tuple[nn.Module, Data]:
-    """A copy of the prior's network on the data's device, and the data in the network's dtype.
-
-    Raises:
-        ValueError: A target lies outside the support of the likelihood.
-    """
-    check_support(likelihood, data.y, name="data.y")
+def prepare_network(prior: BayesNet, data: Data) -> tuple[nn.Module, Data]:
+    """A copy of the prior's network on the data's device, and the data in the network's dtype."""
     network, mean = copy.deepcopy(prior.network).to(data.y.device), prior.weights.mean
     for name, value in network.named_parameters():
         value.requires_grad_(name in mean)

@@ -69,7 +69,7 @@ class MeanFieldVI(Inference):
         """Train means and scales of the weights."""
         self.check(prior, likelihood, data)
         validate(self)
-        weights, network, data = prepare(prior, likelihood, data)
+        weights, network, data = prepare(prior, data)
         check_frozen(network)
         q = Variational(network, weights, estimator=self.estimator, initial_scale=self.initial_scale)
         return ELBOTraining(q, likelihood, data, self, generator=generator).fit()

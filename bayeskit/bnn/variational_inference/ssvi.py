@@ -91,10 +91,10 @@ class SSVI(Inference):
         assert isinstance(prior, BayesNet)
         if isinstance(prior.weights, SparseWeights):
             weights = prior.weights.to(data.y.device)
-            network, data = prepare_network(prior, likelihood, data)
+            network, data = prepare_network(prior, data)
             support, exchange = weights.support, None
         else:
-            weights, network, data = prepare(prior, likelihood, data)
+            weights, network, data = prepare(prior, data)
             like = parameters(network, weights.mean)
             exchange = self._exchange
             support = random_support(like, self.density, block=self.block, whole=self.whole, generator=generator)

@@ -96,7 +96,7 @@ class VBLL(Inference):
         """Train body and last layer together, then set the last layer to its optimum."""
         self.check(prior, likelihood, data)
         self._validate()
-        weights, network, data = prepare(prior, likelihood, data)
+        weights, network, data = prepare(prior, data)
         check_frozen(network)
         head = _linear_head(network, data)
         body = None if self.pretrained else _body(weights, head)

@@ -5,7 +5,7 @@ import torch
 from bayeskit.core import checks
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.core.likelihood.support import check_support
+from bayeskit.core.likelihood.support import check_outputs, check_support
 from bayeskit.core.types import Data
 from bayeskit.gp.process.cg_kernel import IterativelyConditioned
 from bayeskit.gp.process.conditioned_kernel import Conditioned
@@ -31,13 +31,8 @@ def training_set(prior: GaussianProcess, likelihood: Likelihood, data: Data) -> 
     checks.same_length(x, y, names=("data.x", "data.y"))
     if data.weights is not None:
         checks.same_length(x, data.weights, names=("data.x", "data.weights"))
-    if len(y) and prior.num_outputs != likelihood.num_latents(y):
-        raise ValueError(
-            f"{type(likelihood).__name__} on these targets needs {likelihood.num_latents(y)} latent functions; "
-            f"the prior has `num_outputs={prior.num_outputs}`. Build it with `default_prior(x, num_outputs=...)`."
-        )
+    check_outputs(likelihood, y, prior.num_outputs)
     checks.finite(x, name="data.x")
-    checks.finite(y.masked_fill(y.isnan(), 0), name="data.y")
     check_support(likelihood, y, name="data.y")
     weights = None if data.weights is None else data.weights.to(x)
     if weights is not None:

@@ -94,6 +94,10 @@ class GaussianProcess(Posterior):
         """Number of independent latent functions, q; without a mixing that of the outputs."""
         return self.num_outputs if self.mixing is None else self.mixing.shape[-1]
 
+    def num_outputs_at(self, x: Inputs) -> int:
+        """k, whatever the inputs."""
+        return self.num_outputs
+
     def __call__(self, x: Inputs) -> GaussianValues:
         """Joint distribution of the function at inputs (n, d), as GaussianValues over n inputs and k outputs."""
         x = one_tensor(x).double()
