@@ -1,6 +1,8 @@
 """Pages, navigation and lists keep step with what exists."""
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -20,6 +22,60 @@ def test_every_method_has_a_page(name):
     assert f"methods/{name}.md" in NAV
     assert f"({name}.md)" in (ROOT / "docs" / "methods" / "README.md").read_text()
     assert f"docs/methods/{name}.md" in (ROOT / "README.md").read_text()
+
+
+HEADINGS = ["When to use", "Equation", "Cost", "Defaults", "Example", "Known limits", "References"]
+
+
+def sections(name):
+    """The text of a method's page under each heading."""
+    text = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    found = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    return dict(zip(found, re.split(r"^## .*\n", text, flags=re.MULTILINE)[1:], strict=True))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_page_has_the_same_sections(name):
+    page = sections(name)
+    assert list(page) == HEADINGS
+    assert page["Equation"].count("$$") >= 2
+    assert "```python\n" in page["Example"]
+    assert "../benchmarks/" in page["Known limits"]
+
+
+def callable_of(name, defaults):
+    """What the table of defaults is about: the class its header names, or the method."""
+    named = re.search(r"\| argument of `([\w.]+)` \|", defaults)
+    if named is None:
+        return registry.inference_class(name)
+    module, _, attribute = named[1].rpartition(".")
+    return getattr(importlib.import_module(f"bayeskit.{module or 'bnn'}"), attribute)
+
+
+def default_values(text):
+    """The values of a cell, `"auto"`, 2,000, (1, 1), as Python objects; calls as `inspect.Parameter.empty`."""
+    for value in re.findall(r"\([^)]*\)|[^\s,](?:[^,]|,(?=\d))*", text):
+        try:
+            yield ast.literal_eval(re.sub(r"(?<=\d),(?=\d{3})", "", value.strip().strip("`")))
+        except (ValueError, SyntaxError):
+            yield inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_defaults_on_method_pages_are_those_of_the_code(name):
+    """Every argument stands in the table with its default, or by name in a row that refers to another method."""
+    defaults = sections(name)["Defaults"]
+    parameters = inspect.signature(callable_of(name, defaults)).parameters
+    named = set()
+    for cell, values in re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", defaults, re.MULTILINE):
+        arguments = re.findall(r"`(\w+)`", cell)
+        named |= set(arguments)
+        if values.startswith("as "):
+            continue
+        stated = list(default_values(values)) * (len(arguments) if "," not in values else 1)
+        for argument, value in zip(arguments, stated, strict=True):
+            assert value in (parameters[argument].default, inspect.Parameter.empty), argument
+    assert named == set(parameters)
 
 
 PAGES = sorted(p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md"))
