@@ -1,4 +1,4 @@
-"""The code blocks of README.md and the guide, and the blocks of the usage contract, run as they stand."""
+"""The code blocks of README.md, the guide and the methods, and the blocks of the usage contract, run as they stand."""
 
 import re
 import runpy
@@ -14,7 +14,10 @@ from bayeskit import registry
 ROOT = Path(__file__).parents[1]
 CONTRACT = sorted(p for p in (Path(__file__).parent / "usage").glob("*.py") if p.name != "conftest.py")
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(p for folder in ("guide", "benchmarks") for p in (DOCS / folder).glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for folder in ("guide", "methods", "benchmarks") for p in (DOCS / folder).glob("*.md")),
+]
 
 
 def blocks(page):
