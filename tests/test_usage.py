@@ -14,7 +14,8 @@ from bayeskit import registry
 ROOT = Path(__file__).parents[1]
 CONTRACT = sorted(p for p in (Path(__file__).parent / "usage").glob("*.py") if p.name != "conftest.py")
 DOCS = ROOT / "docs"
-PAGES = [
+FOLDERS = ("guide", "methods", "benchmarks")
+PAGES = [ROOT / "README.md", *sorted(p for folder in FOLDERS for p in (DOCS / folder).glob("*.md"))]
     ROOT / "README.md",
     *sorted(p for folder in ("guide", "methods", "benchmarks") for p in (DOCS / folder).glob("*.md")),
 ]
