@@ -16,9 +16,6 @@ CONTRACT = sorted(p for p in (Path(__file__).parent / "usage").glob("*.py") if p
 DOCS = ROOT / "docs"
 FOLDERS = ("guide", "methods", "benchmarks")
 PAGES = [ROOT / "README.md", *sorted(p for folder in FOLDERS for p in (DOCS / folder).glob("*.md"))]
-    ROOT / "README.md",
-    *sorted(p for folder in ("guide", "methods", "benchmarks") for p in (DOCS / folder).glob("*.md")),
-]
 
 
 def blocks(page):
