@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayeskit.benchmark.data import datasets, division
+from bayeskit.benchmark.data import datasets, requested_division
 from bayeskit.benchmark.data.datasets import Dataset, Task
 from bayeskit.benchmark.report import html_report, result_tables
 from bayeskit.benchmark.run import baseline, runner
@@ -93,7 +93,7 @@ def compare(
     if time_limit is not None:
         checks.positive(time_limit, name="time_limit")
     dataset = data if isinstance(data, Dataset) else datasets.load(str(data), target=target, task=task)
-    dataset = division.divided(dataset, groups, time, folds)
+    dataset = requested_division.divided(dataset, groups, time, folds)
     outside = None if ood is None else datasets.load_inputs(ood, dataset)
     estimators = runner.select(methods, dataset.task)
     store = Store(_folder(out, dataset, ood), _settings(dataset, target, ood, [groups, time, folds]))

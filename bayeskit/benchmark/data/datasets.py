@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bayeskit.benchmark.data import dataset_sources
+from bayeskit.benchmark.data.division import TEST_FRACTION, Division, Split
 from bayeskit.core import checks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayeskit.benchmark.data.division import Division
-
 Task = Literal["regression", "classification"]
-Split = tuple[np.ndarray, np.ndarray]
 
-TEST_FRACTION = 0.2
 RARE = 5  # a class with fewer rows than this cannot be split, trained and tested
 
 
@@ -51,7 +48,7 @@ class Dataset:
     splits: Sequence[Split] = ()
     notes: tuple[str, ...] = field(default=())
     columns: tuple[str, ...] = ()
-    division: "Division | None" = None
+    division: Division | None = None
 
     def split(self, seed: int) -> Split:
         """Row numbers of the training and the test set, stratified by class, by seed.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeskit.benchmark.data import datasets, encoding, leakage
+from bayeskit.benchmark.data import division, encoding, leakage
 from bayeskit.benchmark.data.datasets import Dataset, Task
 
 MAX_OOD = 2_000
@@ -53,7 +53,7 @@ def problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int]
     elif dataset.splits:
         notes.append("The splits are those that came with the data.")
     else:
-        notes.append(f"Each seed holds out {100 * datasets.TEST_FRACTION:.0f} % of the data at random as a test set.")
+        notes.append(f"Each seed holds out {100 * division.TEST_FRACTION:.0f} % of the data at random as a test set.")
     encoders: dict[int, tuple[np.ndarray, np.ndarray, encoding.Encoder]] = {}
     seeds_of: dict[str, list[int]] = {}
     leaks: list[str] = []
@@ -84,7 +84,7 @@ def problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int]
     return problem, notes
 
 
-def split(dataset: Dataset, seed: int) -> datasets.Split:
+def split(dataset: Dataset, seed: int) -> division.Split:
     """Training and test indices of a seed; test points of a class absent from training are left out."""
     train, test = dataset.split(seed)
     if dataset.task == "classification":

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bayeskit.benchmark.data.datasets import Dataset
-from bayeskit.benchmark.data.division import divided
+from bayeskit.benchmark.data.requested_division import divided
 from bayeskit.benchmark.run.problem import problems
 
 RNG = np.random.default_rng(0)
