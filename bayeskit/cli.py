@@ -36,7 +36,14 @@ def compare(  # noqa: PLR0917  # typer reads options off the signature
     target: Annotated[str | None, typer.Option(help="Column to predict; the last one if not given.")] = None,
     task: Annotated[str | None, typer.Option(help="regression or classification; inferred if not given.")] = None,
     methods: Annotated[str, typer.Option(help=_METHODS)] = "stable",
-    seeds: Annotated[int, typer.Option(help="Number of seeds, each with its own split.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(help="Number of seeds, each with its own split; 3, or that of the folds.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column whose equal rows are never in both training and test set.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Column of time: test rows are later than training rows.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, one held out by each seed in turn.")] = None,
     ood: Annotated[str | None, typer.Option(help="Name or file whose inputs are out of distribution.")] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for each fit with its predictions; none if not given.")
@@ -59,6 +66,9 @@ def compare(  # noqa: PLR0917  # typer reads options off the signature
             task=task,  # type: ignore[arg-type]  # checked by `compare`
             methods=names,
             seeds=seeds,
+            groups=groups,
+            time=time,
+            folds=folds,
             ood=ood,
             time_limit=time_limit,
             out=out,

@@ -31,6 +31,9 @@ def test_methods_lists_the_registry():
         (["compare", "--methods", "exakt"], "did you mean 'exact'"),
         (["compare", "--task", "clustering"], "`task` must be one of"),
         (["compare", "--seeds", "0"], "`seeds` must be a positive integer"),
+        (["compare", "--groups", "sexx"], "did you mean 'sex'"),
+        (["compare", "--time", "when"], "`time` must be a column"),
+        (["compare", "--folds", "1"], "`folds` must be at least 2"),
         (["methods", "--task", "clustering"], "`task` must be one of"),
     ],
 )
@@ -82,3 +85,20 @@ def test_importing_the_comparison_loads_no_tables_or_figures():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_comparison_says_how_it_split(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    square = [i * i % 7 for i in range(60)]
+    table = {"k": range(60), "site": [i // 6 for i in range(60)], "a": square}
+    table["y"] = [a + i % 3 for i, a in enumerate(square)]
+    pandas.DataFrame(table).to_csv(tmp_path / "t.csv", index=False)
+    options = ["--data", str(tmp_path / "t.csv"), "--methods", "sgpr", "--jobs", "1", "--out", str(tmp_path / "out")]
+    result = COMMANDS.invoke(app, ["compare", "--groups", "site", "--folds", "2", *options])
+    report = (tmp_path / "out" / "report.html").read_text()
+    for text in (result.stdout, report):
+        assert "one of 2 folds" in text and "(10 groups) are never on both sides" in text
+        assert "Warning: k looks like a row index" in text
+    assert "| 2/2 |" in result.stdout or "2 of 2" in result.stdout
+    again = COMMANDS.invoke(app, ["compare", "--folds", "2", *options])
+    assert again.exit_code == 2 and "holds a comparison with groups 'site' and not None" in again.stderr

@@ -38,6 +38,7 @@ ORDER = {
         {"inputs", "normals"},
         {"generators", "modules", "types"},
         {"validation_split"},
+        {"validation_plan"},
         {"operators", "optimize"},
         {"posterior"},
         {"lazy_moments", "predictive"},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayeskit.benchmark.data import datasets
+from bayeskit.benchmark.data import datasets, requested_division
 from bayeskit.benchmark.data.datasets import Dataset, Task
 from bayeskit.benchmark.report import html_report, result_tables
 from bayeskit.benchmark.run import baseline, runner
@@ -42,7 +42,10 @@ def compare(
     target: str | None = None,
     task: Task | None = None,
     methods: Methods = "stable",
-    seeds: int = 3,
+    seeds: int | None = None,
+    groups: Any = None,
+    time: Any = None,
+    folds: int | None = None,
     ood: str | None = None,
     time_limit: float | None = None,
     out: str | Path | None = None,
@@ -62,7 +65,10 @@ def compare(
         methods: "stable" (all registered for the task but experimental ones), "all", "fast" (the stable ones that run
             no Markov chain), a name or several, or a mapping from names to estimators of your own. A suffix, as in
             "map+temperature", "map+isotonic" or "map+conformal", calibrates post hoc (`registry.POST_HOC`).
-        seeds: Number of seeds; each has its own split and its own `random_state`.
+        seeds: Number of seeds; each has its own split and its own `random_state`. None for 3, or the number of folds.
+        groups: Column (or values, one for each row) whose equal rows are never in both training and test set.
+        time: Column (or values) in whose order the rows are: test rows are later than all training rows.
+        folds: Number K of folds: each seed holds out one of them in turn; None holds out a fifth.
         ood: Data whose inputs are out of distribution, with the same columns.
         time_limit: Seconds that one fit with its predictions may take before it is stopped.
         out: Folder for results and report; `compare-NAME` if None.
@@ -82,13 +88,15 @@ def compare(
     ...     result.report.name, result.rows[0]["status"]
     ('report.html', 'ok')
     """
+    seeds = (3 if folds is None else folds) if seeds is None else seeds
     checks.positive(seeds, name="seeds", integer=True)
     if time_limit is not None:
         checks.positive(time_limit, name="time_limit")
     dataset = data if isinstance(data, Dataset) else datasets.load(str(data), target=target, task=task)
+    dataset = requested_division.divided(dataset, groups, time, folds)
     outside = None if ood is None else datasets.load_inputs(ood, dataset)
     estimators = runner.select(methods, dataset.task)
-    store = Store(_folder(out, dataset, ood), _settings(dataset, target, ood))
+    store = Store(_folder(out, dataset, ood), _settings(dataset, target, ood, [groups, time, folds]))
     problem, notes = problems(dataset, outside, seeds)
     trials = runner.pending(estimators, dataset.task, seeds, store, time_limit)
     with progress.shown(verbose), progress.track(len(trials), f"comparing on {dataset.name}") as bar:
@@ -109,8 +117,10 @@ def _folder(out: str | Path | None, dataset: Dataset, ood: str | None) -> Path:
     return Path("compare-" + re.sub(r"[^\w.-]+", "-", dataset.name + (f"-vs-{Path(ood).stem}" if ood else "")))
 
 
-def _settings(dataset: Dataset, target: str | None, ood: str | None) -> dict[str, Any]:
-    settings = {"data": dataset.name, "task": dataset.task, "target": target, "ood": ood}
+def _settings(dataset: Dataset, target: str | None, ood: str | None, split: list[Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {"data": dataset.name, "task": dataset.task, "target": target, "ood": ood}
+    for name, value in zip(("groups", "time", "folds"), split, strict=True):
+        settings[name] = value if value is None or isinstance(value, str | int) else "values"
     return {**settings, "content": dataset.fingerprint(), "format": 1}
 
 

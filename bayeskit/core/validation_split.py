@@ -1,7 +1,8 @@
 """Which rows may be held out: validation data must be independent of the training data.
 
 A copy of a training row in the validation set rewards overfitting, and a class that is only in the validation set
-cannot be learnt. So rows of (nearly) the same inputs stay on one side, and every class keeps a row to train on.
+cannot be learnt. So rows of (nearly) the same inputs, and those of one group, stay on one side, and every class keeps a
+row to train on. What a user asks for instead is read by `validation_plan`.
 """
 
 import numpy as np
@@ -64,8 +65,9 @@ def duplicate_groups(x: Batch | Rows) -> np.ndarray:
 def independent_folds(data: Data, size: float, num_folds: int, *, generator: torch.Generator) -> list[Tensor]:
     """Disjoint sets of rows to hold out, each of about `size` rows; some may be empty.
 
-    Rows of equal inputs are in one fold. Class codes are stratified, and a class that would be held out as a whole
-    keeps a row in the training data, as do copies of one row that make up more than half of the data.
+    Rows of equal inputs, and those of one group of `data.validation`, are in one fold. Class codes are stratified. A
+    class that would be held out as a whole keeps a row in the training data, and copies of one row, or a group, that
+    make up more than half of the data stay there.
 
     Args:
         data: All the data; targets of shape (n,) are class codes.
@@ -84,15 +86,30 @@ def independent_folds(data: Data, size: float, num_folds: int, *, generator: tor
     labels = data.y.cpu().numpy() if data.y.ndim == 1 else None
     if labels is not None:
         order = order[_stratified(labels[order])]
-    groups = duplicate_groups(data.x)
+    groups = inseparable(data)
     _, first, counts = np.unique(groups[order], return_index=True, return_counts=True)
-    sequence, before = np.argsort(first), np.empty(len(counts))
-    before[sequence] = np.cumsum(counts[sequence]) - counts[sequence]  # rows in the groups that come earlier
-    fold = np.where(counts <= n / 2, before // size, num_folds)[groups]
-    held = [np.flatnonzero(fold == k) for k in range(num_folds)]
+    # Groups larger than a fold come last, so that they are held out only where there are too few others.
+    sequence, middle = np.lexsort((first, counts > size)), np.empty(len(counts))
+    middle[sequence] = np.cumsum(counts[sequence]) - (counts[sequence] + 1) / 2  # 0, 1, 2, ... for groups of one
+    fold = np.where(counts <= n / 2, middle // size, num_folds)
+    small = np.flatnonzero(counts <= n / 2)
+    if len(small) and (fold >= num_folds).all():
+        fold[small[np.argmin(counts[small])]] = 0
+    held = [np.flatnonzero(fold[groups] == k) for k in range(num_folds)]
     if labels is not None:
         held = [_without_whole_classes(rows, labels, groups) for rows in held]
     return [torch.from_numpy(rows if len(rows) < n else rows[:0]).to(data.y.device) for rows in held]
+
+
+def inseparable(data: Data) -> np.ndarray:
+    """A code for each row, (n,), equal for rows of equal inputs and for rows of one group, and for chains of both."""
+    groups = duplicate_groups(data.x)
+    if data.validation is None or data.validation.groups is None:
+        return groups
+    given = np.unique(data.validation.groups.cpu().numpy(), return_inverse=True)[1] + len(groups)
+    links = coo_array((np.ones(len(groups)), (groups, given)), shape=(2 * len(groups), 2 * len(groups)))
+    joined = connected_components(links, directed=False)[1][groups]
+    return np.unique(joined, return_inverse=True)[1]
 
 
 def _stratified(labels: np.ndarray) -> np.ndarray:

@@ -18,6 +18,9 @@ class BNNRegressor(RegressionEstimator):
             None for a last-layer Laplace approximation.
         likelihood: Distribution of the observations given the network's outputs; None for Gaussian noise of learned
             variance.
+        validation_split: What is held out for early stopping, the noise and the prior precision: a share; a splitter of
+            scikit-learn, whose last split counts (`TimeSeriesSplit()` holds out the last rows); a boolean mask (n,) of
+            the rows to hold out; or a validation set `(X, y)`. None for a random share, as in `training`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of a network built here; None for float64 while it is small and on a CPU, else float32.
         random_state: Seed, `numpy.random.RandomState`, or None.
@@ -48,6 +51,7 @@ class BNNRegressor(RegressionEstimator):
         inference=None,
         likelihood=None,
         *,
+        validation_split=None,
         device="auto",
         dtype=None,
         random_state=None,
@@ -56,6 +60,7 @@ class BNNRegressor(RegressionEstimator):
         self.network = network
         self.inference = inference
         self.likelihood = likelihood
+        self.validation_split = validation_split
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
@@ -75,6 +80,9 @@ class BNNClassifier(ClassificationEstimator):
             approximation.
         likelihood: None for Bernoulli on one logit (two classes; softmax if the network returns two) or softmax.
         class_weight: None, "balanced" or a dict from label to weight.
+        validation_split: What is held out for early stopping, the noise and the prior precision: a share; a splitter of
+            scikit-learn, whose last split counts (`TimeSeriesSplit()` holds out the last rows); a boolean mask (n,) of
+            the rows to hold out; or a validation set `(X, y)`. None for a random share, as in `training`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" ...
         dtype: Floating type of a network built here; None for float64 while it is small and on a CPU, else float32.
         random_state: Seed, `numpy.random.RandomState`, or None.
@@ -106,6 +114,7 @@ class BNNClassifier(ClassificationEstimator):
         likelihood=None,
         *,
         class_weight=None,
+        validation_split=None,
         device="auto",
         dtype=None,
         random_state=None,
@@ -115,6 +124,7 @@ class BNNClassifier(ClassificationEstimator):
         self.inference = inference
         self.likelihood = likelihood
         self.class_weight = class_weight
+        self.validation_split = validation_split
         self.device = device
         self.dtype = dtype
         self.random_state = random_state

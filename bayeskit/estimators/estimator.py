@@ -25,8 +25,8 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.modules import run
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
-from bayeskit.core.types import Data, Inputs, Rows
-from bayeskit.estimators import input_validation
+from bayeskit.core.types import Data, Inputs
+from bayeskit.estimators import input_validation, validation_data
 from bayeskit.estimators.scaling import Standardizer
 
 PREDICT_ROWS = 8_192
@@ -49,6 +49,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
     dtype: torch.dtype | None
     random_state: Any
     verbose: bool
+    validation_split: Any = None  # of networks
 
     # Fitted state.
     posterior_: Posterior
@@ -76,41 +77,46 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
 
     # -- fitting ---------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True, stream: bool = False) -> Self:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, *, groups: Any = None, first: bool = True, stream: bool = False
+    ) -> Self:
         """Fit on a first batch of data, of a `stream` or all there is, or continue from the previous posterior.
 
         A fit that fails or is interrupted leaves the estimator unchanged: scales, classes and posterior go together.
         """
         before = dict(vars(self))
         try:
-            return self._fitted(X, y, sample_weight, first=first, stream=stream)
+            return self._fitted(X, y, sample_weight, groups=groups, first=first, stream=stream)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
 
-    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, first: bool, stream: bool) -> Self:
+    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, groups: Any, first: bool, stream: bool) -> Self:
         X, y = input_validation.split_dataset(X, y)
         x, y, weights = input_validation.read(self, X, y, sample_weight, reset=first, **self._reading())
-        target = self._encode(y, reset=first)
-        if weights is not None and (weights == 0).any():  # weight zero leaves a data point out
-            keep = weights.nonzero().squeeze(1)
-            x, target, weights = x[keep], target[keep], weights[keep]
-        x, target, weights = _observed(x, target, weights)
+        data = Data(x, self._encode(y, reset=first), weights)
+        data = validation_data.divided(data, self.validation_split, groups, read=self._validation_set)
         if first:
             self.device_ = self._resolve_device()
-            self._learn_scales(x, target, weights)
-        data = Data(self._scaled(x), self._standardize(target), weights).to(device=self.device_)
+            self._learn_scales(data.x, data.y, data.weights)
+        data = validation_data.transformed(data, self._scaled, self._standardize).to(device=self.device_)
         generator = self._start_generator()
         if first:
             prior, likelihood = self._start(data, generator)
             self.inference_ = self._resolve_inference(len(data), stream)
         else:
             prior, likelihood = self.posterior_, self.likelihood_
+        validation_data.check_used(self.inference_, self.validation_split)
         with progress.shown(self.verbose):
             fit = self.inference_.infer(prior, likelihood, data, generator=generator)
         self._store(fit, data)
         return self
+
+    def _validation_set(self, X: Any, y: Any) -> Data:
+        """A validation set that the user gives, in its own units."""
+        x, y, _ = input_validation.read(self, X, y, None, reset=False, **self._reading())
+        return Data(x, self._encode(y, reset=self._task == "regression"))  # labels are those of the training data
 
     def _reading(self) -> dict[str, bool]:
         """Settings of `input_validation.read`."""
@@ -307,14 +313,6 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
 def concatenated(parts: list[Tensor]) -> np.ndarray:
     """Predictions for consecutive chunks of inputs as one array, in float64."""
     return torch.cat([part.double().cpu() for part in parts]).numpy()
-
-
-def _observed(x: Inputs, target: Tensor, weights: Tensor | None) -> tuple[Inputs, Tensor, Tensor | None]:
-    """The data points with at least one observed output."""
-    seen = ~target.isnan().reshape(len(target), -1).all(-1)
-    if bool(seen.all()):
-        return x, target, weights
-    return x.take(seen) if isinstance(x, Rows) else x[seen], target[seen], None if weights is None else weights[seen]
 
 
 def _on_the_real_line(likelihood: Likelihood, target: Tensor) -> bool:

@@ -44,7 +44,7 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
 
     _task = "regression"
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None) -> Self:
         """Infer the posterior from data.
 
         Args:
@@ -53,12 +53,14 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
             y: (n,) or (n, k) targets; None when `X` is a `Dataset`. With several outputs, NaN is an entry that was not
                 observed; with a single one it is an error.
             sample_weight: (n,) multipliers of the log-likelihood terms.
+            groups: (n,) values of any kind, equal for rows that must not be divided between training and validation
+                data (a patient, a site); for methods that hold out data, and without effect on others.
 
         Returns:
             The estimator itself, with `posterior_`, `likelihood_`, `inference_`, `log_evidence_`, `history_` and
             `diagnostics_`.
         """
-        return self._fit(X, y, sample_weight)
+        return self._fit(X, y, sample_weight, groups=groups)
 
     @available_if(_continues)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -169,7 +171,7 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
     _task = "classification"
     class_weight: Any
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None) -> Self:
         """Infer the posterior from data.
 
         Args:
@@ -177,13 +179,15 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
                 a `torch.utils.data.Dataset` of `(x, y)` pairs.
             y: (n,) labels; None when `X` is a `Dataset`.
             sample_weight: (n,) multipliers of the log-likelihood terms.
+            groups: (n,) values of any kind, equal for rows that must not be divided between training and validation
+                data (a patient, a site); for methods that hold out data, and without effect on others.
 
         Returns:
             The estimator itself, with `classes_`, `posterior_`, `likelihood_`, `inference_`, `log_evidence_`,
             `history_` and `diagnostics_`.
         """
         self._given_classes = None
-        return self._fit(X, y, sample_weight)
+        return self._fit(X, y, sample_weight, groups=groups)
 
     @available_if(_continues)
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -226,9 +230,11 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
     def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
         return super()._data(X, y, self._weighted(y, sample_weight))
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool = True, stream: bool = False) -> Self:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, *, groups: Any = None, first: bool = True, stream: bool = False
+    ) -> Self:
         sample_weight = self._weighted(y, sample_weight)
-        return super()._fit(X, y, sample_weight, first=first, stream=stream)
+        return super()._fit(X, y, sample_weight, groups=groups, first=first, stream=stream)
 
     def _encode(self, y: Any, *, reset: bool) -> Tensor:
         if y is None:

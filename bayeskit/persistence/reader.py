@@ -10,10 +10,20 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from bayeskit.persistence.moved_classes import current_fields
-from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, class_at, path_of
+from bayeskit.persistence.trust import (
+    CLOSURE,
+    ESTIMATORS,
+    FUNCTIONS,
+    OPERATORS,
+    SPLITTERS,
+    TRUSTED,
+    blank,
+    class_at,
+    path_of,
+)
 
 _NODES = frozenset(
-    "tensor array torch list tuple set dict operator dataclass estimator function module same user".split()
+    "tensor array torch list tuple set dict operator dataclass estimator splitter function module same user".split()
 )
 
 
@@ -87,6 +97,12 @@ class Reader:
         estimator = self._modules[node.get("label", -1)] = cls.__new__(cls)
         estimator.__dict__.update(self.decode(node["state"]))
         return estimator
+
+    def _splitter(self, node: dict[str, Any]) -> Any:
+        cls = class_at(node["splitter"], SPLITTERS, object)
+        splitter = cls.__new__(cls)
+        vars(splitter).update(self.decode(node["state"]))
+        return splitter
 
     def _function(self, node: dict[str, Any]) -> Any:
         return FUNCTIONS[node["function"]]

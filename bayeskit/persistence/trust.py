@@ -20,6 +20,7 @@ TRUSTED = (
     "torch.nn.modules.",
 )
 ESTIMATORS = ("bayeskit.", "sklearn.frozen.")
+SPLITTERS = ("sklearn.model_selection._split.",)
 OPERATORS = ("bayeskit.", "linear_operator.operators.")
 # The functions that GPyTorch's constraints hold; no other function is ever read from a file.
 FUNCTIONS = {

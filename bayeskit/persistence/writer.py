@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from bayeskit.core.likelihood import Likelihood
-from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, TRUSTED, blank, path_of
+from bayeskit.persistence.trust import CLOSURE, ESTIMATORS, FUNCTIONS, OPERATORS, SPLITTERS, TRUSTED, blank, path_of
 
 _BUILDER = re.compile(r"estimator(\.estimator_?)*\.network")  # that of the estimator, or of one inside it
 _PARTS = (gpytorch.Module, gpytorch.constraints.Interval)  # of a kernel; networks have a factory of their own
@@ -72,7 +72,7 @@ class Writer:
             return {"array": self._tensor(torch.tensor(value)), "dtype": value.dtype.str}
         return {"array": value.tolist(), "dtype": "object" if value.dtype.kind == "O" else value.dtype.str}
 
-    def _object(self, value: Any, where: str) -> dict[str, Any]:
+    def _object(self, value: Any, where: str) -> dict[str, Any]:  # noqa: PLR0911 (a line a kind of value)
         cls, path = type(value), path_of(value)
         if isinstance(value, LinearOperator) and cls.__module__.startswith(OPERATORS):
             return {
@@ -85,8 +85,10 @@ class Writer:
         if isinstance(value, BaseEstimator) and not is_dataclass(value) and path.startswith(ESTIMATORS):
             return self._estimator(value, path, where)
         if is_dataclass(value) and path.startswith("bayeskit."):
-            state = {f.name: getattr(value, f.name) for f in fields(value)}
+            state = _lasting({f.name: getattr(value, f.name) for f in fields(value)})
             return {"dataclass": path, "fields": self.encode(state, where)}
+        if path.replace(":", ".").startswith(SPLITTERS):
+            return {"splitter": path, "state": self.encode(vars(value), where)}
         for name, function in FUNCTIONS.items():
             if value is function:
                 return {"function": name}
@@ -148,7 +150,7 @@ class Writer:
         return {"estimator": path, "state": self.encode(self._state(value), where), "label": label}
 
     def _state(self, estimator: BaseEstimator) -> dict[str, Any]:
-        state = dict(vars(estimator))
+        state = _lasting(dict(vars(estimator)))
         if not isinstance(state.get("random_state"), int | None):
             state["random_state"] = None  # the seed used is kept in seed_
         fitted: Any = estimator
@@ -157,6 +159,13 @@ class Writer:
         if "posterior_" in vars(fitted):
             self._arguments = [int(fitted.n_features_in_), int(fitted.num_outputs_)]
         return state
+
+
+def _lasting(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without a `validation_split` given as rows or as code: a file holds no training data."""
+    value = state.get("validation_split")
+    lasting = value is None or isinstance(value, int | float) or path_of(value).replace(":", ".").startswith(SPLITTERS)
+    return state if lasting else state | {"validation_split": None}
 
 
 def _holds_own_kernel(value: nn.Module) -> bool:

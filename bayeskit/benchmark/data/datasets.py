@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bayeskit.benchmark.data import dataset_sources
+from bayeskit.benchmark.data.division import TEST_FRACTION, Division, Split
 from bayeskit.core import checks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Task = Literal["regression", "classification"]
-Split = tuple[np.ndarray, np.ndarray]
 
-TEST_FRACTION = 0.2
 RARE = 5  # a class with fewer rows than this cannot be split, trained and tested
 
 
@@ -37,6 +36,8 @@ class Dataset:
         classes: The classes' own names in the order of the codes; empty for regression.
         splits: The splits provided with the data, as (train rows, test rows); empty if there are none.
         notes: Sentences on decisions made while reading.
+        columns: Names of the columns of an array; empty if there are none.
+        division: How each seed divides the rows, before `splits`; see `bayeskit.benchmark.data.division`.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Dataset:
     classes: tuple[str, ...] = ()
     splits: Sequence[Split] = ()
     notes: tuple[str, ...] = field(default=())
+    columns: tuple[str, ...] = ()
+    division: Division | None = None
 
     def split(self, seed: int) -> Split:
         """Row numbers of the training and the test set, stratified by class, by seed.
@@ -53,6 +56,8 @@ class Dataset:
         Args:
             seed: A number from 0; provided splits are used in turn.
         """
+        if self.division is not None:
+            return self.division.split(self.y, self.task == "classification", seed)
         if self.splits:
             return self.splits[seed % len(self.splits)]
         from sklearn.model_selection import train_test_split
@@ -73,7 +78,10 @@ class Dataset:
 
             hashes: Any = pd.util.hash_pandas_object(self.X, index=False)  # type: ignore[attr-defined]
             inputs = ([str(c) for c in self.X.columns], hashes.to_numpy())
-        return str(joblib.hash((inputs, self.y, self.task, self.classes, [list(pair) for pair in self.splits])))
+        content: tuple[Any, ...] = (inputs, self.y, self.task, self.classes, [list(pair) for pair in self.splits])
+        if self.division is not None:
+            content += (self.division.folds, self.division.by, self.division.codes)
+        return str(joblib.hash(content))
 
 
 def names() -> list[str]:
@@ -201,7 +209,7 @@ def _finish(name: str, raw: dataset_sources.Raw, task: Task | None) -> Dataset:
     splits = [(new_row[train[keep[train]]], new_row[test[keep[test]]]) for train, test in raw.splits]
     stem = re.sub(r"\.(csv|tsv|parquet|pq|npz)$", "", re.split(r"[\\/]", name)[-1])
     X: Any = raw.X
-    return Dataset(stem, X[keep], y[keep], task, classes, splits, tuple(notes))
+    return Dataset(stem, X[keep], y[keep], task, classes, splits, tuple(notes), tuple(raw.columns))
 
 
 def _missing(y: np.ndarray) -> np.ndarray:

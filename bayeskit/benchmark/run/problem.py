@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeskit.benchmark.data import datasets, encoding
+from bayeskit.benchmark.data import division, encoding, leakage
 from bayeskit.benchmark.data.datasets import Dataset, Task
 
 MAX_OOD = 2_000
@@ -45,21 +45,28 @@ def problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int]
         seeds: Number of seeds.
     """
     notes = list(dataset.notes)
-    if dataset.splits and seeds > len(dataset.splits):
+    if dataset.division is not None:
+        notes.append(dataset.division.sentence(seeds))
+    elif dataset.splits and seeds > len(dataset.splits):
         count = f"{len(dataset.splits)} split{'s' if len(dataset.splits) > 1 else ''}"
         notes.append(f"The data came with {count}; further seeds use them again with another initialization.")
     elif dataset.splits:
         notes.append("The splits are those that came with the data.")
     else:
-        notes.append(f"Each seed holds out {100 * datasets.TEST_FRACTION:.0f} % of the data at random as a test set.")
+        notes.append(f"Each seed holds out {100 * division.TEST_FRACTION:.0f} % of the data at random as a test set.")
     encoders: dict[int, tuple[np.ndarray, np.ndarray, encoding.Encoder]] = {}
     seeds_of: dict[str, list[int]] = {}
+    leaks: list[str] = []
     for seed in range(seeds):
         train, test = split(dataset, seed)
         encoder = encoding.learn(_take(dataset.X, train))
         for sentence in encoder.sentences:
             seeds_of.setdefault(sentence, []).append(seed)
         encoders[seed] = train, test, encoder
+        if seed == 0:
+            encoded = encoder(_take(dataset.X, train)), encoder(_take(dataset.X, test))
+            leaks = leakage.signs(dataset, *encoded)
+    notes += leaks
     for sentence, where in seeds_of.items():
         splits = f"In split{'s' if len(where) > 1 else ''} {', '.join(map(str, where))}: "
         notes.append(sentence if len(where) == seeds else splits + sentence)
@@ -77,7 +84,7 @@ def problems(dataset: Dataset, outside: Any, seeds: int) -> tuple[Callable[[int]
     return problem, notes
 
 
-def split(dataset: Dataset, seed: int) -> datasets.Split:
+def split(dataset: Dataset, seed: int) -> division.Split:
     """Training and test indices of a seed; test points of a class absent from training are left out."""
     train, test = dataset.split(seed)
     if dataset.task == "classification":

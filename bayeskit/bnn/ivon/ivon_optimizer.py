@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
@@ -38,6 +39,9 @@ class IVONOptimizer(torch.optim.Optimizer):
     Every setting but `generator` and `sync` may differ between parameter groups. Parameters without `requires_grad` are
     neither perturbed nor stored; those that the loss does not depend on have gradient zero, so that they return to the
     prior. g, h and, for parameters in half precision, a copy of m are kept in at least float32.
+
+    `torch.amp.GradScaler` works as with any optimizer: `scaler.step(optimizer)` unscales the gradients, or skips the
+    step, without a trace, if one is not finite. Call `scaler.unscale_(optimizer)`, as for clipping, inside the context.
 
     With several processes: by default gradients are assumed to be averaged already (`DistributedDataParallel`), for
     which all ranks must draw the same weights: give every rank a generator with the same seed (the default). With
@@ -78,6 +82,8 @@ class IVONOptimizer(torch.optim.Optimizer):
     >>> abs(float(w.detach()) - 1) < 0.03, round(float(weights.covariance.diagonal()), 3)
     (True, 0.002)
     """
+
+    _step_supports_amp_scaling = True  # `GradScaler.step` leaves unscaling and skipping to `step`
 
     def __init__(
         self,
@@ -170,7 +176,8 @@ class IVONOptimizer(torch.optim.Optimizer):
             The average of what the closure returned, or None.
 
         Raises:
-            RuntimeError: There was no context since the last step, or one is open.
+            RuntimeError: There was no context since the last step, one is open, or a `GradScaler` unscaled gradients
+                after they had been used.
         """
         value = None
         if closure is not None:
@@ -186,6 +193,10 @@ class IVONOptimizer(torch.optim.Optimizer):
                 "There are no gradients: compute them within `with optimizer.sampled_params():`, or "
                 "pass a closure to `step`."
             )
+        if hasattr(self, "found_inf") and not self._unscaled():
+            for draw in self._draws:
+                draw.count = 0
+            return value
         for group in self.param_groups:
             group["steps"] += 1
         for draw in self._draws:
@@ -222,6 +233,25 @@ class IVONOptimizer(torch.optim.Optimizer):
                 self.state[p][name] = value.detach().to(p.device, copy=True)
         self.generator.set_state(state_dict["generator"].cpu())
         self._draws = []
+
+    def _unscaled(self) -> bool:
+        """Divide the averages by the factor of the `GradScaler` that calls; whether they are finite on every rank.
+
+        It sets `grad_scale` to None where `unscale_` was called, which changes the last gradients in place.
+        """
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            for draw in self._draws:
+                draw.unscale(scale)
+        finite = torch.stack([draw.is_finite() for draw in self._draws]).all().float()
+        if self.sync and distributed.several():
+            dist.all_reduce(finite, dist.ReduceOp.MIN)
+        if finite and scale is None and any(draw.is_outdated() for draw in self._draws):
+            raise RuntimeError(
+                "`scaler.unscale_(optimizer)` came after `sampled_params` had been left and the scaled gradients used: "
+                "call it inside the only context of a step, or leave it to `scaler.step(optimizer)`."
+            )
+        return bool(finite)
 
     def _drawing(self) -> list[Draw]:
         """The buffers of this step: the same ones until parameters are frozen, unfrozen or added."""

@@ -120,6 +120,22 @@ class Draw:
             _lists._foreach_lerp_(self.gradients, found, 1 / self.count)
             _lists._foreach_lerp_(self.products, self.noise, 1 / self.count)
 
+    def is_outdated(self) -> bool:
+        """Whether the gradients now are not those averaged: changed since, or of several draws."""
+        pairs = zip(self.params, self.gradients, strict=True)
+        same = self.count == 1 and all(p.grad is None or torch.equal(p.grad.to(g.dtype), g) for p, g in pairs)
+        return not same
+
+    def unscale(self, scale: Tensor) -> None:
+        """Divide the averages by a factor that the loss was multiplied by, ()."""
+        scale = scale.to(self.flat_gradients)
+        self.flat_gradients.div_(scale)
+        self.flat_products.div_(scale if self.group["hess_approx"] == "price" else scale.square())
+
+    def is_finite(self) -> Tensor:
+        """Whether the averages are finite, ()."""
+        return self.flat_gradients.isfinite().all() & self.flat_products.isfinite().all()
+
     @torch.no_grad()
     def update(self, *, several: bool) -> None:
         """Update mean, momentum and Hessian by the averages, over all ranks if there are `several`."""

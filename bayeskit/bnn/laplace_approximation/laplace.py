@@ -26,6 +26,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
+from bayeskit.core.validation_plan import planned
 
 
 @dataclass(eq=False, repr=False)
@@ -84,6 +85,8 @@ class Laplace(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         weights, network, data = prepare(prior, data)
+        if self.training is not None:
+            data = planned(data, self.training.validation_split)
         check_frozen(network)
         names = self._names(network, weights, data)
         self._check_size(weights, names, len(data) * likelihood.num_latents(data.y))

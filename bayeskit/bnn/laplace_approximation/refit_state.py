@@ -19,7 +19,10 @@ HALVINGS = 6
 """How often a step is halved, down to 1/64, before it is given up."""
 
 EXACT = 1e-10
-"""Relative accuracy of a predicted log joint density that counts as exact, well above the rounding of a float64 sum."""
+"""Accuracy of a predicted log joint density that counts as exact, relative to the larger one of here and there.
+
+The prediction is a difference of numbers as large as the density here; this is well above the rounding of their sums.
+"""
 
 
 @dataclass(eq=False)
@@ -80,11 +83,10 @@ class RefitState:
         Returns:
             Whether the prediction is exact, so that the goal is the mode of the log joint density itself.
         """
-        reached = self.log_joint(goal)
-        if (reached - predicted).abs() <= EXACT * predicted.abs().clamp_min(1):
+        here, reached = self.log_joint(self.weights), self.log_joint(goal)
+        if (reached - predicted).abs() <= EXACT * torch.maximum(here.abs(), predicted.abs()).clamp_min(1):
             self.weights = goal
             return True
-        here = self.log_joint(self.weights)
         for _ in range(HALVINGS):
             if reached > here:
                 self.weights = goal

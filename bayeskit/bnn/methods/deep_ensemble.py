@@ -1,7 +1,6 @@
 """Deep ensembles: several networks trained from different random initial values."""
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -16,11 +15,11 @@ from bayeskit.bnn.pushforward.bayes_net import BayesNet, MonteCarlo
 from bayeskit.bnn.training.map_training import QUICK_TRAINING, prepare
 from bayeskit.bnn.training.training_pass import TrainingPass
 from bayeskit.bnn.training.validation_search import (
-    FEWEST_ROWS,
     ValidationSearch,
     calibrate,
     candidates,
     check_precision,
+    enough_rows,
     with_held_out,
 )
 from bayeskit.bnn.weights.weight_posterior import SampledWeights
@@ -31,7 +30,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data, Params
-from bayeskit.core.validation_split import independent_folds
+from bayeskit.core.validation_plan import divisions, planned
 
 DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.2)
 """Adam with early stopping; every member holds out another fifth of the data, so that five see all of it."""
@@ -84,7 +83,7 @@ class DeepEnsemble(Inference):
         training.validate()
         check_precision(self.prior_precision, "validation")
         weights, network, data = prepare(prior, data)
-        likelihood = copy.deepcopy(likelihood)
+        data, likelihood = planned(data, training.validation_split), copy.deepcopy(likelihood)
         with operators.recording() as notes:
             members = _Members(network, list(weights.mean), data, self.num_members, generator=generator)
             together = self.together and members.can_vmap(data.x[:2])
@@ -94,10 +93,10 @@ class DeepEnsemble(Inference):
             folds = _Folds.split(data, training, self.num_members, generator=generator)
             search = ValidationSearch(
                 training,
-                replace(data, weights=folds.weights),
+                replace(data, weights=folds.weights, validation=None),
                 folds.held_out,
                 candidates(self.prior_precision, search=searching and folds.held_out is not None),
-                enough=len(data) >= FEWEST_ROWS,
+                enough=enough_rows(data),
             )
             own, state = search.learnt(likelihood), [members.flat, *members.buffers.values()]
 
@@ -130,6 +129,7 @@ class DeepEnsemble(Inference):
         draws = SampledWeights(unflatten(members.flat.detach(), members.like), members.buffers)
         posterior = BayesNet(frozen(members.network), draws, MonteCarlo())
         diagnostics = {"trained together": together, "prior precision": factor, **notes}
+        diagnostics["held-out data"] = search.num_held_out
         return Fit(posterior, likelihood, history=history, diagnostics=diagnostics)
 
 
@@ -196,19 +196,19 @@ class _Folds:
 
     @classmethod
     def split(cls, data: Data, training: Training, num_members: int, *, generator: torch.Generator) -> Self:
-        """Independent folds of the data, assigned to the members in turn."""
+        """Independent divisions of the data, assigned to the members in turn."""
         weights = torch.ones(len(data), dtype=torch.get_default_dtype(), device=data.y.device)
         weights = (weights if data.weights is None else data.weights).unsqueeze(-1).repeat(1, num_members)
-        if training.validation_fraction == 0 or len(data) < FEWEST_ROWS:
+        found = divisions(data, training.validation_fraction, generator=generator) if enough_rows(data) else None
+        if not found:
             return cls(None, [], weights)
-        count = max(2, math.floor(1 / training.validation_fraction + 1e-9))
-        folds = independent_folds(data, len(data) / count, count, generator=generator)
-        if not all(len(fold) for fold in folds):  # too few different rows for every member to hold out some
-            return cls(None, [], weights)
-        given = [folds[i % len(folds)] for i in range(num_members)]
-        for i, fold in enumerate(given):
-            weights[fold, i] = 0
-        return cls(data.rows(torch.cat(given)), [len(fold) for fold in given], weights)
+        given = [found.pairs[i % len(found)] for i in range(num_members)]
+        for i, (trained, _) in enumerate(given):
+            left_out = torch.ones(len(data), dtype=torch.bool, device=weights.device)
+            left_out[trained] = False
+            weights[left_out, i] = 0
+        held_out = found.source.rows(torch.cat([rows for _, rows in given]))
+        return cls(replace(held_out, validation=None), [len(rows) for _, rows in given], weights)
 
 
 def _totals(terms: Tensor, batch: Data) -> Tensor:

@@ -18,6 +18,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training, temperature
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
+from bayeskit.core.validation_plan import holds_out, planned
 
 
 @dataclass(eq=False, repr=False)
@@ -64,7 +65,8 @@ class MAP(Inference):
             raise ValueError(
                 f"`temperature_scaling` divides logits, and {type(likelihood).__name__} has none; set it to False."
             )
-        if self.temperature_scaling and training.validation_fraction == 0:
+        held_out = holds_out(planned(data, training.validation_split), training.validation_fraction)
+        if self.temperature_scaling and not held_out:
             raise ValueError("`temperature_scaling` needs held-out data; set `training.validation_fraction` above 0.")
         with operators.recording() as notes:
             trained = train(prior, likelihood, data, training, precision=self.prior_precision, generator=generator)

@@ -15,6 +15,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize_lbfgs, split
 from bayeskit.core.posterior import FunctionValues, GaussianValues, SampledValues
 from bayeskit.core.types import Data
+from bayeskit.core.validation_plan import planned
 
 PRECISIONS = (1.0, 0.1, 0.01)
 """Factors on the prior's precision that `prior_precision="validation"` tries."""
@@ -23,7 +24,7 @@ THRESHOLD = 1.0
 """Standard errors by which the held-out log-likelihood must gain for a weaker prior (the one-standard-error rule)."""
 
 FEWEST_ROWS = 20
-"""With fewer observations none are held out, and the parameters of the likelihood are not learnt."""
+"""With fewer observations none are held out unasked, and the parameters of the likelihood are not learnt."""
 
 HELD_OUT = 0.15
 """Share held out for a search where the training settings hold out none."""
@@ -68,7 +69,8 @@ class ValidationSearch:
             generator: Picks the held-out data.
             tried: The values of a search.
         """
-        searching, enough = isinstance(setting, str) and not known, len(data) >= FEWEST_ROWS
+        data = planned(data, training.validation_split)
+        searching, enough = isinstance(setting, str) and not known, enough_rows(data)
         training = with_held_out(training, HELD_OUT) if searching else training
         rows, held_out = split(data, training, generator=generator) if enough else (data, None)
         return cls(
@@ -163,6 +165,12 @@ def check_precision(precision: float | str, rule: str) -> None:
         checks.choice(precision, name="prior_precision", options=(rule,))
     else:
         checks.positive(precision, name="prior_precision")
+
+
+def enough_rows(data: Data) -> bool:
+    """Whether there are enough to hold some out and learn the likelihood, or the validation data are given."""
+    given = data.validation is not None and (data.validation.data is not None or data.validation.splits is not None)
+    return given or len(data) >= FEWEST_ROWS
 
 
 def with_held_out(training: Training, fraction: float) -> Training:

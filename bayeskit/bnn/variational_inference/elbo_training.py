@@ -19,6 +19,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Callback, History, Training, minimize
 from bayeskit.core.posterior import SampledValues
 from bayeskit.core.types import Data
+from bayeskit.core.validation_plan import planned
 
 DEFAULT_TRAINING = Training(lr=1e-2, max_epochs=500, batch_size=128, patience=20, validation_fraction=0.15)
 """Adam with early stopping: a smaller rate and more patience than for MAP, because the objective is noisy."""
@@ -73,12 +74,13 @@ class ELBOTraining:
         exchange: Callable[[Variational, int], Subspace] | None = None,
         generator: torch.Generator,
     ):
-        self.q, self.likelihood, self.data = q, copy.deepcopy(likelihood), data
+        training = settings.training or DEFAULT_TRAINING
+        self.data = data = planned(data, training.validation_split)
+        self.q, self.likelihood = q, copy.deepcopy(likelihood)
         self.settings, self.exchange, self.generator = settings, exchange, generator
         self.training_pass = TrainingPass(q.network, data, names=q.support.shapes, generator=generator)
         self.buffers = [*q.network.buffers(), *q.support.buffers()]
-        training, precision = settings.training or DEFAULT_TRAINING, settings.prior_precision
-        known = q.prior.scale_known
+        precision, known = settings.prior_precision, q.prior.scale_known
         self.search = ValidationSearch.plan(data, training, precision, known=known, generator=generator)
         self.trained = [q.mean, q.log_scale, *self.search.learnt(self.likelihood)]
 

@@ -32,6 +32,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import Training
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
+from bayeskit.core.validation_plan import planned
 
 LIMIT = 10**8
 """Numbers in the covariances of all weight rows, k d^2, up to which they are formed (0.8 GB in float64)."""
@@ -97,6 +98,8 @@ class VBLL(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         weights, network, data = prepare(prior, data)
+        if self.training is not None:
+            data = planned(data, self.training.validation_split)
         check_frozen(network)
         head = _linear_head(network, data)
         body = None if self.pretrained else _body(weights, head)

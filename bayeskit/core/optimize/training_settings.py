@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -14,7 +14,7 @@ from bayeskit.core import checks
 from bayeskit.core.checkpoint import digest
 from bayeskit.core.inputs import Rows, parts
 from bayeskit.core.types import Data
-from bayeskit.core.validation_split import independent_folds
+from bayeskit.core.validation_plan import division, form_of, planned
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -40,7 +40,10 @@ class Training(BaseEstimator):
         clip_norm: Largest norm of the gradient of the loss per row, or None.
         patience: Stop after this many epochs without improvement of the validation loss (of the training loss where
             there is none); None never stops early.
-        validation_fraction: Share of the rows that `split` holds out; 0 holds out none.
+        validation_fraction: Share of the rows that `split` holds out at random; 0 holds out none.
+        validation_split: What is held out instead: a share; a splitter of scikit-learn, whose last split counts (so
+            `TimeSeriesSplit()` holds out the last rows); a boolean mask (n,) of the rows to hold out; or a validation
+            set `(x, y)` in the units of the data. None for `validation_fraction`.
         tolerance: What counts as an improvement, in units of the loss per row.
         checkpoint: File to write the state to and to resume from, or None.
         checkpoint_every: Epochs between two writes; an interrupt by the keyboard writes too.
@@ -59,6 +62,7 @@ class Training(BaseEstimator):
     tolerance: float = 1e-4
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: int = 10
+    validation_split: Any = None
 
     @classmethod
     def of_steps(cls, num_steps: int, num_rows: int, *, lr: float, batch_size: int) -> "Training":
@@ -84,12 +88,14 @@ class Training(BaseEstimator):
             checks.positive(self.clip_norm, name="clip_norm")
         if self.validation_fraction != 0:
             checks.fraction(self.validation_fraction, name="validation_fraction")
+        form_of(self.validation_split)
 
 
 def split(data: Data, training: Training, *, generator: torch.Generator) -> tuple[Data, Data | None]:
-    """The rows to train on and those held out: a random `training.validation_fraction` of them, None if that is 0.
+    """The rows to train on and the validation data, which are None where none are held out.
 
-    Rows of equal inputs stay on one side, and every class keeps a row to train on (`independent_folds`).
+    What `data.validation` says goes before the settings. Of rows chosen at random, those of equal inputs or of one
+    group stay on one side, and every class keeps a row to train on (`independent_folds`).
 
     Examples:
         >>> data = Data(torch.arange(10.0)[:, None], torch.zeros(10, 1))
@@ -97,15 +103,12 @@ def split(data: Data, training: Training, *, generator: torch.Generator) -> tupl
         >>> len(train), len(held_out)
         (8, 2)
     """
-    held = round(training.validation_fraction * len(data))
-    if held in (0, len(data)):
-        return data, None
-    (rows,) = independent_folds(data, held, 1, generator=generator)
-    if not len(rows):
-        return data, None
-    kept = torch.ones(len(data), dtype=torch.bool, device=rows.device)
-    kept[rows] = False
-    return data.rows(kept.nonzero()[:, 0]), data.rows(rows)
+    data = planned(data, training.validation_split)
+    found = division(data, training.validation_fraction, generator=generator)
+    for kept, held_out in found:
+        parts = data.rows(kept), found.source.rows(held_out)
+        return replace(parts[0], validation=None), replace(parts[1], validation=None)
+    return data, None
 
 
 def optimizer(training: Training, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -123,7 +126,9 @@ def identity(
     training: Training, parameters: list[Tensor], data: Data, generator: torch.Generator, description: str
 ) -> dict[str, Any]:
     """What a run must share with the one whose file it takes up; a constant schedule may be given more epochs."""
-    free = {"checkpoint", "checkpoint_every"} | ({"max_epochs"} if training.schedule == "constant" else set())
+    free = {"checkpoint", "checkpoint_every", "validation_split"} | (
+        {"max_epochs"} if training.schedule == "constant" else set()
+    )
     settings = {name: value for name, value in training.get_params().items() if name not in free}
     return settings | {
         "the task": description,
