@@ -142,7 +142,7 @@ def test_networks_learn_from_what_was_observed(name, likelihood):
     model = BNNRegressor(inference=registry.quick(name), likelihood=likelihood, random_state=0).fit(X, HOLES)
     mean = model.predict(X)
     assert np.isfinite(mean).all()
-    assert (np.abs(mean - Y) / Y.std(0)).mean() < 0.7
+    assert np.corrcoef(mean[:, 0], Y[:, 0])[0, 1] > 0.5  # at least .83 over 16 seeds and all methods; chance has .16
 
 
 @pytest.mark.monte_carlo

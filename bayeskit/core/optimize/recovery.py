@@ -1,4 +1,7 @@
-"""Copies of a training run's state: to return to after a step that was too long, and to write to a checkpoint."""
+"""Copies of a training run's state: to return to after a step that was too long, and to write to a checkpoint.
+
+The last two copies are kept, because the loss at a copy is known only after the next step.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,11 +44,13 @@ class Recovery:
                 best.load(state)
                 run.generator.set_state(state["generator"])
         self._copy()
+        self.earlier = self.kept
 
     def after_epoch(self) -> None:
         """Copy the state if it is finite and a copy is due: what is written must never be half an update."""
         if self.file is not None or self.finished or self.run.num_steps - self.copied_at >= COPY_STEPS:
             self.run.check_parameters()
+            self.earlier = self.kept
             self._copy()
 
     def go_back(self, error: Exception) -> None:
@@ -54,6 +59,8 @@ class Recovery:
         # The other ranks do not know of a factorization that failed here.
         if len(self.run.returns) == MAX_RETURNS or (isinstance(error, LinAlgError) and distributed.several()):
             raise self.error
+        if self.run.num_steps == self.copied_at:  # the last step before the copy was the one too long
+            self.kept = self.earlier
         state = snapshot(self.kept)
         self.run.load(state, [*self.run.returns, self.run.epoch + 1])
         self.best.load(state)

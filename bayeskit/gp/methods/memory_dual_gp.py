@@ -17,6 +17,7 @@ from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import Model, learnable
 from bayeskit.gp.model.inducing_points import MovingPoints, starting_points
+from bayeskit.gp.model.short_lengthscales import start_from
 from bayeskit.gp.model.training_set import inputs, training_set
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 from bayeskit.gp.variational.elbo_row_sites import TOLERANCE, History, learn_by_rows
@@ -103,8 +104,8 @@ class MemoryDualGP(Inference):
             return Fit(prior, model.likelihood, Evidence(0.0, "exact"))
         value, history = 0.0, {"loss": []}
         with operators.recording() as notes:
-            if process is None and likelihood.is_conjugate and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
+            if process is None and model.parameters:
+                start_from(model, rows)
             for batch in _batches(rows, self.batch_size, generator):
                 with torch.enable_grad():
                     process, gain, part = self._advance(model, process, batch, generator)

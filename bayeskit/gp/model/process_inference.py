@@ -12,6 +12,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.model.hyperparameters import Model, learnable
+from bayeskit.gp.model.short_lengthscales import start_from
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 
@@ -19,8 +20,8 @@ from bayeskit.gp.process.gaussian_process import GaussianProcess
 class ProcessInference(Inference):
     """Learn hyperparameters and condition on the distinct data; subclasses implement both in `_fit`.
 
-    Without data the posterior is the prior. With a conjugate likelihood a learned constant mean starts at the mean of
-    the targets.
+    Without data the posterior is the prior. Learned hyperparameters start where `short_lengthscales.start_from` puts
+    them.
     """
 
     likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Likelihood,)
@@ -39,8 +40,8 @@ class ProcessInference(Inference):
         if not len(rows):
             return Fit(prior, model.frozen_likelihood(), Evidence(0.0, "exact"))
         with operators.recording() as notes:
-            if likelihood.is_conjugate and model.parameters:
-                model.center(likelihood.observations(rows.y)[0], rows.weights)
+            if model.parameters:
+                start_from(model, rows)
             fit = self._fit(model, rows, generator)
         return replace(fit, diagnostics={**notes, **fit.diagnostics})
 

@@ -36,7 +36,7 @@ class StructuredState:
 
 @dataclass(frozen=True, eq=False)
 class Structured(TransitionKernel):
-    """A kernel whose stationary distribution factorizes over groups of parameters, which then mix faster.
+    """A kernel whose stationary distribution factorizes over groups of parameters.
 
     With groups q_1 ... q_M the inner kernel samples, in place of the log density U, its average over other groups,
 

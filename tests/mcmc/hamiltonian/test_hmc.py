@@ -271,7 +271,7 @@ def test_in_a_funnel_steps_are_shorter_and_trajectories_longer(generator, monkey
     monkeypatch.setattr(mcmc.hamiltonian.hmc_warmup, "MAX_AUTOCORRELATION", math.inf)
     before, failed_before = tuned()
     assert kernel.trajectory == 2 * before.trajectory and kernel.step_size < before.step_size
-    assert failed < 0.01 < failed_before
+    assert failed < 0.8 * failed_before  # over 20 seeds .004 and .024 of the trajectories, a ratio of at most .48
 
 
 @pytest.mark.monte_carlo
