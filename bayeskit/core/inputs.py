@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -86,6 +87,29 @@ Batch = Tensor | NamedInputs
 """Inputs in memory."""
 
 
+_BYTES = (torch.uint8, torch.int8, torch.int16, torch.bool)
+
+
+def as_real(x: Any) -> Any:
+    """Numbers that no embedding takes as real ones: those of 1, 8 or 16 bits, and integer images (n, channels, h, w).
+
+    Args:
+        x: A tensor, or named ones; anything else is returned as it is.
+
+    Examples:
+        >>> as_real(torch.zeros(2, 3, dtype=torch.uint8)).dtype, as_real(torch.zeros(2, 3, dtype=torch.int64)).dtype
+        (torch.float32, torch.int64)
+    """
+    if isinstance(x, NamedInputs):
+        return NamedInputs(
+            {name: leaf if leaf.dtype == torch.bool else as_real(leaf) for name, leaf in x.leaves.items()}
+        )
+    if not isinstance(x, Tensor):
+        return x
+    whole = not x.is_floating_point() and not x.is_complex()
+    return x.to(torch.get_default_dtype()) if x.dtype in _BYTES or (whole and x.ndim > 3) else x.contiguous()
+
+
 class Rows:
     """Inputs that stay in a `torch.utils.data.Dataset` until their rows are indexed.
 
@@ -93,8 +117,8 @@ class Rows:
     a tensor of shape (b, *input_shape), cast to `dtype` and moved to `device`; `rows[:]` reads everything.
 
     Args:
-        dataset: Items are `(x, y)` pairs or bare inputs; `x` is anything `torch.as_tensor` takes, or
-            a dictionary of such.
+        dataset: Anything with a length whose items are `(x, y)` pairs or bare inputs, or dictionaries with the key
+            "labels" or "label" of the target; `x` is anything `torch.as_tensor` takes, or a dictionary of such.
         dtype: Floating type of the inputs; integer inputs (token ids) keep theirs.
         device: Where the rows are put.
 
@@ -143,21 +167,52 @@ class Rows:
         return (index.nonzero().squeeze(-1) if index.dtype == torch.bool else index).tolist()
 
     def _read(self, positions: Sequence[int]) -> Batch:
-        items = [self.dataset[i] for i in positions]
-        inputs = [item[0] if isinstance(item, tuple | list) else item for item in items]
+        inputs = [_plain(item_parts(self.dataset[i])[0]) for i in positions]
         try:
-            batch = as_inputs(default_collate(inputs), name="x")
+            batch = as_real(as_inputs(default_collate(inputs), name="x"))
         except RuntimeError as error:
             raise ValueError(
                 f"The inputs of a Dataset must have the same shape in every item: {error}. Pad or truncate them, for "
                 "example in its `__getitem__`, with a mask of the padding."
             ) from None
+        except TypeError:
+            batch = None
         if not isinstance(batch, Tensor | NamedInputs):
             raise TypeError(
                 "The inputs of a Dataset must be tensors, arrays or dictionaries of them; got "
-                f"{type(inputs[0]).__name__}. Name the parts: {{'first': ..., 'second': ...}}."
+                f"{type(inputs[0]).__name__}. Name the parts: {{'first': ..., 'second': ...}}, and make tensors of "
+                "images, for example with `transform=ToTensor()`."
             )
         return batch
+
+
+LABELS = ("labels", "label")
+"""Keys of the target in the items of a data set that are dictionaries."""
+
+
+def item_parts(item: Any) -> tuple[Any, Any]:
+    """Input and target (or None) of an item of a data set: of a pair, or of a dictionary with "labels" or "label".
+
+    Examples:
+        >>> item_parts(([1.0], 2)), item_parts({"pixel_values": [1.0], "label": 2}), item_parts(torch.ones(2))[1]
+        (([1.0], 2), ([1.0], 2), None)
+    """
+    if isinstance(item, Mapping):
+        key = next((key for key in LABELS if key in item), None)
+        if key is None:
+            return item, None
+        inputs = {name: value for name, value in item.items() if name != key}
+        return (next(iter(inputs.values())) if len(inputs) == 1 else inputs), item[key]
+    if isinstance(item, tuple | list):
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of any strides and byte order as tensors, which collate."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return checks.tensor(value, name="x") if isinstance(value, np.ndarray) else value
 
 
 Inputs = Tensor | NamedInputs | Rows

@@ -79,6 +79,23 @@ def output(result: Any) -> Tensor:
     return found
 
 
+def cannot_take(row: Batch, error: Exception) -> ValueError:
+    """The error of a network that fails on a row of its inputs, in one sentence.
+
+    Examples:
+        >>> print(cannot_take(torch.zeros(1, 8, 8), RuntimeError("expected 3 channels")))
+        `network` cannot take a row of `X` of shape (8, 8): expected 3 channels.
+    """
+    shape = tuple(row.shape[1:]) if isinstance(row, Tensor) else {k: tuple(v.shape[1:]) for k, v in row.leaves.items()}
+    message = f"`network` cannot take a row of `X` of shape {shape}: {str(error).splitlines()[0].rstrip('.')}"
+    if isinstance(shape, tuple) and len(shape) == 3 and shape[-1] < shape[0]:
+        message += (
+            ". Convolutions take images of shape (channels, height, width): if the last axis holds the channels, pass "
+            "`X.transpose(0, 3, 1, 2)`"
+        )
+    return ValueError(message + ".")
+
+
 class known_attention:
     """Attention by operations that `torch.func` can differentiate and map.
 

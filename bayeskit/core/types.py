@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayeskit.core import checks
-from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs
+from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs, as_real
 
 Params = dict[str, Tensor]
 
@@ -84,6 +84,7 @@ class Data:
         if not isinstance(self.x, Tensor | NamedInputs | Rows):
             x = as_inputs(self.x)
             object.__setattr__(self, "x", x if isinstance(x, NamedInputs) else checks.tensor(x, name="data.x"))
+        object.__setattr__(self, "x", as_real(self.x))
         if not isinstance(self.y, Tensor):
             object.__setattr__(self, "y", checks.tensor(self.y, name="data.y"))
 

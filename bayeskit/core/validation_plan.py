@@ -154,6 +154,12 @@ def holds_out(data: Data, share: float) -> bool:
     return known.data is not None or known.splits is not None or _share(data, share) > 0
 
 
+def grouped(held_out: Data) -> Validation | None:
+    """The groups of held-out data, which are not independent observations; None if there are none."""
+    groups = None if held_out.validation is None else held_out.validation.groups
+    return None if groups is None else Validation(groups=groups)
+
+
 def _share(data: Data, share: float) -> float:
     known = None if data.validation is None else data.validation.fraction
     return share if known is None else known

@@ -24,7 +24,7 @@ from bayeskit.core import checks, operators, progress
 from bayeskit.core.inference import Evidence, Fit, Inference
 from bayeskit.core.likelihood import KnownNoise, Likelihood
 from bayeskit.core.likelihood.known_noise import without_known_noise
-from bayeskit.core.modules import run
+from bayeskit.core.modules import cannot_take, run
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
 from bayeskit.core.types import Data, Inputs
@@ -354,8 +354,7 @@ def _outputs_of(structure: Any, x: Inputs) -> int | None:
         with torch.no_grad():
             return run(network, row).shape[-1]
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shape = tuple(row.shape) if isinstance(row, Tensor) else {k: tuple(v.shape) for k, v in row.leaves.items()}
-        raise ValueError(f"`network` cannot take a row of `X` of shape {shape}: {error}") from None
+        raise cannot_take(row, error) from None
 
 
 def _squeeze(values: Tensor) -> Tensor:

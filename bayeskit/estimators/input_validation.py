@@ -13,36 +13,75 @@ from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from bayeskit.core import checks
-from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs
+from bayeskit.core.inputs import Inputs, NamedInputs, Rows, as_inputs, as_real, item_parts
 
 MEMORY_BUDGET = 2**30
 """Bytes: the inputs of a `Dataset` below this size are read once and held, beyond it they are read when needed."""
 
 
+def is_dataset(X: Any) -> bool:
+    """Whether `X` brings its targets itself: a `Dataset`, or a `DataLoader` over one."""
+    return isinstance(X, Dataset | DataLoader)
+
+
 def split_dataset(X: Any, y: Any) -> tuple[Any, Any]:
-    """A `Dataset` of `(x, y)` as inputs and targets; anything else as it came.
+    """A `Dataset` of `(x, y)`, or a `DataLoader` over one, as inputs and targets; anything else as it came.
 
     Raises:
         ValueError: `y` is given beside a data set that brings its own, or the data set is empty.
     """
-    if not isinstance(X, Dataset):
+    if not is_dataset(X):
         return X, y
-    if y is not None:
-        raise ValueError("`y` must be None when `X` is a Dataset of (x, y) pairs, which brings its own targets")
-    if len(X) == 0:  # type: ignore[arg-type]
+    if isinstance(X, DataLoader):
+        X = _dataset_of(X)
+    elif isinstance(X, IterableDataset):
+        X = list(X)
+    if len(X) == 0:
         raise ValueError("`X` must hold at least one item; got an empty Dataset")
-    if isinstance(X, TensorDataset):
-        return X.tensors[0], X.tensors[1].numpy(force=True) if len(X.tensors) > 1 else None
-    rows = Rows(X, dtype=torch.get_default_dtype(), device=torch.device("cpu"))
-    first = X[0]
-    targets = None
-    if isinstance(first, tuple | list):
-        targets = np.stack([np.asarray(X[i][1]) for i in range(len(rows))])
-    size = rows.shape.numel() * torch.empty((), dtype=rows.dtype).element_size()
-    return (rows[:] if size <= MEMORY_BUDGET else rows), targets
+    tensors: Any = X.tensors if isinstance(X, TensorDataset) else ()
+    if 1 <= len(tensors) <= 2:
+        inputs, targets = tensors[0], tensors[1].numpy(force=True) if len(tensors) > 1 else None
+    else:
+        inputs = Rows(X, dtype=torch.get_default_dtype(), device=torch.device("cpu"))
+        targets = _targets(X)
+        size = inputs.shape.numel() * torch.empty((), dtype=inputs.dtype).element_size()
+        inputs = inputs[:] if size <= MEMORY_BUDGET else inputs
+    if y is not None and targets is not None:
+        raise ValueError("`y` must be None when `X` is a Dataset of (x, y) pairs, which brings its own targets")
+    return inputs, y if targets is None else targets
+
+
+def _targets(dataset: Any) -> np.ndarray | None:
+    """The targets of all items, None if they have none."""
+    if item_parts(dataset[0])[1] is None:
+        return None
+    return np.stack([np.asarray(item_parts(dataset[i])[1]) for i in range(len(dataset))])
+
+
+def _dataset_of(loader: DataLoader) -> Any:
+    """The data set that a loader goes over in full, in its own order, else the items of one pass of the loader."""
+    whole = type(loader.sampler) in (SequentialSampler, RandomSampler) and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    if whole and loader.collate_fn is default_collate and not isinstance(loader.dataset, IterableDataset):
+        return loader.dataset
+    items = []
+    for batch in loader:
+        inputs, targets = item_parts(batch)
+        inputs = as_inputs(inputs)
+        rows = [inputs[i] for i in range(len(inputs))]
+        rows = [row.leaves if isinstance(row, NamedInputs) else row for row in rows]
+        items += rows if targets is None else list(zip(rows, targets, strict=True))
+    return items
 
 
 def read(
@@ -75,7 +114,7 @@ def read(
     Raises:
         ValueError: One sentence on what is wrong with which argument.
     """
-    X = as_inputs(X, name="X")
+    X = _like_fit(estimator, as_real(as_inputs(X, name="X")), reset=reset, tables_only=tables_only)
     if isinstance(X, NamedInputs) and not tokens:
         raise TypeError(
             f"`X` names several inputs, {list(X.leaves)}, which only a network that takes them can use: give "
@@ -95,6 +134,18 @@ def read(
     if not weights.any():
         raise ValueError("`sample_weight` must have at least one weight above zero; got all weights zero")
     return x, y, torch.tensor(weights)
+
+
+def _like_fit(estimator: Any, X: Any, *, reset: bool, tables_only: bool) -> Any:
+    """Arrays of more than two axes (images), and those after a fit to tensors of a shape of their own, as tensors."""
+    if reset:
+        vars(estimator).pop("input_shape_", None)
+    fitted = vars(estimator).get("input_shape_")
+    if isinstance(X, NamedInputs) and len(X.leaves) == 1 and fitted and not isinstance(fitted[0], str):
+        return next(iter(X.leaves.values()))  # a dictionary as in a Dataset of {"pixel_values": ..., "label": ...}
+    if isinstance(X, np.ndarray) and not tables_only and X.dtype.kind in "biuf" and (X.ndim > 2 or fitted is not None):
+        return as_real(checks.tensor(X, name="X"))
+    return X
 
 
 def _read_table(

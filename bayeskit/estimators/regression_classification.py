@@ -49,8 +49,8 @@ class RegressionEstimator(RegressorMixin, BayesEstimator[ContinuousPredictive]):
 
         Args:
             X: (n, d) table: array, DataFrame or tensor; a dictionary of arrays for a network that takes several; or
-                a `torch.utils.data.Dataset` of `(x, y)` pairs.
-            y: (n,) or (n, k) targets; None when `X` is a `Dataset`. With several outputs, NaN is an entry that was not
+                a `torch.utils.data.Dataset` of `(x, y)` pairs or of dictionaries with "labels", or a `DataLoader`.
+            y: (n,) or (n, k) targets; None when `X` brings its own. With several outputs, NaN is an entry that was not
                 observed; with a single one it is an error.
             sample_weight: (n,) multipliers of the log-likelihood terms.
             groups: (n,) values of any kind, equal for rows that must not be divided between training and validation
@@ -176,8 +176,8 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
 
         Args:
             X: (n, d) table: array, DataFrame or tensor; a dictionary of arrays for a network that takes several; or
-                a `torch.utils.data.Dataset` of `(x, y)` pairs.
-            y: (n,) labels; None when `X` is a `Dataset`.
+                a `torch.utils.data.Dataset` of `(x, y)` pairs or of dictionaries with "labels", or a `DataLoader`.
+            y: (n,) labels; None when `X` brings its own.
             sample_weight: (n,) multipliers of the log-likelihood terms.
             groups: (n,) values of any kind, equal for rows that must not be divided between training and validation
                 data (a patient, a site); for methods that hold out data, and without effect on others.

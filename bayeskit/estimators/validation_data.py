@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from bayeskit.core.inference import Inference
 from bayeskit.core.inputs import Inputs
@@ -27,7 +26,7 @@ def divided(data: Data, validation_split: Any, groups: Any, *, read: Callable[[A
         ValueError: An argument is out of range, or does not fit the data.
     """
     given = validation_split
-    if isinstance(given, Dataset):
+    if input_validation.is_dataset(given):
         given = input_validation.split_dataset(given, None)
     if not isinstance(given, Data) and form_of(given) == "set":
         try:

@@ -30,7 +30,7 @@ from bayeskit.core.likelihood import Likelihood
 from bayeskit.core.optimize import History, Training, minimize
 from bayeskit.core.posterior import Posterior, SampledValues
 from bayeskit.core.types import Data, Params
-from bayeskit.core.validation_plan import divisions, planned
+from bayeskit.core.validation_plan import divisions, grouped, planned
 
 DEFAULT_TRAINING = Training(lr=2e-2, max_epochs=300, batch_size=128, patience=10, validation_fraction=0.2)
 """Adam with early stopping; every member holds out another fifth of the data, so that five see all of it."""
@@ -208,7 +208,7 @@ class _Folds:
             left_out[trained] = False
             weights[left_out, i] = 0
         held_out = found.source.rows(torch.cat([rows for _, rows in given]))
-        return cls(replace(held_out, validation=None), [len(rows) for _, rows in given], weights)
+        return cls(replace(held_out, validation=grouped(held_out)), [len(rows) for _, rows in given], weights)
 
 
 def _totals(terms: Tensor, batch: Data) -> Tensor:

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from bayeskit.bnn.networks.batched_mlp import mlp_layers, run_mlp
 from bayeskit.bnn.networks.layers import aliases, batch_norms
 from bayeskit.core import generators, operators
-from bayeskit.core.inputs import Batch, as_inputs
+from bayeskit.core.inputs import Batch, as_inputs, as_real
 from bayeskit.core.modules import arguments, known_attention, output, run
 from bayeskit.core.types import Inputs, Params
 
@@ -192,6 +192,7 @@ def checked_outputs(outputs: Tensor, num_rows: int) -> Tensor:
 
 
 def _cast(x: Batch, network: nn.Module, params: Params) -> Batch:
+    x = as_real(x)
     if not x.is_floating_point():
         return x
     name, first = _first_parameter(network)

@@ -8,6 +8,7 @@ from bayeskit.bnn.networks.builders import build
 from bayeskit.bnn.networks.functional import call, parameters, size
 from bayeskit.bnn.pushforward.bayes_net import BayesNet, gaussian_prior
 from bayeskit.core.inputs import Inputs, as_inputs
+from bayeskit.core.modules import cannot_take
 
 SMALL = 50_000
 """Weights up to which a network built here runs in float64 on a CPU, as scikit-learn's invariance checks need."""
@@ -32,7 +33,7 @@ def default_prior(
         generator: Seeds the initial values.
 
     Raises:
-        ValueError: The network does not return k outputs.
+        ValueError: The network cannot take the inputs, or does not return k outputs.
 
     >>> prior = default_prior(None, torch.zeros(5, 3), 2, generator=torch.Generator().manual_seed(0))
     >>> prior(torch.zeros(5, 3)).mean.shape
@@ -45,7 +46,11 @@ def default_prior(
         dtype = dtype or (torch.float64 if small else torch.float32)
     built = built.to(device=x.device, dtype=dtype)
     prior = gaussian_prior(built)
-    outputs = call(built, parameters(built), x[:1]).shape[-1]
+    row = x[:1]
+    try:
+        outputs = call(built, parameters(built), row).shape[-1]
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise cannot_take(row, error) from error
     if outputs != num_outputs:
         raise ValueError(
             f"The network returns {outputs} outputs, and the likelihood needs {num_outputs}; change its last layer."

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -16,12 +17,19 @@ from bayeskit.core.optimize import History, Training, minimize_lbfgs, split
 from bayeskit.core.posterior import FunctionValues, GaussianValues, SampledValues
 from bayeskit.core.types import Data
 from bayeskit.core.validation_plan import planned
+from bayeskit.core.validation_split import inseparable
 
 PRECISIONS = (1.0, 0.1, 0.01)
 """Factors on the prior's precision that `prior_precision="validation"` tries."""
 
 THRESHOLD = 1.0
 """Standard errors by which the held-out log-likelihood must gain for a weaker prior (the one-standard-error rule)."""
+
+FEWEST_GAINS = 4
+"""Independent held-out observations below which no weaker prior is chosen: the extreme two are left out."""
+
+GROSS = 3.0
+"""How much further below the median than the next one the lowest log-likelihood counts; more is a gross outlier."""
 
 FEWEST_ROWS = 20
 """With fewer observations none are held out unasked, and the parameters of the likelihood are not learnt."""
@@ -89,11 +97,22 @@ class ValidationSearch:
     def validation(self, score: Callable[[Data], Tensor]) -> Callable[[], Tensor] | None:
         """The validation loss of the training loop: minus the average log-likelihood of the held-out data.
 
+        One gross outlier is bounded (`bounded_average`), so that it cannot decide when to stop.
+
         Args:
             score: Log-likelihoods of the held-out data, (m,).
         """
         held_out = self.held_out
-        return None if held_out is None else lambda: -average(score(held_out), held_out)
+        if held_out is None:
+            return None
+        return lambda: -bounded_average(score(held_out), held_out.weights, clusters=self.clusters)
+
+    @cached_property
+    def clusters(self) -> Tensor | None:
+        """Codes of the held-out observations, (m,), equal where inputs are equal or of one group."""
+        if self.held_out is None:
+            return None
+        return torch.from_numpy(inseparable(self.held_out)).to(self.held_out.y.device)
 
     def run(
         self,
@@ -106,7 +125,7 @@ class ValidationSearch:
         """Train at each value in turn, from the same start, and keep the last by which the held-out score gains.
 
         Every run starts anew because a strong prior can pull a network to zero, from where no gradient leads back. A
-        gain counts if it exceeds `threshold` standard errors, to allow for the noise of a small validation set.
+        gain counts if it exceeds `threshold` standard errors, which allows for a small validation set (`gains`).
 
         Args:
             train: Trains at a value, changing `state` in place.
@@ -126,37 +145,91 @@ class ValidationSearch:
             file = None if self.training.checkpoint is None else f"{self.training.checkpoint}.{value:g}"
             curves = train(replace(self.training, checkpoint=file), value)
             history = {name: history[name] + curve for name, curve in curves.items()}
-            if gains(score(self.held_out) - reached, self.held_out.weights, threshold=threshold):
+            gain = score(self.held_out) - reached
+            if gains(gain, self.held_out.weights, clusters=self.clusters, threshold=threshold):
                 kept = value
             else:
                 _write(state, best)
         return history, kept
 
 
-def gains(gain: Tensor, weights: Tensor | None, *, threshold: float = THRESHOLD) -> bool:
-    """Whether the weighted mean of the gains exceeds `threshold` of its standard errors.
+def gains(
+    gain: Tensor, weights: Tensor | None, *, clusters: Tensor | None = None, threshold: float = THRESHOLD
+) -> bool:
+    """Whether the trimmed mean of the gains exceeds `threshold` of its standard errors.
 
-    For weights w that sum to 1, m_e = 1 / sum_i w_i^2 is the effective number of gains (Kish 1965), and the squared
-    standard error is sum_i w_i (g_i - mean)^2 / (m_e - 1); equal weights give the usual one.
+    The gains of a cluster are averaged first, so that copies count as one observation. Then the cluster that adds most
+    to the mean and the one that adds least are left out: a single observation cannot decide. For weights w that sum to
+    1, m = 1 / sum_c w_c^2 is the effective number of clusters (Kish 1965), v the weighted variance of the gains with
+    the two replaced by their neighbors, and h the weight of the others; the squared standard error is v / (m - 1) / h^2
+    (Yuen 1974). With fewer than `FEWEST_GAINS` effective clusters the answer is no.
 
     Args:
         gain: Gain in log-likelihood of each held-out observation, (m,).
         weights: Case weights, (m,), or None.
+        clusters: Integers, (m,), equal for observations that are not independent, or None.
         threshold: See above.
 
+    References:
+        Yuen. The two-sample trimmed t for unequal population variances. Biometrika 1974.
+
     Examples:
-        >>> gain = torch.tensor([1.0, 1.2, -9.0])
-        >>> gains(gain, None), gains(gain, torch.tensor([1.0, 1.0, 1e-9]))
-        (False, True)
+        >>> gain = torch.tensor([1.0, 1.2, 0.9, 1.1, 1.0, 0.8])
+        >>> gains(gain, None), gains(torch.cat([gain, torch.tensor([-1e6])]), None), gains(-gain, None)
+        (True, True, False)
     """
-    w = torch.ones_like(gain) if weights is None else weights.to(gain)
-    if w.sum() <= 0:
+    gain, w = _clustered(gain, weights, clusters)
+    if _effective(w) < FEWEST_GAINS:
         return False
-    w = w / w.sum()
-    mean, effective = (w * gain).sum(), 1 / w.square().sum()
-    if effective <= 1 + 1e-6:
-        return False
-    return bool(mean > threshold * ((w * (gain - mean).square()).sum() / (effective - 1)).sqrt())
+    order = (w * gain).argsort()
+    inner = order[1:-1]
+    bounded = gain.clone()
+    bounded[order[0]], bounded[order[-1]] = gain[inner[0]], gain[inner[-1]]
+    kept, effective = w[inner].sum(), _effective(w)
+    variance = (w * (bounded - (w * bounded).sum()).square()).sum()
+    return bool((w[inner] * gain[inner]).sum() / kept > threshold * (variance / (effective - 1)).sqrt() / kept)
+
+
+def bounded_average(values: Tensor, weights: Tensor | None, *, clusters: Tensor | None = None) -> Tensor:
+    """The weighted average of log-likelihoods, in which one gross outlier is bounded.
+
+    What the lowest of them takes away from the average, against the median, is at most `GROSS` times what the next one
+    takes away; with fewer than `FEWEST_GAINS` observations nothing is bounded.
+
+    Args:
+        values: Of each held-out observation, (m,).
+        weights: Case weights, (m,), or None.
+        clusters: Integers, (m,), equal for observations that are not independent, or None.
+
+    Examples:
+        >>> values = torch.tensor([-1.0, -2.0, -1.5, -1e6, -1.5])
+        >>> bounded_average(values, None), bounded_average(values[:3], None)
+        (tensor(-1.8000), tensor(-1.5000))
+    """
+    values, w = _clustered(values, weights, clusters)
+    if _effective(w) < FEWEST_GAINS:
+        return (w * values).sum()
+    order = values.argsort()
+    median = values[order[torch.searchsorted(w[order].cumsum(0), 0.5).clamp_max(len(w) - 1)]]
+    below = (w * (values - median)).sort().values
+    return median + below[1:].sum() + below[0].maximum(GROSS * below[1])
+
+
+def _clustered(values: Tensor, weights: Tensor | None, clusters: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The average of each cluster of positive weight, and their weights, which sum to 1."""
+    w = torch.ones_like(values) if weights is None else weights.to(values)
+    if clusters is not None:
+        codes = clusters.unique(return_inverse=True)[1]
+        total = w.new_zeros(int(codes.max()) + 1).index_add(0, codes, w)
+        values = torch.zeros_like(total).index_add(0, codes, w * values) / total.clamp_min(torch.finfo(w.dtype).tiny)
+        w = total
+    values, w = values[w > 0], w[w > 0]
+    return values, w / w.sum()
+
+
+def _effective(w: Tensor) -> float:
+    """Kish's effective number of observations of weights that sum to 1."""
+    return float(1 / w.square().sum()) + 1e-6 if len(w) else 0.0
 
 
 def check_precision(precision: float | str, rule: str) -> None:

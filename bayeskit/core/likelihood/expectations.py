@@ -28,6 +28,13 @@ def points(like: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:
     return z.reshape(len(z), *(1 for _ in like.shape[:-1]), -1), torch.full_like(z[:, 0], 1 / len(z))
 
 
+def average(weights: Tensor, values: Tensor) -> Tensor:
+    """The weighted sum of `values` (q, *shape), by weights (q,), or (q, *shape) of their own for every element."""
+    if weights.dim() == 1:
+        return torch.einsum("q,q...->...", weights, values)
+    return ((weights.squeeze(-1) if weights.dim() > values.dim() else weights) * values).sum(0)  # a label has no output
+
+
 def curvature(
     log_prob: Callable[[Tensor, Tensor], Tensor],
     distribution: Callable[[Tensor], td.Distribution],

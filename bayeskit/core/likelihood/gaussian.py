@@ -90,7 +90,7 @@ class Gaussian(Conjugate):
 
     def extra_repr(self) -> str:
         """The noise variance, for printing."""
-        return f"noise={[round(v, 6) for v in self.noise.tolist()]}, learn={self.raw_noise.requires_grad}"
+        return f"noise={[round(v, 6) for v in self.noise.detach().tolist()]}, learn={self.raw_noise.requires_grad}"
 
 
 def outputs(y: Tensor, f: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Noise with heavy tails."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,13 +8,23 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from bayeskit.core import checks
-from bayeskit.core.likelihood.likelihood import Likelihood
+from bayeskit.core.likelihood.likelihood import SMALLEST_PRECISION, Likelihood
 from bayeskit.core.posterior import FunctionValues
 from bayeskit.core.predictive import NoisyStudentTPredictive
+
+NUM_NODES = 96
+"""Nodes of the integral over log t: for squares and variances up to 1e8 times c the error is below 1e-8."""
 
 
 class StudentT(Likelihood):
     """y = f + scale * t_df: a regression that is robust to outliers.
+
+    With c = df scale^2 and f ~ N(m, v), the expected log density needs
+
+        E log(1 + (y - f)^2 / c) = int_0^inf (1 - M(t)) e^-t / t dt,
+        M(t) = E exp(-t (y - f)^2 / c) = (1 + 2 t v / c)^-1/2 exp(-t (y - m)^2 / (c + 2 t v)),
+
+    Frullani's integral of the logarithm, whose integrand is smooth in log t however narrow the noise is.
 
     Args:
         df: Degrees of freedom, above zero, fixed.
@@ -48,6 +59,21 @@ class StudentT(Likelihood):
         base = td.StudentT(torch.full_like(f, self.df), f, self.scale.to(f).expand(f.shape), validate_args=False)
         return td.Independent(base, 1, validate_args=False)
 
+    def expected_log_prob_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """The integral above by the trapezoidal rule in log t."""
+        df, scale = self.df, self.scale.to(mean)
+        spread, squares = df * scale**2, (y.to(mean).reshape(mean.shape[-2:]) - mean) ** 2
+        constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
+        return constant - scale.log() - (df + 1) / 2 * _expected_log1p(squares / spread, variance / spread)
+
+    def site_terms(self, mean: Tensor, variance: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The derivatives of that integral."""
+        with torch.enable_grad():
+            m, v = (value.detach().double().requires_grad_() for value in (mean, variance))
+            total = self.expected_log_prob_terms(m, v, y).sum()
+            alpha, slope = torch.autograd.grad(total, (m, v))
+        return alpha.to(mean.dtype), (-2 * slope).clamp(min=SMALLEST_PRECISION).to(mean.dtype)
+
     def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """The Fisher information (df + 1) / ((df + 3) scale^2), (n, k, k): it is not log-concave in f."""
         information = (self.df + 1) / (self.df + 3) / self.scale.detach().to(f) ** 2
@@ -59,4 +85,25 @@ class StudentT(Likelihood):
 
     def extra_repr(self) -> str:
         """Degrees of freedom and scale, for printing."""
-        return f"df={self.df}, scale={[round(v, 6) for v in self.scale.tolist()]}, learn={self.raw_scale.requires_grad}"
+        scale = [round(v, 6) for v in self.scale.detach().tolist()]
+        return f"df={self.df}, scale={scale}, learn={self.raw_scale.requires_grad}"
+
+
+def _expected_log1p(squares: Tensor, variance: Tensor) -> Tensor:
+    """E log(1 + x^2) for x with E[x]^2 = `squares` and Var x = `variance`, element by element.
+
+    Below the lowest node the integrand is t E[x^2], which leaves 1e-10 out; above the highest, exp(-40).
+
+    Examples:
+        >>> x = torch.zeros(1).double()
+        >>> abs(_expected_log1p(x + 4, x).item() - math.log(5)) < 1e-9
+        True
+    """
+    with torch.no_grad():
+        low = -23 - (squares + variance).log1p()
+        step = (math.log(40) - low) / (NUM_NODES - 1)
+        index = torch.arange(NUM_NODES, dtype=squares.dtype, device=squares.device)
+        t = (low + step * index.reshape(-1, *(1 for _ in squares.shape))).exp()
+    widened = 1 + 2 * t * variance
+    log_m = -0.5 * widened.log() - t * squares / widened
+    return (-torch.expm1(log_m) * (-t).exp()).sum(0) * step

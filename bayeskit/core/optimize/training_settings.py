@@ -14,7 +14,7 @@ from bayeskit.core import checks
 from bayeskit.core.checkpoint import digest
 from bayeskit.core.inputs import Rows, parts
 from bayeskit.core.types import Data
-from bayeskit.core.validation_plan import division, form_of, planned
+from bayeskit.core.validation_plan import division, form_of, grouped, planned
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -106,8 +106,8 @@ def split(data: Data, training: Training, *, generator: torch.Generator) -> tupl
     data = planned(data, training.validation_split)
     found = division(data, training.validation_fraction, generator=generator)
     for kept, held_out in found:
-        parts = data.rows(kept), found.source.rows(held_out)
-        return replace(parts[0], validation=None), replace(parts[1], validation=None)
+        rest = found.source.rows(held_out)
+        return replace(data.rows(kept), validation=None), replace(rest, validation=grouped(rest))
     return data, None
 
 

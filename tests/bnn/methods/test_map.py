@@ -141,7 +141,7 @@ def test_precision_falls_only_while_the_held_out_score_gains():
         state.fill_(factor)
         return {"loss": [factor]}
 
-    data = Data(torch.zeros(8, 1), torch.zeros(8, 1))
+    data = Data(torch.arange(8.0)[:, None], torch.zeros(8, 1))
     search = ValidationSearch(Training(), data, data, (1.0, 0.1, 0.01), enough=True)
     history, kept = search.run(run, lambda _: next(calls), [state])
     assert kept == 0.1 and state.item() == pytest.approx(0.1)
