@@ -8,12 +8,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from bayeskit import registry
 from bayeskit.core.inference import Fit
+from bayeskit.core.likelihood import Gaussian, Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
-from bayeskit.core.types import Inputs
+from bayeskit.core.types import Data, Inputs
 from bayeskit.estimators.estimator import BayesEstimator, P
 from bayeskit.estimators.noise_variance import noisy
 from bayeskit.estimators.regression_classification import ClassificationEstimator, RegressionEstimator, _continues
+
+APART_ROWS = 10_000
+"""Largest n sqrt(k) for which k outputs have a kernel and a noise each: so many matrices still fit into memory."""
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,11 +71,13 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
     units.
 
     Args:
-        kernel: Any `gpytorch.kernels.Kernel`; None for a scaled Matern-5/2 with one length scale per feature.
+        kernel: Any `gpytorch.kernels.Kernel`, shared by the outputs unless it has a batch shape (k,); None for a scaled
+            Matern-5/2 with one length scale per feature, for each output.
             Parameters with `requires_grad` are learned, others are fixed.
         inference: An inference such as `gp.SVGP(num_inducing=512)`, a registered name such as "sgpr", or None to
             choose by task, size and likelihood (exact up to 3,000 rows).
-        likelihood: Distribution of the observations given f; None for Gaussian noise of learned variance.
+        likelihood: Distribution of the observations given f; None for Gaussian noise of learned variance, one for each
+            output (and, as the kernel, shared beyond 10,000 / sqrt(k) data points).
         num_latents: With several targets, the number q of independent functions that they are learned mixtures of
             (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for
             independent targets.
@@ -120,6 +126,23 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+
+    def _start(self, data: Data, generator: torch.Generator, known_noise: bool) -> tuple[Posterior, Likelihood]:
+        prior, likelihood = super()._start(data, generator, known_noise)
+        if self.likelihood is None and not known_noise and self._are_apart(len(data)):
+            likelihood = Gaussian(likelihood.noise_variance.expand(self.num_outputs_)).to(self.device_)  # type: ignore
+        return prior, likelihood
+
+    def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
+        build, own = registry.prior("gp"), self._are_apart(len(x))
+        latents = self.num_latents
+        return build(self.kernel, x, self.num_outputs_, latents, own_kernels=own, dtype=self.dtype, generator=generator)
+
+    def _are_apart(self, num_rows: int) -> bool:
+        """Whether several outputs have kernels and noises of their own, which needs a matrix for each."""
+        k = self.num_outputs_
+        iterative = getattr(self.inference, "solver", None) == "cg"
+        return 1 < k == len(self.target_scaler_.scale) and num_rows * k**0.5 <= APART_ROWS and not iterative
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None, noise_variance: Any = None

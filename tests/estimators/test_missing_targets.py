@@ -31,7 +31,8 @@ def test_gaps_are_predicted_from_the_other_rows(name):
     error = np.abs(mean - Y) / Y.std(0)
     assert np.isfinite(mean).all() and np.isfinite(std).all()
     assert error[~GAPS].mean() < 0.2 and error[GAPS].mean() < 0.5
-    assert std[GAPS[:, 0], 0].mean() > std[~GAPS[:, 0], 0].mean()
+    # The first output is linear: of its own kernel, it is known as well in its gaps. The second is not.
+    assert std[GAPS[:, 1], 1].mean() > std[~GAPS[:, 1], 1].mean()
 
 
 def test_containers_of_gaps_are_read_alike():

@@ -25,6 +25,7 @@ def kernel_prior(
     num_outputs: int,
     num_latents: int | None = None,
     *,
+    own_kernels: bool = False,
     dtype: torch.dtype | None = None,
     generator: torch.Generator,
 ) -> GaussianProcess:
@@ -35,6 +36,7 @@ def kernel_prior(
         x: Inputs (n, d).
         num_outputs: k, as many as the likelihood needs.
         num_latents: q for correlated outputs, mixtures of q functions; None for independent ones.
+        own_kernels: As in `default_prior`; a given kernel is shared unless it has a batch shape.
         dtype: Floating type of the hyperparameters, float64 if None; values are formed in float64 whatever it is.
         generator: Unused; part of the signature of every prior builder.
 
@@ -51,7 +53,7 @@ def kernel_prior(
     if num_latents is not None:
         checks.positive(num_latents, name="num_latents", integer=True)
     if kernel is None:
-        process = default_prior(one_tensor(x), num_outputs, num_latents)
+        process = default_prior(one_tensor(x), num_outputs, num_latents, own_kernels=own_kernels)
     elif isinstance(kernel, Kernel):
         functions = num_latents or num_outputs
         process = GaussianProcess(ConstantMean(batch_shape=torch.Size([functions])), copy.deepcopy(kernel), functions)
@@ -65,7 +67,9 @@ def kernel_prior(
     return process
 
 
-def default_prior(x: Tensor, num_outputs: int = 1, num_latents: int | None = None) -> GaussianProcess:
+def default_prior(
+    x: Tensor, num_outputs: int = 1, num_latents: int | None = None, *, own_kernels: bool = False
+) -> GaussianProcess:
     """A process for targets of about unit variance: constant mean, scaled Matern-5/2 kernel, a lengthscale a feature.
 
     Initial values come from the distinct inputs: lengthscale_j = sqrt(d) std(x_j), so that the distance between two
@@ -79,7 +83,8 @@ def default_prior(x: Tensor, num_outputs: int = 1, num_latents: int | None = Non
     Args:
         x: The inputs to model, (n, d).
         num_outputs: k.
-        num_latents: q; None for independent outputs that share one kernel.
+        num_latents: q; None for independent outputs.
+        own_kernels: Whether independent outputs have a kernel each, and not one for all.
 
     Returns:
         A process with learnable hyperparameters.
@@ -96,7 +101,8 @@ def default_prior(x: Tensor, num_outputs: int = 1, num_latents: int | None = Non
     d = x.shape[-1]
     unit = spread(torch.unique(x.double(), dim=0)) if len(x) else torch.ones(d, dtype=torch.float64, device=x.device)
     start = (unit * math.sqrt(d)).log().unsqueeze(0)  # (1, d)
-    batch = torch.Size([] if num_latents is None else [num_latents])
+    kernels = num_latents or (num_outputs if own_kernels and num_outputs > 1 else None)
+    batch = torch.Size([] if kernels is None else [kernels])
     base = MaternKernel(
         nu=2.5,
         ard_num_dims=d,

@@ -93,7 +93,8 @@ def learn_by_rows(
     Returns:
         The sites of `rows` where the search ends, and its curve.
     """
-    closed = model.likelihood.noise_variance is not None
+    noise = model.likelihood.noise_variance
+    closed = noise is not None and (model.mixing is None or noise.numel() == 1)
     sites = Sites.none(model.num_outputs, z()) if start is None else start
     history: History = {"loss": []}
     last = -math.inf

@@ -68,4 +68,5 @@ def noise_ratio(noise: Tensor | None, model: Model) -> Tensor:
     if noise is None or present is None:
         return torch.ones(1, 1, dtype=torch.float64)
     ratio = noise / present
-    return (ratio if len(ratio) == model.num_outputs else ratio.mean(0, keepdim=True)).unsqueeze(-1)
+    of_latents = model.mixing is None and len(ratio) == model.num_outputs
+    return (ratio if of_latents else ratio.mean(0, keepdim=True)).unsqueeze(-1)
