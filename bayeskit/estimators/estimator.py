@@ -8,6 +8,7 @@ predictions). Methods are looked up in the registry.
 
 import copy
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
@@ -21,12 +22,14 @@ from torch import Tensor
 from bayeskit import registry
 from bayeskit.core import checks, operators, progress
 from bayeskit.core.inference import Evidence, Fit, Inference
-from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood import KnownNoise, Likelihood
+from bayeskit.core.likelihood.known_noise import without_known_noise
 from bayeskit.core.modules import cannot_take, run
 from bayeskit.core.posterior import FunctionValues, Posterior
 from bayeskit.core.predictive import Predictive
 from bayeskit.core.types import Data, Inputs
 from bayeskit.estimators import input_validation, validation_data
+from bayeskit.estimators.noise_variance import noisy, standardized, with_variances
 from bayeskit.estimators.scaling import Standardizer
 
 PREDICT_ROWS = 8_192
@@ -78,7 +81,15 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
     # -- fitting ---------------------------------------------------------------------------------------------------
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: Any, *, groups: Any = None, first: bool = True, stream: bool = False
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        groups: Any = None,
+        noise_variance: Any = None,
+        first: bool = True,
+        stream: bool = False,
     ) -> Self:
         """Fit on a first batch of data, of a `stream` or all there is, or continue from the previous posterior.
 
@@ -86,31 +97,36 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
         """
         before = dict(vars(self))
         try:
-            return self._fitted(X, y, sample_weight, groups=groups, first=first, stream=stream)
+            data = self._read_data(X, y, sample_weight, noise_variance, reset=first)
+            data = validation_data.divided(data, self.validation_split, groups, read=self._validation_set)
+            return self._fitted(data, known_noise=noise_variance is not None, first=first, stream=stream)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
 
-    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, groups: Any, first: bool, stream: bool) -> Self:
+    def _read_data(self, X: Any, y: Any, sample_weight: Any, noise_variance: Any, *, reset: bool) -> Data:
+        """Checked data in the user's units."""
         X, y = input_validation.split_dataset(X, y)
-        x, y, weights = input_validation.read(self, X, y, sample_weight, reset=first, **self._reading())
-        data = Data(x, self._encode(y, reset=first), weights)
-        data = validation_data.divided(data, self.validation_split, groups, read=self._validation_set)
+        x, y, weights = input_validation.read(self, X, y, sample_weight, reset=reset, **self._reading())
+        target = self._encode(y, reset=reset)
+        return Data(x, target if noise_variance is None else with_variances(target, noise_variance), weights)
+
+    def _fitted(self, data: Data, *, known_noise: bool, first: bool, stream: bool) -> Self:
         if first:
             self.device_ = self._resolve_device()
-            self._learn_scales(data.x, data.y, data.weights)
+            self._learn_scales(data.x, data.y.chunk(2, dim=-1)[0] if known_noise else data.y, data.weights)
         data = validation_data.transformed(data, self._scaled, self._standardize).to(device=self.device_)
         generator = self._start_generator()
         if first:
-            prior, likelihood = self._start(data, generator)
+            prior, likelihood = self._start(data, generator, known_noise)
             self.inference_ = self._resolve_inference(len(data), stream)
         else:
-            prior, likelihood = self.posterior_, self.likelihood_
+            prior, likelihood = self.posterior_, noisy(self.likelihood_, known_noise)
         validation_data.check_used(self.inference_, self.validation_split)
         with progress.shown(self.verbose):
             fit = self.inference_.infer(prior, likelihood, data, generator=generator)
-        self._store(fit, data)
+        self._store(replace(fit, likelihood=without_known_noise(fit.likelihood)), data)
         return self
 
     def _validation_set(self, X: Any, y: Any) -> Data:
@@ -135,11 +151,14 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
         scaled = continuous and _on_the_real_line(likelihood, target)
         self.target_scaler_ = Standardizer.fit(target, weights) if scaled else Standardizer.identity(columns)
 
-    def _start(self, data: Data, generator: torch.Generator) -> tuple[Posterior, Likelihood]:
+    def _start(self, data: Data, generator: torch.Generator, known_noise: bool) -> tuple[Posterior, Likelihood]:
         """The prior and the likelihood before any data."""
         structure = self._structure()
         given = copy.deepcopy(self.likelihood)
+        if given is None and known_noise:
+            given = KnownNoise()
         likelihood = given if given is not None else self._default_likelihood(_outputs_of(structure, data.x))
+        likelihood = noisy(likelihood, known_noise)
         self.num_outputs_ = likelihood.num_latents(data.y)
         return self._prior(data.x, generator), likelihood.to(self.device_)
 
@@ -152,7 +171,7 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
         self.posterior_, self.likelihood_ = fit.posterior, fit.likelihood
         self.history_, self.diagnostics_ = dict(fit.history), dict(fit.diagnostics)
         # log p(y) = log p(z) - sum log scale for y = shift + scale z.
-        seen = (~data.y.isnan()).double().reshape(len(data), -1)
+        seen = (~data.y.isnan()).double().reshape(len(data), -1)[:, : len(self.target_scaler_.scale)]
         counts = (seen if data.weights is None else seen * data.weights.unsqueeze(-1)).sum(0).cpu()
         change = -float((counts * self.target_scaler_.scale.log()).sum())
         self.log_evidence_ = None if fit.log_evidence is None else fit.log_evidence.shifted(change)
@@ -278,12 +297,10 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
         with torch.no_grad():
             return self.posterior_(x)
 
-    def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
+    def _data(self, X: Any, y: Any, sample_weight: Any, noise_variance: Any = None) -> Data:
         """Data in the standardized units of the fitted posterior."""
-        X, y = input_validation.split_dataset(X, y)
-        x, y, weights = input_validation.read(self, X, y, sample_weight, reset=False, **self._reading())
-        data = Data(self._scaled(x), self._standardize(self._encode(y, reset=False)), weights)
-        return data.to(device=self.device_)
+        data = self._read_data(X, y, sample_weight, noise_variance, reset=False)
+        return validation_data.transformed(data, self._scaled, self._standardize).to(device=self.device_)
 
     def _chunks(self, X: Any) -> list[Inputs]:
         """Scaled inputs, at most `PREDICT_ROWS` at a time."""
@@ -307,7 +324,8 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
         return x if self.input_scaler_ is None or not isinstance(x, Tensor) else self.input_scaler_(x)
 
     def _standardize(self, target: Tensor) -> Tensor:
-        return self.target_scaler_(target) if target.ndim == 2 and target.is_floating_point() else target
+        scaled = target.ndim == 2 and target.is_floating_point()
+        return standardized(self.target_scaler_, target) if scaled else target
 
 
 def concatenated(parts: list[Tensor]) -> np.ndarray:

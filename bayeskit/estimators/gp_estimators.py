@@ -1,8 +1,9 @@
 """Gaussian-process estimators with scikit-learn's interface."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from bayeskit import registry
@@ -11,7 +12,8 @@ from bayeskit.core.posterior import Posterior
 from bayeskit.core.predictive import CategoricalPredictive, ContinuousPredictive
 from bayeskit.core.types import Inputs
 from bayeskit.estimators.estimator import BayesEstimator, P
-from bayeskit.estimators.regression_classification import ClassificationEstimator, RegressionEstimator
+from bayeskit.estimators.noise_variance import noisy
+from bayeskit.estimators.regression_classification import ClassificationEstimator, RegressionEstimator, _continues
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +37,7 @@ class _Processes(BayesEstimator[P]):
         correlated = 1 if self.num_latents is None else self.num_outputs_
         return registry.default("gp", self._task, num_rows, self.likelihood, num_correlated=correlated, stream=stream)
 
-    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None) -> P:
+    def leave_one_out(self, X: Any, y: Any, sample_weight: Any = None, noise_variance: Any = None) -> P:
         """Leave-one-out predictive distributions of the training data, in closed form at fixed hyperparameters.
 
         `-leave_one_out(X, y).log_prob(y).mean()` compares models without a test set, and a data point with
@@ -45,10 +47,13 @@ class _Processes(BayesEstimator[P]):
             X: (n, d) inputs, as given to `fit`.
             y: Targets or labels, as given to `fit`.
             sample_weight: (n,) as given to `fit`.
+            noise_variance: As given to `fit`; each prediction includes the noise of its observation.
         """
         check_is_fitted(self)
         leave_one_out = registry.load("bayeskit.gp:leave_one_out")
-        return self._deliver(leave_one_out(Fit(self.posterior_, self.likelihood_), self._data(X, y, sample_weight)))
+        likelihood = noisy(self.likelihood_, noise_variance is not None)
+        data = self._data(X, y, sample_weight, noise_variance)
+        return self._deliver(leave_one_out(Fit(self.posterior_, likelihood), data))
 
     def coreset(self) -> "DataFrame":
         """The weighted observations that the posterior is conditioned on; see `coreset_table`."""
@@ -115,6 +120,44 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None, noise_variance: Any = None
+    ) -> Self:
+        """Infer the posterior from data.
+
+        With `noise_variance` and no `likelihood` this is all the noise there is, and predictions are of the function;
+        with `likelihood=Gaussian()` a noise of one variance is learned on top, and predictions include it.
+
+        Args:
+            X: (n, d) table: array, DataFrame or tensor, or a `torch.utils.data.Dataset` of `(x, y)` pairs.
+            y: (n,) or (n, k) targets; None when `X` is a `Dataset`. With several outputs, NaN is an entry that was not
+                observed; with a single one it is an error.
+            sample_weight: (n,) multipliers of the log-likelihood terms.
+            groups: Without effect: no data are held out.
+            noise_variance: Known variance of the noise of each observation, in the squared unit of y: (n,) or (n, k),
+                or one number for all; zero for exact observations.
+
+        Returns:
+            The estimator itself, with `posterior_`, `likelihood_`, `inference_`, `log_evidence_`, `history_` and
+            `diagnostics_`.
+        """
+        return self._fit(X, y, sample_weight, groups=groups, noise_variance=noise_variance)
+
+    @available_if(_continues)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, noise_variance: Any = None) -> Self:
+        """Continue from the previous posterior; scales are those of the first call.
+
+        With `inference=None` a Gaussian process continues by `gp.MemoryDualGP`, at a constant cost per call.
+
+        Args:
+            X: (n, d) further inputs.
+            y: (n,) or (n, k) further targets, NaN as in `fit`; an output may be missing in all of them.
+            sample_weight: (n,) multipliers of the log-likelihood terms.
+            noise_variance: As in `fit`.
+        """
+        first = not hasattr(self, "posterior_")
+        return self._fit(X, y, sample_weight, noise_variance=noise_variance, first=first, stream=True)
 
 
 class GPClassifier(_Processes[CategoricalPredictive], ClassificationEstimator):

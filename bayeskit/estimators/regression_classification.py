@@ -227,14 +227,11 @@ class ClassificationEstimator(ClassifierMixin, BayesEstimator[CategoricalPredict
             return sample_weight
         return _check_sample_weight(sample_weight, y, dtype=np.float64) * compute_sample_weight(self.class_weight, y)
 
-    def _data(self, X: Any, y: Any, sample_weight: Any) -> Data:
-        return super()._data(X, y, self._weighted(y, sample_weight))
+    def _data(self, X: Any, y: Any, sample_weight: Any, noise_variance: Any = None) -> Data:
+        return super()._data(X, y, self._weighted(y, sample_weight), noise_variance)
 
-    def _fit(
-        self, X: Any, y: Any, sample_weight: Any, *, groups: Any = None, first: bool = True, stream: bool = False
-    ) -> Self:
-        sample_weight = self._weighted(y, sample_weight)
-        return super()._fit(X, y, sample_weight, groups=groups, first=first, stream=stream)
+    def _fit(self, X: Any, y: Any, sample_weight: Any, **settings: Any) -> Self:
+        return super()._fit(X, y, self._weighted(y, sample_weight), **settings)
 
     def _encode(self, y: Any, *, reset: bool) -> Tensor:
         if y is None:

@@ -6,6 +6,7 @@ from bayeskit.core.likelihood.conjugate import Conjugate as Conjugate
 from bayeskit.core.likelihood.dirichlet import Dirichlet as Dirichlet
 from bayeskit.core.likelihood.gaussian import Gaussian as Gaussian
 from bayeskit.core.likelihood.heteroscedastic import Heteroscedastic as Heteroscedastic
+from bayeskit.core.likelihood.known_noise import KnownNoise as KnownNoise
 from bayeskit.core.likelihood.likelihood import Likelihood as Likelihood
 from bayeskit.core.likelihood.parameter_mixture import Drawn as Drawn
 from bayeskit.core.likelihood.poisson import Poisson as Poisson

@@ -20,9 +20,9 @@ from torch import Tensor
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit
 from bayeskit.core.inputs import one_tensor
-from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood import KnownNoise, Likelihood
 from bayeskit.core.posterior import GaussianValues, Posterior
-from bayeskit.core.predictive import Predictive, pool
+from bayeskit.core.predictive import GaussianPredictive, Predictive, pool
 from bayeskit.core.types import Data
 from bayeskit.gp.kernels.evaluate import gram_diagonal
 from bayeskit.gp.model.hyperparameters import learnable
@@ -88,7 +88,10 @@ def leave_one_out(fit: Fit, data: Data) -> Predictive:
     if fit.posterior.mixing is not None:
         raise TypeError(CORRELATED)
     with torch.no_grad():
-        return fit.likelihood.predictive(_without(fit, fit.posterior.kernel, data))
+        values = _without(fit, fit.posterior.kernel, data)
+        if isinstance(fit.likelihood, KnownNoise):
+            return GaussianPredictive(values, fit.likelihood.observations(data.y.double())[1])
+        return fit.likelihood.predictive(values)
 
 
 def _refusal(posterior: Posterior) -> str:
@@ -112,7 +115,8 @@ def _mixed(posterior: ProcessMixture, likelihoods: tuple[Likelihood, ...], data:
     """p(y_i | rest) = sum_s u_is p_s(y_i | rest) with u_is in proportion to w_s / p_s(y_i | rest)^weight."""
     pairs = zip(posterior.components, likelihoods, strict=True)
     parts = [leave_one_out(Fit(process, member), data) for process, member in pairs]
-    scores = torch.stack([_scores(part, data.y) for part in parts])  # (s, n)
+    y = likelihoods[0].observations(data.y)[0] if likelihoods[0].is_conjugate else data.y
+    scores = torch.stack([_scores(part, y) for part in parts])  # (s, n)
     scores = scores if data.weights is None else scores * data.weights
     return pool(parts, (posterior.weights.log().unsqueeze(-1) - scores).softmax(0))
 

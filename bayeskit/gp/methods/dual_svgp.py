@@ -10,6 +10,7 @@ from torch import Tensor
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.indexed import needs_order
 from bayeskit.core.operators import factorize
 from bayeskit.core.optimize import Training, minimize
 from bayeskit.core.posterior import Posterior
@@ -18,7 +19,7 @@ from bayeskit.gp.kernels.evaluate import gram
 from bayeskit.gp.model.hyperparameters import Model, learnable
 from bayeskit.gp.model.inducing_points import STARTS, MovingPoints, starting_points
 from bayeskit.gp.model.minibatches import DEFAULT_BATCH, PRECISIONS, default_training, product_type
-from bayeskit.gp.model.process_inference import ProcessInference
+from bayeskit.gp.model.process_inference import ProcessInference, in_order
 from bayeskit.gp.model.training_set import inputs, training_set
 from bayeskit.gp.variational.elbo_fixed_sites import InducingSites
 from bayeskit.gp.variational.elbo_row_sites import History, learn_by_rows
@@ -100,6 +101,8 @@ class DualSVGP(ProcessInference):
             return super().infer(prior, likelihood, data, generator=generator)
         self.check(prior, likelihood, data)
         self._validate()
+        if needs_order(likelihood, data.y):
+            return in_order(self, prior, likelihood, data, generator)
         return _conditioned(prior, likelihood, training_set(prior, likelihood, data))
 
     def _fit(self, model: Model, rows: Data, generator: torch.Generator) -> Fit:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Fit, Inference, Kind
-from bayeskit.core.likelihood import Drawn, Gaussian, Likelihood
+from bayeskit.core.likelihood import Drawn, Gaussian, KnownNoise, Likelihood
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.methods.exact import Exact, log_evidence
@@ -72,7 +72,7 @@ class FullyBayesian(Inference):
         (4, 'noise')
     """
 
-    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, Drawn)
+    likelihoods: ClassVar[tuple[type[Likelihood], ...]] = (Gaussian, KnownNoise, Drawn)
     priors: ClassVar[tuple[type[Posterior], ...]] = (GaussianProcess, ProcessMixture)
     kind: ClassVar[Kind] = "GP posterior"
     quick: ClassVar[Mapping[str, Any]] = {
@@ -133,7 +133,7 @@ class FullyBayesian(Inference):
         generator: torch.Generator,
     ) -> Fit:
         model = problem.model
-        model.center(problem.rows.y, problem.rows.weights)
+        model.center(model.likelihood.observations(problem.rows.y)[0], problem.rows.weights)
         density = HyperparameterPosterior(model, problem.evidence, problem.rows)
         _adopt(model, prior, start)
         position = {"raw": _starts(density, self.num_chains, generator)}

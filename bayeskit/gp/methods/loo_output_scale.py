@@ -66,7 +66,7 @@ def calibrated(model: Model, z: Tensor, rows: Data, result: Collapsed, left_out:
     """
     raw = model.likelihood.noise_parameter
     shared = result.tril.dim() == 2 and Observations.build(model, rows).shared
-    if not shared or raw is None or not raw.requires_grad:
+    if not shared or raw is None or not raw.requires_grad or model.likelihood.noise_variance is None:
         return result
     spectrum = Spectrum.build(model, z, rows, result, left_out)
 

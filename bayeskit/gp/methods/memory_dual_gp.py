@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bayeskit.core import checks, operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
-from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood import Gaussian, KnownNoise, Likelihood
+from bayeskit.core.likelihood.indexed import needs_order, values_and_noise
 from bayeskit.core.operators import factorize
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
@@ -97,6 +98,16 @@ class MemoryDualGP(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         assert isinstance(prior, GaussianProcess)
+        if needs_order(likelihood, data.y):  # the memory keeps data points, hence each must hold its noise
+            fit = self.infer(
+                prior, KnownNoise(), replace(data, y=values_and_noise(likelihood, data.y)), generator=generator
+            )
+            return replace(fit, likelihood=likelihood)
+        if isinstance(prior, MemoryProcess) and isinstance(likelihood, Gaussian):
+            missing = prior.memory.rows.y.shape[-1] - data.y.shape[-1]
+            if missing > 0:  # its data points have a known noise, to which that of the new ones is zero
+                likelihood = KnownNoise(likelihood)
+                data = replace(data, y=torch.cat([data.y, torch.zeros_like(data.y)], dim=-1))
         rows = training_set(prior, likelihood, data)
         process = prior if isinstance(prior, DualProcess) else None
         model = learnable(_start(prior), deepcopy(likelihood), learn=self.learn)

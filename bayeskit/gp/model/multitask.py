@@ -10,6 +10,7 @@ from bayeskit.core import checks
 from bayeskit.core.inference import Fit, Inference
 from bayeskit.core.inputs import one_tensor
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.indexed import Indexed, base_of
 from bayeskit.core.posterior import Functions, GaussianValues, Posterior
 from bayeskit.core.types import Data, Inputs
 from bayeskit.gp.kernels.coregionalization import OutputKernel, OutputMean
@@ -77,7 +78,7 @@ def infer_stacked(
     Args:
         inference: An inference for processes of one output.
         prior: A process with a `mixing`, or the posterior of an earlier call.
-        likelihood: Gaussian noise with one variance for all outputs.
+        likelihood: A conjugate likelihood: Gaussian noise with one variance for all outputs or one each, `KnownNoise`.
         data: Inputs (n, d), targets (n, k) with NaN where missing, weights or None.
         learn: Whether hyperparameters are learned.
         generator: Source of randomness.
@@ -90,23 +91,25 @@ def infer_stacked(
         raise ValueError(
             f"correlated outputs take inputs (n, d) and targets (n, k); got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if y.shape[-1] != prior.num_outputs:
-        raise ValueError(f"the prior has `num_outputs={prior.num_outputs}`; got targets of {y.shape[-1]} outputs")
-    if likelihood.noise_variance is None:
+    if likelihood.num_latents(y) != prior.num_outputs:
+        raise ValueError(
+            f"the prior has `num_outputs={prior.num_outputs}`; got targets of {likelihood.num_latents(y)} outputs"
+        )
+    if not likelihood.is_conjugate:
         raise TypeError(
             "exact inference for correlated outputs handles Gaussian noise; got "
             f"{type(likelihood).__name__}: use `gp.SVGP`"
         )
-    if likelihood.noise_variance.numel() > 1:
-        raise ValueError(
-            "exact inference for correlated outputs takes one noise variance for all of them; use `Gaussian()` with a "
-            "single number, or `gp.SVGP`"
-        )
-    observed = ~y.isnan().flatten()
+    shared = likelihood.noise_variance is not None and likelihood.noise_variance.numel() == 1
+    indexed = Indexed(likelihood, y)
+    by_entry, targets = (likelihood, y) if shared else (indexed, indexed.positions)
+    targets = targets.reshape(-1, 1)
+    observed = ~targets.isnan().flatten()
     weights = None if data.weights is None else data.weights.repeat_interleave(prior.num_outputs)[observed]
-    rows = Data(stacked(x, prior.num_outputs)[observed], y.reshape(-1, 1)[observed], weights)
+    rows = Data(stacked(x, prior.num_outputs)[observed], targets[observed], weights)
     single = prior.process if isinstance(prior, StackedProcess) else _single(prior, likelihood, data, learn=learn)
-    fit = inference.infer(single, likelihood, rows, generator=generator)
+    fit = inference.infer(single, by_entry, rows, generator=generator)
+    fit = replace(fit, likelihood=base_of(fit.likelihood))
     if not len(rows):
         return replace(fit, posterior=prior)
     assert isinstance(fit.posterior, GaussianProcess)
@@ -118,8 +121,9 @@ def _single(prior: GaussianProcess, likelihood: Likelihood, data: Data, *, learn
     model = learnable(prior, likelihood, learn=learn)
     assert model.mixing is not None
     if model.parameters and len(data):
-        averages = data.y.double().nanmean(0).nan_to_num()  # of the observed targets of each output
-        model.center(torch.where(data.y.isnan(), averages, data.y.double()), data.weights)
+        y = likelihood.observations(data.y.double())[0]
+        averages = y.nanmean(0).nan_to_num()  # of the observed targets of each output
+        model.center(torch.where(y.isnan(), averages, y), data.weights)
     kernel = OutputKernel(model.kernel, model.mixing)
     return GaussianProcess(OutputMean(model.mean, kernel.mixing), kernel)
 

@@ -9,12 +9,22 @@ import torch
 from bayeskit.core import operators
 from bayeskit.core.inference import Evidence, Fit, Inference, Kind
 from bayeskit.core.likelihood import Likelihood
+from bayeskit.core.likelihood.indexed import Indexed, base_of, needs_order
 from bayeskit.core.posterior import Posterior
 from bayeskit.core.types import Data
 from bayeskit.gp.model.hyperparameters import Model, learnable
 from bayeskit.gp.model.short_lengthscales import start_from
 from bayeskit.gp.model.training_set import training_set
 from bayeskit.gp.process.gaussian_process import GaussianProcess
+
+
+def in_order(
+    inference: Inference, prior: Posterior, likelihood: Likelihood, data: Data, generator: torch.Generator
+) -> Fit:
+    """The fit under a conjugate likelihood whose noise belongs to the rows in the order in which they are given."""
+    indexed = Indexed(likelihood, data.y)
+    fit = inference.infer(prior, indexed, replace(data, y=indexed.positions), generator=generator)
+    return replace(fit, likelihood=base_of(fit.likelihood))
 
 
 class ProcessInference(Inference):
@@ -35,6 +45,8 @@ class ProcessInference(Inference):
         self.check(prior, likelihood, data)
         self._validate()
         assert isinstance(prior, GaussianProcess)
+        if needs_order(likelihood, data.y):
+            return in_order(self, prior, likelihood, data, generator)
         rows = training_set(prior, likelihood, data)
         model = learnable(prior, likelihood, learn=self.learn)
         if not len(rows):

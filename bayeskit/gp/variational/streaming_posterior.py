@@ -115,4 +115,7 @@ def joined(first: Data, second: Data) -> Data:
     assert isinstance(first.x, Tensor) and isinstance(second.x, Tensor)
     weighted = first.weights is not None or second.weights is not None
     weights = torch.cat([weights_of(first), weights_of(second)]) if weighted else None
-    return Data(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), weights)
+    missing = first.y.shape[-1] - second.y.shape[-1] if first.y.ndim > 1 else 0
+    # Where `KnownNoise` has columns of variances that earlier data lack, their known noise is zero.
+    earlier = second.y if missing <= 0 else torch.cat([second.y, torch.zeros_like(second.y)], dim=-1)
+    return Data(torch.cat([first.x, second.x]), torch.cat([first.y, earlier]), weights)

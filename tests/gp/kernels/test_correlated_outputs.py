@@ -162,8 +162,6 @@ def test_methods_that_cannot_mix_say_so():
     data = regression(k=3)
     with pytest.raises(ValueError, match=r"mixing.*gp.SVGP"):
         SGPR().infer(mixed(), noise(), data, generator=generator())
-    with pytest.raises(ValueError, match="one noise variance"):
-        EXACT.infer(mixed(), noise([0.1, 0.2, 0.3]), data, generator=generator())
     with pytest.raises(TypeError, match="StackedProcess"):
         SPARSE.infer(posterior(mixed()), noise(), data, generator=generator())
     with pytest.raises(ValueError, match="num_outputs=3"):
