@@ -106,9 +106,16 @@ def compare(
             if verbose and not sys.stderr.isatty():
                 print(f"[{count}/{len(trials)}] {_line(result.row)}", file=sys.stderr, flush=True)
     trivial = [_baseline(dataset, seed) for seed in range(seeds)]
-    comparison = Comparison(dataset.name, dataset.task, list(estimators), range(seeds), store, ood, notes, trivial)
+    known = {"ood": ood, "notes": notes, "baseline": trivial, "splits": _splits(dataset, seeds)}
+    comparison = Comparison(dataset.name, dataset.task, list(estimators), range(seeds), store, **known)
     html_report.write(comparison)
     return comparison
+
+
+def _splits(dataset: Dataset, seeds: int) -> list[int]:
+    """The number of each seed's split: equal where seeds have the same test set."""
+    tests = [sorted(dataset.split(seed)[1].tolist()) for seed in range(seeds)]
+    return [tests.index(test) for test in tests]
 
 
 def _folder(out: str | Path | None, dataset: Dataset, ood: str | None) -> Path:

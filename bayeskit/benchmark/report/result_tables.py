@@ -94,10 +94,11 @@ def legend(results: Results) -> list[str]:
     if seeds == 1:
         first = "One seed: standard errors and significance tests need at least two."
     else:
+        own = "split and initialization" if results.paired_by == "split" else "initialization, all on one split"
+        test = "corrected resampled t-test" if results.paired_by == "split" else "t-test of the NLL"
         first = (
-            f"Mean ± standard error over {seeds} seeds (each its own split and initialization). Best mean in bold; "
-            f"{NOT_SIGNIFICANT}: not significantly different from the best (corrected resampled t-test paired by "
-            "seed, 5 %)."
+            f"Mean ± standard error over {seeds} seeds (each its own {own}). Best mean in bold; {NOT_SIGNIFICANT}: not "
+            f"significantly different from the best ({test} paired by {results.paired_by}, 5 %, corrected by Holm)."
         )
     return [first, "Log evidence is in nats over the training set; only values of the same kind are comparable."]
 

@@ -84,16 +84,28 @@ def _significance(results: Results, best: str, others: list[str]) -> str:
     if seeds == 1:
         return "Significance: one seed permits no test; run several seeds before relying on the order."
     if others:
+        smallest = results.smallest_detectable(best, others)
+        power = f" {_counted(results)} cannot show a difference below {smallest:.2g} nats here." * (smallest > 0)
         return (
-            f"Significance: over {seeds} seeds a test paired by seed finds no difference between these at the 5 % "
-            "level; the order among them may be due to chance."
+            f"Significance: a test paired by {results.paired_by}, over {_counted(results)} and corrected for "
+            f"{len(results.complete) - 1} comparisons, finds no difference between these at the 5 % level; the order "
+            f"among them may be due to chance.{power}"
         )
     score = {method: results.summary[method][NLL.key].mean for method in results.complete}
     second = min((m for m in results.complete if m != best), key=lambda m: score[m])
     return (
-        f"Significance: over {seeds} seeds its difference from every other method is significant at the 5 % level; the "
-        f"second best, {second}, is {score[second] - score[best]:.3g} nats behind."
+        f"Significance: over {_counted(results)}, paired by {results.paired_by}, its difference from every other "
+        f"method is significant at the 5 % level; the second best, {second}, is {score[second] - score[best]:.3g} nats "
+        "behind."
     )
+
+
+def _counted(results: Results) -> str:
+    """What a test has seen."""
+    if results.paired_by == "test point":
+        count = next(row for row in results.rows if row["status"] == "ok")["num_test"]
+        return f"{count} test points of one split"
+    return f"{results.num_splits} splits"
 
 
 def _cost(results: Results, best: str, others: list[str]) -> str:

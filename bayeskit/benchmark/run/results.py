@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeskit.benchmark.data.datasets import Task
-from bayeskit.benchmark.run import posterior_distances
+from bayeskit.benchmark.run import posterior_distances, significance
 from bayeskit.benchmark.run.metric_definitions import NLL, Metric, table_metrics
 from bayeskit.benchmark.run.store import Store
 
@@ -25,13 +25,19 @@ class Summary:
         error: Standard error of the mean over seeds, NaN with one seed.
         best: No other complete method has a lower mean loss over seeds; the loss of a coverage is its distance to the
             target, seed by seed.
-        not_significant: Not the best, and not significantly different from it at the 5 % level.
+        not_significant: Not the best, and not significantly different from it at the 5 % level, corrected for the
+            number of methods; see `bayeskit.benchmark.run.significance`.
     """
 
     mean: float
     error: float
     best: bool = False
     not_significant: bool = False
+
+    @property
+    def tied(self) -> bool:
+        """Another name of `not_significant`."""
+        return self.not_significant
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,7 @@ class Results:
         ood: Name of the out-of-distribution data, or None.
         notes: Sentences on how the data were read and prepared.
         baseline: By seed, the NLL of a prediction that ignores the inputs; see `bayeskit.benchmark.run.baseline`.
+        splits: By seed, the number of its split; empty if every seed has a split of its own.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Results:
     ood: str | None = None
     notes: Sequence[str] = field(default=(), repr=False)
     baseline: Sequence[float] = field(default=(), repr=False)
+    splits: Sequence[int] = field(default=(), repr=False)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -97,11 +105,11 @@ class Results:
         for metric in self.metrics:
             values = {method: self._values(method, metric) for method in table}
             best = self._best(metric)
+            adjusted = {} if best is None else self._adjusted(best, metric)
             for method, v in values.items():
                 error = float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else float("nan")
                 mean = float(v.mean()) if len(v) else float("nan")
-                compared = method in self.complete and best not in (None, method)
-                not_significant = compared and self._not_significant(str(best), method, metric)
+                not_significant = adjusted.get(method, 0.0) >= significance.LEVEL
                 table[method][metric.key] = Summary(mean, error, method == best, not_significant)
         order = sorted(table, key=lambda m: (m not in self.complete, table[m][NLL.key].mean))
         return {method: table[method] for method in order}
@@ -127,9 +135,54 @@ class Results:
     def _losses(self, method: str, metric: Metric) -> np.ndarray:
         return np.array([metric.loss(value) for value in self._values(method, metric)])
 
-    def _not_significant(self, best: str, method: str, metric: Metric) -> bool:
-        losses = self._losses(best, metric), self._losses(method, metric)
-        return metric.quality and len(self.seeds) > 1 and not significantly_different(*losses, self._ratio)
+    @property
+    def num_splits(self) -> int:
+        """How many different splits the seeds have."""
+        return len(set(self.splits)) if self.splits else len(self.seeds)
+
+    @property
+    def paired_by(self) -> str:
+        """What losses are paired by in tests: "split", "test point" where all seeds share one, "" for one seed."""
+        if len(self.seeds) < 2:
+            return ""
+        return "split" if self.num_splits > 1 else "test point"
+
+    def smallest_detectable(self, best: str, methods: Sequence[str]) -> float:
+        """The difference in NLL from the best below which none of these methods could be significant, in nats."""
+        count = len(self.complete) - 1
+        pairs = [self._pairs(best, method, NLL) for method in methods]
+        factor = self._ratio if self.paired_by == "split" else 0.0
+        found = [significance.smallest_detectable(*p, 1 / len(p[0]) + factor, count) for p in pairs if len(p[0]) > 1]
+        return min(found, default=float("nan"))
+
+    def _adjusted(self, best: str, metric: Metric) -> dict[str, float]:
+        """Adjusted p-values of the differences from the best; none for costs and for a single seed."""
+        if not metric.quality or not self.paired_by:
+            return {}
+        found = {method: self._pairs(best, method, metric) for method in self.complete if method != best}
+        if self.paired_by == "split":
+            return significance.holm({m: significance.by_split(*pair, self._ratio) for m, pair in found.items()})
+        # The best was picked from all, for which no overlap of training sets is allowed for here: all pairs count.
+        chosen_from = len(self.complete) / 2
+        return significance.holm({m: min(1.0, chosen_from * significance.by_point(*p)) for m, p in found.items()})
+
+    def _pairs(self, first: str, second: str, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+        """Losses of two methods, by split, or by point of the only split where they are stored; each over its seeds."""
+        if self.paired_by == "split":
+            return self._by_split(first, metric), self._by_split(second, metric)
+        if metric.key != NLL.key:  # the others are no means over points
+            return np.empty(0), np.empty(0)
+        return self._by_point(first), self._by_point(second)
+
+    def _by_split(self, method: str, metric: Metric) -> np.ndarray:
+        losses, splits = self._losses(method, metric), np.asarray(self.splits)
+        if not len(splits) or len(losses) != len(splits):
+            return losses
+        return np.array([losses[splits == split].mean() for split in dict.fromkeys(self.splits)])
+
+    def _by_point(self, method: str) -> np.ndarray:
+        stored = [self.store.arrays((method, seed)).get("nll") for seed in self.seeds]
+        return np.mean([s for s in stored if s is not None], 0) if all(s is not None for s in stored) else np.empty(0)
 
     def _best(self, metric: Metric) -> str | None:
         losses = {m: self._losses(m, metric) for m in self.complete}
@@ -142,35 +195,3 @@ class Results:
         """Number of test points over number of training points."""
         row = next(row for row in self.rows if row["status"] == "ok")
         return row["num_test"] / row["num_train"]
-
-
-def significantly_different(first: np.ndarray, second: np.ndarray, ratio: float, *, level: float = 0.05) -> bool:
-    """Whether two methods' losses, paired by seed, differ significantly.
-
-    The corrected resampled t-test: with d the differences over J seeds, t = mean(d) / sqrt((1 / J + ratio) var(d)) on
-    J - 1 degrees of freedom. The added ratio of test to training points accounts for training sets that overlap. With
-    one seed there is no test, and the result is False.
-
-    Args:
-        first: Losses (J,).
-        second: Losses (J,), the same seeds.
-        ratio: Number of test points over number of training points.
-        level: Significance level, the probability of a false positive.
-
-    References:
-        Nadeau and Bengio (2003), Inference for the generalization error, section 4.
-
-    >>> significantly_different(np.array([0.1, 0.11, 0.1]), np.array([0.5, 0.52, 0.5]), 0.25)
-    True
-    >>> significantly_different(np.array([0.1, 0.3, 0.2]), np.array([0.2, 0.2, 0.3]), 0.25)
-    False
-    """
-    from scipy.stats import t
-
-    if len(first) != len(second) or len(first) < 2:
-        return False
-    with np.errstate(invalid="ignore"):  # infinite losses leave a NaN, which counts as different
-        difference = first - second
-        spread = np.sqrt((1 / len(difference) + ratio) * difference.var(ddof=1))
-        size = abs(difference.mean())
-    return not size <= spread * t.ppf(1 - level / 2, len(difference) - 1)

@@ -123,6 +123,7 @@ def _score_regression(row: dict[str, Any], arrays: dict[str, np.ndarray], estima
     row["coverage_90"], row["interval_score_90"] = float(scores["inside"].mean()), float(scores["interval"].mean())
     row["aurc"] = metrics.aurc(losses, scores["uncertainty"])
     arrays.update(pit=scores["pit"].ravel(), losses=losses, uncertainty=scores["uncertainty"])
+    arrays["nll"] = -scores["log_prob"]
     try:
         arrays.update(_joint(estimator, problem))
     except Exception as error:  # the scores are kept; only the distance is missing, with its reason
@@ -189,6 +190,7 @@ def _score_classification(row: dict[str, Any], arrays: dict[str, np.ndarray], es
     row["set_size_90"] = float(sets.sum(1).mean())
     row["aurc"] = metrics.aurc(losses, scores["uncertainty"])
     arrays.update(probs=p, labels=labels, losses=losses, uncertainty=scores["uncertainty"])
+    arrays["nll"] = -scores["log_prob"]
 
 
 def _over_chunks(estimator: Any, X: np.ndarray, evaluate: Any) -> dict[str, np.ndarray]:
