@@ -127,10 +127,10 @@ def division(data: Data, share: float, *, generator: torch.Generator) -> Divisio
     found = _known_divisions(data)
     if found is not None:
         return Divisions(found.source, found.pairs[:1])
-    held = round(_share(data, share) * len(data))
-    if held in (0, len(data)):
+    share = _share(data, share)
+    if round(share * len(data)) in (0, len(data)):
         return Divisions(data, [])
-    return _divided(data, independent_folds(data, held, 1, generator=generator))
+    return _divided(data, independent_folds(data, share, 1, generator=generator))
 
 
 def divisions(data: Data, share: float, *, generator: torch.Generator) -> Divisions:
@@ -145,7 +145,7 @@ def divisions(data: Data, share: float, *, generator: torch.Generator) -> Divisi
     if found is not None or share == 0:
         return found or Divisions(data, [])
     count = max(2, int(1 / share + 1e-9))
-    return _divided(data, independent_folds(data, len(data) / count, count, generator=generator))
+    return _divided(data, independent_folds(data, 1 / count, count, generator=generator))
 
 
 def holds_out(data: Data, share: float) -> bool:

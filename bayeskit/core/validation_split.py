@@ -62,39 +62,46 @@ def duplicate_groups(x: Batch | Rows) -> np.ndarray:
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
-def independent_folds(data: Data, size: float, num_folds: int, *, generator: torch.Generator) -> list[Tensor]:
-    """Disjoint sets of rows to hold out, each of about `size` rows; some may be empty.
+def independent_folds(data: Data, share: float, num_folds: int, *, generator: torch.Generator) -> list[Tensor]:
+    """Disjoint sets of rows to hold out, each of about a `share` of the case weight; some may be empty.
 
-    Rows of equal inputs, and those of one group of `data.validation`, are in one fold. Class codes are stratified. A
+    Rows of equal inputs, and those of one group of `data.validation`, are in one fold. The folds are drawn from these
+    sets of rows, so that a row of weight two is held out where two copies of it would be. Class codes are stratified. A
     class that would be held out as a whole keeps a row in the training data, and copies of one row, or a group, that
     make up more than half of the data stay there.
 
     Args:
         data: All the data; targets of shape (n,) are class codes.
-        size: Rows in a fold, at least 1.
+        share: Of the weight, in a fold; a single fold has a whole number of average sets of rows.
         num_folds: Number of folds.
         generator: Draws the order of the rows.
 
     Examples:
         >>> data = Data(torch.arange(5.0).repeat_interleave(2)[:, None], torch.zeros(10, 1))
-        >>> folds = independent_folds(data, 4, 2, generator=torch.Generator().manual_seed(0))
+        >>> folds = independent_folds(data, 0.4, 2, generator=torch.Generator().manual_seed(0))
         >>> [len(fold) for fold in folds], [len(data.x[fold].unique()) for fold in folds]
         ([4, 4], [2, 2])
     """
-    n = len(data)
-    order = torch.randperm(n, generator=generator, device=generator.device).cpu().numpy()
-    labels = data.y.cpu().numpy() if data.y.ndim == 1 else None
+    n, labels = len(data), data.y.cpu().numpy() if data.y.ndim == 1 else None
+    firsts, groups = np.unique(inseparable(data), return_index=True, return_inverse=True)[1:]
+    appearance = np.argsort(np.argsort(firsts))  # sets of rows are numbered as they first appear
+    firsts, groups = np.sort(firsts), appearance[groups]
+    weight = np.bincount(groups, None if data.weights is None else data.weights.double().cpu().numpy())
+    order = torch.randperm(len(firsts), generator=generator, device=generator.device).cpu().numpy()
     if labels is not None:
-        order = order[_stratified(labels[order])]
-    groups = inseparable(data)
-    _, first, counts = np.unique(groups[order], return_index=True, return_counts=True)
-    # Groups larger than a fold come last, so that they are held out only where there are too few others.
-    sequence, middle = np.lexsort((first, counts > size)), np.empty(len(counts))
-    middle[sequence] = np.cumsum(counts[sequence]) - (counts[sequence] + 1) / 2  # 0, 1, 2, ... for groups of one
-    fold = np.where(counts <= n / 2, middle // size, num_folds)
-    small = np.flatnonzero(counts <= n / 2)
-    if len(small) and (fold >= num_folds).all():
-        fold[small[np.argmin(counts[small])]] = 0
+        order = order[_stratified(labels[firsts][order])]
+    average = weight.sum() / len(firsts)
+    size = (max(1, round(share * len(firsts))) if num_folds == 1 else share * len(firsts)) * average
+    eligible = weight <= weight.sum() / 2
+    if size <= 0 or not eligible.any():
+        return [torch.zeros(0, dtype=torch.long, device=data.y.device) for _ in range(num_folds)]
+    # Sets larger than a fold come last, so that they are held out only where there are too few others.
+    order = order[np.argsort(weight[order] > size, kind="stable")]
+    middle = np.empty(len(firsts))
+    middle[order] = np.cumsum(weight[order]) - (weight[order] + average) / 2  # 0, 1, 2, ... times an equal weight
+    fold = np.where(eligible, np.floor(middle / size + _ROUNDING), num_folds).clip(min=0)
+    if (fold >= num_folds).all():
+        fold[np.flatnonzero(eligible)[np.argmin(weight[eligible])]] = 0
     held = [np.flatnonzero(fold[groups] == k) for k in range(num_folds)]
     if labels is not None:
         held = [_without_whole_classes(rows, labels, groups) for rows in held]

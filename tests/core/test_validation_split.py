@@ -18,7 +18,7 @@ def test_copies_are_in_one_fold(seed, noise, num_folds):
     x = rng.normal(size=(40, 4))[copies] * [1, 1e-6, 1e6, 1]
     x = torch.as_tensor(x * (1 + noise * rng.normal(size=x.shape)))
     folds = independent_folds(
-        Data(x, torch.zeros(120, 1)), 24, num_folds, generator=torch.Generator().manual_seed(seed)
+        Data(x, torch.zeros(120, 1)), 0.2, num_folds, generator=torch.Generator().manual_seed(seed)
     )
     parts = [set(copies[fold.numpy()]) for fold in folds]
     assert all(len(fold) == 3 * len(part) for fold, part in zip(folds, parts, strict=True))
@@ -40,7 +40,7 @@ def test_every_class_keeps_a_row_and_classes_are_stratified(seed):
     generator = torch.Generator().manual_seed(seed)
     train, held_out = split(data, Training(validation_fraction=0.2), generator=generator)
     assert set(train.y.tolist()) == {0, 1, 2, 3} and (held_out.y == 0).sum() in (11, 12, 13)
-    for fold in independent_folds(data, 93 / 5, 5, generator=generator):
+    for fold in independent_folds(data, 0.2, 5, generator=generator):
         rest = np.delete(y.numpy(), fold.numpy())
         assert set(rest) == {0, 1, 2, 3}
 

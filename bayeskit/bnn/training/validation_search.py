@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
+import numpy as np
 import torch
 from linear_operator import to_linear_operator
 from linear_operator.operators import BlockDiagLinearOperator
@@ -17,7 +18,7 @@ from bayeskit.core.optimize import History, Training, minimize_lbfgs, split
 from bayeskit.core.posterior import FunctionValues, GaussianValues, SampledValues
 from bayeskit.core.types import Data
 from bayeskit.core.validation_plan import planned
-from bayeskit.core.validation_split import inseparable
+from bayeskit.core.validation_split import duplicate_groups, inseparable
 
 PRECISIONS = (1.0, 0.1, 0.01)
 """Factors on the prior's precision that `prior_precision="validation"` tries."""
@@ -241,9 +242,16 @@ def check_precision(precision: float | str, rule: str) -> None:
 
 
 def enough_rows(data: Data) -> bool:
-    """Whether there are enough to hold some out and learn the likelihood, or the validation data are given."""
-    given = data.validation is not None and (data.validation.data is not None or data.validation.splits is not None)
-    return given or len(data) >= FEWEST_ROWS
+    """Whether there are enough to hold some out and learn the likelihood, or the validation data are given.
+
+    Copies of inputs and targets count once, so that a row of weight two is the same as the row twice.
+    """
+    if data.validation is not None and (data.validation.data is not None or data.validation.splits is not None):
+        return True
+    if len(data) < FEWEST_ROWS:
+        return False
+    targets = data.y.reshape(len(data), -1).double().cpu().numpy()
+    return len(np.unique(np.column_stack([duplicate_groups(data.x), targets]), axis=0)) >= FEWEST_ROWS
 
 
 def with_held_out(training: Training, fraction: float) -> Training:

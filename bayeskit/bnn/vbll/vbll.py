@@ -18,7 +18,7 @@ from bayeskit.bnn.networks.last_layer import Head, find_head
 from bayeskit.bnn.networks.layers import check_frozen
 from bayeskit.bnn.pushforward.bayes_net import BayesNet, Linearize, MonteCarlo
 from bayeskit.bnn.training.map_training import DEFAULT_TRAINING, QUICK_TRAINING, prepare
-from bayeskit.bnn.training.validation_search import FEWEST_ROWS, check_precision
+from bayeskit.bnn.training.validation_search import check_precision, enough_rows
 from bayeskit.bnn.vbll.joint_training import TrainedBody, train_jointly
 from bayeskit.bnn.vbll.likelihood_layer import LikelihoodLayer
 from bayeskit.bnn.vbll.row_gaussians import COVARIANCES, Rows, build, covariance, precision_of
@@ -107,9 +107,10 @@ class VBLL(Inference):
             with generators.seeded(generator):
                 layer = self._layer(head, weights, copy.deepcopy(likelihood), len(data))
             trained = self._train(head, layer, body, data, known=weights.scale_known, generator=generator)
-            closing = _linear_head(trained.network, data)
+            closing, enough = _linear_head(trained.network, data), enough_rows(data)
             data = replace(data, x=with_one(closing.features(data.x), layer.rows.mean.shape[1]))
-            elbo, steps = _optimum(layer.double(), data, trained=bool(trained.history), known=weights.scale_known)
+            learn = enough and not weights.scale_known
+            elbo, steps = _optimum(layer.double(), data, trained=bool(trained.history), learn_noise=learn)
             posterior = self._posterior(closing, layer, weights)
         diagnostics = {"prior precision": trained.precision, "held-out data": trained.num_held_out}
         diagnostics |= {"rounds": steps, **notes}
@@ -262,14 +263,14 @@ def _fits(rows: Tensor) -> bool:
     return len(rows) * rows.shape[1] ** 2 <= LIMIT
 
 
-def _optimum(layer: LikelihoodLayer, features: Data, *, trained: bool, known: bool) -> tuple[float, int]:
+def _optimum(layer: LikelihoodLayer, features: Data, *, trained: bool, learn_noise: bool) -> tuple[float, int]:
     """Set the last layer to its optimum on all data unless its covariances are too large; the bound, and the steps."""
     if not _fits(layer.rows.mean):
         with torch.no_grad():
             return float(layer.elbo(features.to(dtype=torch.float64))), 0
     # Parameters other than a Gaussian noise have been estimated on validation data if there was a training.
-    learn = not trained or layer.likelihood.noise_variance is not None
-    return layer.optimize(features, learn_noise=learn and not known and len(features) >= FEWEST_ROWS)
+    free = not trained or layer.likelihood.noise_variance is not None
+    return layer.optimize(features, learn_noise=learn_noise and free)
 
 
 def _detached(rows: Rows, dtype: torch.dtype) -> LinearOperator:

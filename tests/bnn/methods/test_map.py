@@ -83,7 +83,8 @@ def test_noise_is_the_residual_variance_of_the_held_out_data(generator):
     fit = bnn.MAP(training=training).infer(prior, Gaussian(noise=1.0), data, generator=generator)
     # a variance from 1000 rows has standard error sqrt(2 / 1000) = 4.5 %
     assert fit.likelihood.noise.item() == pytest.approx(0.25, rel=5 * 0.045)
-    assert fit.diagnostics["held-out data"] == 1000
+    # half of the different rows: two of the inputs agree to rounding and are on one side
+    assert fit.diagnostics["held-out data"] == pytest.approx(1000, abs=1)
 
 
 @pytest.mark.monte_carlo
