@@ -134,3 +134,24 @@ def test_token_ids_in_numpy_after_a_data_set():
 
     fitted = model(network=network).fit(TensorDataset(torch.from_numpy(ids), torch.from_numpy(Y)))
     assert (fitted.predict_proba(ids) == fitted.predict_proba(torch.from_numpy(ids))).all()
+
+
+@pytest.mark.parametrize("name", ["tensors", "arrays", "labels", "loader"])
+def test_copies_of_images_are_held_out_together(name):
+    twice = {
+        "tensors": TensorDataset(torch.from_numpy(X).repeat(2, 1, 1, 1), torch.from_numpy(Y).repeat(2)),
+        "arrays": Items(lambda i: (X[i % 24], Y[i % 24]), 48),
+        "labels": Items(lambda i: {"pixel_values": X[i % 24], "labels": Y[i % 24]}, 48),
+    }
+    twice["loader"] = DataLoader(twice["tensors"], batch_size=16)
+    repeated = model().fit(twice[name]).predict_proba(X)
+    weighted = model().fit(X, Y, sample_weight=np.full(24, 2.0)).predict_proba(X)
+    assert np.allclose(repeated, weighted, atol=1e-4)  # the same rows are held out
+
+
+def test_copies_in_a_data_set_that_is_not_held_in_memory_are_kept_together_by_groups(monkeypatch):
+    monkeypatch.setattr("bayeskit.estimators.input_validation.MEMORY_BUDGET", 0)
+    twice = Items(lambda i: (X[i % 24], Y[i % 24]), 48)
+    fitted = model().fit(twice, groups=np.arange(48) % 24)
+    weighted = model().fit(X, Y, sample_weight=np.full(24, 2.0))
+    assert np.allclose(fitted.predict_proba(X), weighted.predict_proba(X), atol=1e-4)
