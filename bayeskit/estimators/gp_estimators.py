@@ -78,6 +78,8 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
             choose by task, size and likelihood (exact up to 3,000 rows).
         likelihood: Distribution of the observations given f; None for Gaussian noise of learned variance, one for each
             output (and, as the kernel, shared beyond 10,000 / sqrt(k) data points).
+        mean: Mean function of the prior: "constant" (learned), "linear" (a learned trend), "zero", or any
+            `gpytorch.means.Mean`, all in standardized units (zero is the average of the targets); None for a constant.
         num_latents: With several targets, the number q of independent functions that they are learned mixtures of
             (the linear model of coregionalization; for a given kernel of batch shape () the intrinsic one); None for
             independent targets.
@@ -112,6 +114,7 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
         inference=None,
         likelihood=None,
         *,
+        mean=None,
         num_latents=None,
         device="auto",
         dtype=None,
@@ -121,6 +124,7 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
         self.kernel = kernel
         self.inference = inference
         self.likelihood = likelihood
+        self.mean = mean
         self.num_latents = num_latents
         self.device = device
         self.dtype = dtype
@@ -134,9 +138,9 @@ class GPRegressor(_Processes[ContinuousPredictive], RegressionEstimator):
         return prior, likelihood
 
     def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
-        build, own = registry.prior("gp"), self._are_apart(len(x))
-        latents = self.num_latents
-        return build(self.kernel, x, self.num_outputs_, latents, own_kernels=own, dtype=self.dtype, generator=generator)
+        build, latents = registry.prior("gp"), self.num_latents
+        settings = {"own_kernels": self._are_apart(len(x)), "mean": self.mean, "dtype": self.dtype}
+        return build(self.kernel, x, self.num_outputs_, latents, **settings, generator=generator)
 
     def _are_apart(self, num_rows: int) -> bool:
         """Whether several outputs have kernels and noises of their own, which needs a matrix for each."""

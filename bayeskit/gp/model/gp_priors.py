@@ -16,6 +16,7 @@ from bayeskit.core.inputs import one_tensor
 from bayeskit.core.types import Inputs
 from bayeskit.gp.kernels.mixed_likelihood import starting_mixing
 from bayeskit.gp.model.inducing_points import spread
+from bayeskit.gp.model.mean_functions import mean_function
 from bayeskit.gp.process.gaussian_process import GaussianProcess
 
 
@@ -26,6 +27,7 @@ def kernel_prior(
     num_latents: int | None = None,
     *,
     own_kernels: bool = False,
+    mean: Any = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator,
 ) -> GaussianProcess:
@@ -36,6 +38,7 @@ def kernel_prior(
         x: Inputs (n, d).
         num_outputs: k, as many as the likelihood needs.
         num_latents: q for correlated outputs, mixtures of q functions; None for independent ones.
+        mean: See `mean_function`; None for a learned constant.
         own_kernels: As in `default_prior`; a given kernel is shared unless it has a batch shape.
         dtype: Floating type of the hyperparameters, float64 if None; values are formed in float64 whatever it is.
         generator: Unused; part of the signature of every prior builder.
@@ -60,6 +63,9 @@ def kernel_prior(
         process = process if num_latents is None else coregionalized(process, num_outputs)
     else:
         raise TypeError(f"`kernel` must be a gpytorch.kernels.Kernel or None; got {type(kernel).__name__}")
+    if mean is not None:
+        function = mean_function(mean, one_tensor(x).shape[-1], process.num_latents)
+        process = GaussianProcess(function, process.kernel, process.num_outputs, process.mixing)
     for module in (process.mean, process.kernel):
         module.to(device=x.device, dtype=dtype or torch.float64)
     if process.mixing is not None:
