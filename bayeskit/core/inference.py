@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -27,10 +27,13 @@ class Evidence:
         kind: "exact", "estimate" (unbiased up to a stated error), "lower bound", "Laplace", "Laplace bound" (a lower
             bound of that), or "surrogate objective": one that is no bound on the evidence, and is not comparable with
             any other number.
+        standard_error: Monte Carlo standard error of the value, 0 where nothing was sampled: an estimate of a lower
+            bound may lie above the evidence by a few of these.
     """
 
     value: float
     kind: Literal["exact", "estimate", "lower bound", "Laplace", "Laplace bound", "surrogate objective"]
+    standard_error: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind == "own model":  # its name in files of format 1
@@ -41,7 +44,7 @@ class Evidence:
 
     def shifted(self, amount: float) -> "Evidence":
         """The same evidence after a change of units of the target that adds `amount` nats."""
-        return Evidence(self.value + amount, self.kind)
+        return replace(self, value=self.value + amount)
 
 
 @dataclass(frozen=True, eq=False)

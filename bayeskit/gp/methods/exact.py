@@ -95,8 +95,7 @@ class Exact(ProcessInference):
         history = self._learn(model, rows, generator)
         with torch.no_grad():
             conditioned = _by_gradients if iterative else _by_cholesky
-            posterior, value = conditioned(model, rows, self.tolerance, generator)
-        evidence = Evidence(float(value), "estimate" if iterative else "exact")
+            posterior, evidence = conditioned(model, rows, self.tolerance, generator)
         return Fit(posterior, model.frozen_likelihood(), evidence, history)
 
     def _validate(self) -> None:
@@ -191,7 +190,7 @@ class _LogMarginal(torch.autograd.Function):
 
 def _by_cholesky(
     model: Model, rows: Data, tolerance: float, generator: torch.Generator
-) -> tuple[GaussianProcess, Tensor]:
+) -> tuple[GaussianProcess, Evidence]:
     """Posterior and log evidence by one factorization (Rasmussen and Williams, Algorithm 2.1)."""
     seen = Observations.build(model, rows)
     residual, covariance = seen.residual, seen.noisy(gram(model.kernel, inputs(rows), inputs(rows)))
@@ -206,12 +205,12 @@ def _by_cholesky(
     posterior = model.process().conditioned(
         inputs(rows), seen.with_infinite_noise(factor.tril), whitened, noise=seen.noise + jitter
     )
-    return posterior, value
+    return posterior, Evidence(float(value), "exact")
 
 
 def _by_gradients(
     model: Model, rows: Data, tolerance: float, generator: torch.Generator
-) -> tuple[GaussianProcess, Tensor]:
+) -> tuple[GaussianProcess, Evidence]:
     """Posterior and log evidence by conjugate gradients and Lanczos quadrature."""
     seen = Observations.build(model, rows)
     process, residual, noise = model.process(), seen.residual, seen.noise
@@ -220,7 +219,8 @@ def _by_gradients(
     weights = system.solve(residual.mT).mT.contiguous()
     logdet, error = system.logdet(generator=generator)
     outputs = len(residual)
-    operators.note("standard error of the log evidence", float(0.5 * outputs * error))
+    error = float(0.5 * outputs * error)
+    operators.note("standard error of the log evidence", error)
     value = -0.5 * ((residual * weights).sum() + outputs * logdet) + seen.log_constant
     kernel = IterativelyConditioned(
         process.kernel,
@@ -231,4 +231,4 @@ def _by_gradients(
         tolerance=tolerance,
     )
     mean = ConditionedMean(process.mean, process.kernel, inputs(rows), weights)
-    return GaussianProcess(mean, kernel, model.num_outputs), value
+    return GaussianProcess(mean, kernel, model.num_outputs), Evidence(float(value), "estimate", error)

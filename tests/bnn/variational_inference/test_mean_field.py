@@ -114,3 +114,27 @@ def test_settings_out_of_range(settings, words, generator):
     prior = bnn.gaussian_prior(nn.Linear(3, 1, dtype=torch.float64))
     with pytest.raises(ValueError, match=words):
         bnn.MeanFieldVI(**settings).infer(prior, Gaussian(), data, generator=generator)
+
+
+@pytest.mark.monte_carlo
+@pytest.mark.parametrize("method", [bnn.MeanFieldVI, bnn.SSVI])
+@pytest.mark.parametrize("count", [20, 3000])
+def test_the_bound_states_its_monte_carlo_error(method, count, generator):
+    """Within five standard errors of the bound in closed form, which is below the evidence; from two draws up."""
+    x = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    y = x.sum(1, keepdim=True) + NOISE**0.5 * torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    data, network = Data(x, y), nn.Linear(3, 1, dtype=torch.float64)
+    training = Training(lr=0.02, max_epochs=20, batch_size=None)
+    settings = {"prior_precision": 1.0, "training": training}
+    fit = method(**settings).infer(bnn.gaussian_prior(network), known_noise(), data, generator=generator)
+    weights = fit.posterior.weights
+    mean, variance = weights.flat_mean, weights.covariance.diagonal()
+    inputs = torch.cat([x, torch.ones(count, 1, dtype=torch.float64)], -1)
+    squares = (y[:, 0] - inputs @ mean).square() + inputs.square() @ variance
+    prior = torch.tensor([3.0, 3.0, 3.0, 1.0], dtype=torch.float64)
+    divergence = 0.5 * (prior * (variance + mean.square()) - 1 - (prior * variance).log()).sum()
+    normal = -0.5 * (squares / NOISE + torch.tensor(2 * torch.pi * NOISE).log())
+    error = fit.log_evidence.standard_error
+    assert error > 0
+    assert abs(fit.log_evidence.value - float(normal.sum() - divergence)) < 5 * error * (1 if count == 20 else 4)
+    assert fit.log_evidence.shifted(1.0).standard_error == error
