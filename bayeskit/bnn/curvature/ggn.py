@@ -134,12 +134,9 @@ def diagonal(function: NetworkFunction, weights: Tensor, data: Data, likelihood:
 
 
 def curvature_root(likelihood: Likelihood, f: Tensor, data: Data) -> Tensor:
-    """R with `R R' = w Lambda` at each data point, (n, k, k) in float64; rounding below zero is cut off."""
-    curvature = _weighted_curvature(likelihood, f, data)
-    if curvature.shape[-1] == 1:
-        return curvature.clamp_min(0).sqrt()
-    values, vectors = torch.linalg.eigh(curvature)
-    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    """R with `R R' = w Lambda` at each data point, (n, k, k) in float64."""
+    root = likelihood.curvature_root(f.double(), data.y).detach()
+    return root if data.weights is None else root * data.weights.double().sqrt()[:, None, None]
 
 
 def _weighted_curvature(likelihood: Likelihood, f: Tensor, data: Data) -> Tensor:

@@ -66,6 +66,12 @@ class Categorical(Likelihood):
         p = f.softmax(-1)
         return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
 
+    def curvature_root(self, f: Tensor, y: Tensor) -> Tensor:
+        """diag(s) - p s' with s the square roots of p, (n, c, c), as s' s = 1."""
+        p = f.softmax(-1)
+        root = p.sqrt()
+        return torch.diag_embed(root) - p.unsqueeze(-1) * root.unsqueeze(-2)
+
     def extra_repr(self) -> str:
         """The number of classes, for printing."""
         return str(self.num_classes)

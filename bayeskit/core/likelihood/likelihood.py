@@ -191,6 +191,14 @@ class Likelihood(nn.Module, ABC):
         observed = self._observed(f, y)
         return observed.blocks(self.curvature_terms(f, observed.y))
 
+    def curvature_root(self, f: Tensor, y: Tensor) -> Tensor:
+        """R with R R' the `curvature`, (n, k, k); a place for a closed form. Eigenvalues below zero are cut off."""
+        curvature = self.curvature(f, y)
+        if curvature.shape[-1] == 1:
+            return curvature.clamp(min=0).sqrt()
+        values, vectors = torch.linalg.eigh(curvature)
+        return vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+
     def log_prob_terms(self, f: Tensor, y: Tensor) -> Tensor:
         """Log p of each output given f: a place for a closed form.
 

@@ -292,3 +292,16 @@ def test_a_mixture_of_likelihoods_pairs_members_with_components_of_the_function(
     assert [(w, f) for w, f, _ in drawn.paired(one)] == [(0.25, one), (0.75, one)]
     assert [f for _, f, _ in drawn.paired(MixtureValues((one, two), weights))] == [one, two]
     assert [(w, f) for w, f, _ in Gaussian().paired(MixtureValues((one, two), weights))] == [(0.25, one), (0.75, two)]
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(4), Bernoulli(), StudentT(), Poisson()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_root_of_the_curvature_is_its_root(likelihood, dtype):
+    """Also where a probability is zero to the last digit."""
+    k = 4 if isinstance(likelihood, Categorical) else 1
+    f = torch.linspace(-3, 3, 6 * k, dtype=dtype).reshape(6, k)
+    f[0, 0] = -300.0 if k > 1 else 0.0
+    y = torch.ones(6, dtype=torch.long) if likelihood.has_labels else torch.ones(6, 1, dtype=dtype)
+    root = likelihood.curvature_root(f, y)
+    expected = likelihood.curvature(f, y)
+    assert torch.allclose(root @ root.mT, expected, atol=1e-6 if dtype == torch.float32 else 1e-14)
