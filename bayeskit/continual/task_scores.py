@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bayeskit import metrics
+from bayeskit.core import checks
 from bayeskit.core.inputs import take
 from bayeskit.core.predictive import CategoricalPredictive, Predictive
 
@@ -23,6 +24,9 @@ def score(learner: Any, x: Any, y: Any) -> dict[str, float]:
         learner: Anything with `predictive`.
         x: Inputs (n, *input_shape).
         y: Targets (n,) or (n, k), in the units of the learner; labels in its own coding.
+
+    Raises:
+        ValueError: A label is none of the learner's classes.
     """
     parts = list(_parts(learner, x, y))
     if isinstance(parts[0][0], CategoricalPredictive):
@@ -39,6 +43,8 @@ def _parts(learner: Any, x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
 def _of_classes(parts: list[tuple[CategoricalPredictive, Any]]) -> dict[str, float]:
     probs = np.concatenate([predictive.probs.double().cpu().numpy() for predictive, _ in parts])
     labels, classes = np.concatenate([np.asarray(y) for _, y in parts]), parts[0][0].classes
+    if classes is not None:
+        checks.known_labels(labels, classes)
     codes = labels if classes is None else np.searchsorted(classes, labels)
     return {
         "accuracy": metrics.accuracy(probs, codes),

@@ -132,3 +132,11 @@ def test_a_fold_leaves_what_it_was_given():
     before = copy.deepcopy(likelihood.state_dict())
     Fold(gp.Exact(), fixed_prior(), likelihood).partial_fit(torch.tensor(X), torch.tensor(Y)[:, None])
     assert all(torch.equal(a, before[name]) for name, a in likelihood.state_dict().items())
+
+
+def test_labels_that_the_learner_does_not_know_are_refused():
+    x, y = FLOWERS
+    learner = BNNClassifier(inference=bnn.MAP.quickly(), random_state=0).fit(x, np.array([0, 10, 30])[y])
+    assert continual.score(learner, x[:50], np.zeros(50, dtype=int))["accuracy"] > 0.5
+    with pytest.raises(ValueError, match=r"labels among \[0, 10, 30\]; got \[-5, 20\] as well"):
+        continual.score(learner, x[:2], np.array([20, -5]))

@@ -149,7 +149,7 @@ class Results:
 
     def smallest_detectable(self, best: str, methods: Sequence[str]) -> float:
         """The difference in NLL from the best below which none of these methods could be significant, in nats."""
-        count = len(self.complete) - 1
+        count = (len(self.complete) - 1) * (len(self.complete) / 2 if self.paired_by == "test point" else 1)
         pairs = [self._pairs(best, method, NLL) for method in methods]
         factor = self._ratio if self.paired_by == "split" else 0.0
         found = [significance.smallest_detectable(*p, 1 / len(p[0]) + factor, count) for p in pairs if len(p[0]) > 1]

@@ -69,14 +69,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def smallest_detectable(first: np.ndarray, second: np.ndarray, factor: float, count: int) -> float:
+def smallest_detectable(first: np.ndarray, second: np.ndarray, factor: float, count: float) -> float:
     """The smallest mean difference that would be significant, given how the differences vary.
 
     Args:
         first: Losses (J,).
         second: Losses (J,).
         factor: 1 / J, with the ratio of test to training points added where splits are resampled.
-        count: Number of methods tested against the best; each has `LEVEL` / count.
+        count: Number of tests that share the level; each has `LEVEL` / count.
 
     Examples:
         >>> round(smallest_detectable(np.array([0.1, 0.11, 0.1]), np.array([0.5, 0.52, 0.49]), 1 / 3, 1), 3)
