@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +42,8 @@ class Laplace(Inference):
     Args:
         subset: "last_layer", "all", names of parameters (those of a layer together for structure "kronecker"), or
             how many single weights: those of largest marginal variance, the others fixed.
-        structure: "full"; "kernel", the same posterior by kernels between the data (for more weights than targets);
+        structure: "auto": "full" up to 5,000 weights, else "kronecker" ("diagonal" for factors wider than that).
+            "full"; "kernel", the same posterior by kernels between the data (for more weights than targets);
             "kronecker" (a product of two factors a layer); or "diagonal".
         prior_precision: A factor on the prior's precision, "evidence" to learn it (one a layer; a single one for
             structures "full" and "kernel"), or, for the structures that neglect terms, "bound": the lower bound of
@@ -71,7 +72,7 @@ class Laplace(Inference):
     """
 
     subset: str | Sequence[str] | int = "last_layer"
-    structure: str = "full"
+    structure: str = "auto"
     prior_precision: float | str | Mapping[str, float | str] = "evidence"
     training: Training | None = None
     pretrained: bool = False
@@ -89,6 +90,9 @@ class Laplace(Inference):
             data = planned(data, self.training.validation_split)
         check_frozen(network)
         names = self._names(network, weights, data)
+        if self.structure == "auto":
+            method = replace(self, structure=self._affordable(weights, names))
+            return method.infer(prior, likelihood, data, generator=generator)
         self._check_size(weights, names, len(data) * likelihood.num_latents(data.y))
         precision = prior_precision(weights, names, self.structure, self.prior_precision)
         with operators.recording() as notes:
@@ -125,10 +129,10 @@ class Laplace(Inference):
         return Trained(with_parameters(network, start), start, copy.deepcopy(likelihood), None, {}, 1.0, data)
 
     def _validate(self) -> None:
-        checks.choice(self.structure, name="structure", options=STRUCTURES)
+        checks.choice(self.structure, name="structure", options=("auto", *STRUCTURES))
         if isinstance(self.subset, int):
             checks.positive(self.subset, name="subset", integer=True)
-            if self.structure != "full":
+            if self.structure not in ("auto", "full"):
                 raise ValueError(
                     f"`subset={self.subset}` chooses single weights, for structure='full'; got {self.structure!r}"
                 )
@@ -152,6 +156,14 @@ class Laplace(Inference):
                 f"`subset` must name parameters that the prior names, {list(weights.mean)}; got {unknown or chosen}"
             )
         return [name for name in weights.mean if name in chosen]
+
+    def _affordable(self, weights: GaussianWeights, names: list[str]) -> str:
+        """The structure of most terms whose matrices can be formed."""
+        named = {name: weights.mean[name] for name in names}
+        if isinstance(self.subset, int) or size(named) <= FULL_LIMIT:
+            return "full"
+        widest = max(max(len(value), value[0].numel() + 1) for value in named.values())
+        return "kronecker" if widest <= FULL_LIMIT else "diagonal"
 
     def _check_size(self, weights: GaussianWeights, names: list[str], numbers: int) -> None:
         """Refuse too large a matrix, over the named weights or over so many numbers in the targets."""

@@ -283,7 +283,7 @@ def test_settings_are_checked_by_name(settings, words, generator):
 def test_full_structure_of_too_many_weights_names_the_size_and_a_remedy(generator):
     prior = bnn.gaussian_prior(bnn.MLP(100, 1, hidden=(60,)))
     with pytest.raises(ValueError, match=r"6121 x 6121 matrix \(0.3 GB.*'kronecker' or 'diagonal'"):
-        bnn.Laplace(subset="all").infer(
+        bnn.Laplace(subset="all", structure="full").infer(
             prior, Gaussian(), Data(torch.zeros(4, 100), torch.zeros(4, 1)), generator=generator
         )
 
@@ -321,3 +321,30 @@ def test_small_networks_are_refitted_for_many_rounds_and_large_ones_for_few(gene
     assert (many.diagnostics["rounds"] > 10, fewest.diagnostics["rounds"]) == (True, 3)
     # The training is short and three rounds are not enough: some fifteen nats were left when this was written.
     assert float(many.log_evidence) > float(fewest.log_evidence)
+
+
+def test_the_structure_is_full_where_it_can_be_formed(generator, monkeypatch):
+    """Up to 5,000 weights; then Kronecker factors, and variances alone where a factor would be as large."""
+    x, y = problem(generator)
+
+    def structure(*, outputs=2, subset="last_layer"):
+        prior, data = bnn.gaussian_prior(linear(outputs=outputs)), Data(x, y[:, :1].expand(-1, outputs))
+        method = bnn.Laplace(subset, training=SHORT)
+        fit = method.infer(prior, Gaussian(), data, generator=torch.Generator().manual_seed(0))
+        assert method.structure == "auto"
+        return type(fit.posterior.weights.covariance).__name__
+
+    named = {
+        name: type(
+            bnn.Laplace(structure=name, training=SHORT)
+            .infer(bnn.gaussian_prior(linear()), Gaussian(), Data(x, y), generator=generator)
+            .posterior.weights.covariance
+        ).__name__
+        for name in ("full", "kronecker", "diagonal")
+    }
+    assert structure() == named["full"]
+    monkeypatch.setattr("bayeskit.bnn.laplace_approximation.laplace.FULL_LIMIT", 7)
+    assert structure() == named["kronecker"]  # 8 weights in a (2, 4) matrix
+    assert structure(outputs=1) == named["full"]
+    monkeypatch.setattr("bayeskit.bnn.laplace_approximation.laplace.FULL_LIMIT", 3)
+    assert structure() == named["diagonal"]
