@@ -144,12 +144,16 @@ class BayesEstimator(BaseEstimator, ABC, Generic[P]):
         self.input_scaler_ = None
         # A network given as a module gets its inputs unchanged: it may have been trained on them already.
         if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point() and not given_network:
-            self.input_scaler_ = Standardizer.fit(x, weights)
+            self.input_scaler_ = Standardizer.fit(x, weights).without(self._columns_as_given(x.shape[1]))
         likelihood = self.likelihood if self.likelihood is not None else self._default_likelihood(None)
         continuous = likelihood.target == "continuous"
         columns = target.shape[-1] if target.ndim == 2 else 1
         scaled = continuous and _on_the_real_line(likelihood, target)
         self.target_scaler_ = Standardizer.fit(target, weights) if scaled else Standardizer.identity(columns)
+
+    def _columns_as_given(self, num_columns: int) -> list[int]:
+        """The columns of a table that are not standardized."""
+        return []
 
     def _start(self, data: Data, generator: torch.Generator, known_noise: bool) -> tuple[Posterior, Likelihood]:
         """The prior and the likelihood before any data."""

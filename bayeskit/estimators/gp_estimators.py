@@ -33,6 +33,14 @@ class _Processes(BayesEstimator[P]):
     def _structure(self) -> Any:
         return self.kernel
 
+    def _columns_as_given(self, num_columns: int) -> list[int]:
+        """The codes that the kernel reads, such as the task of an `IndexKernel`."""
+        from gpytorch.kernels import Kernel
+
+        from bayeskit.estimators.coded_columns import coded_columns
+
+        return coded_columns(self.kernel, num_columns) if isinstance(self.kernel, Kernel) else []
+
     def _prior(self, x: Inputs, generator: torch.Generator) -> Posterior:
         build = registry.prior("gp")
         return build(self.kernel, x, self.num_outputs_, self.num_latents, dtype=self.dtype, generator=generator)

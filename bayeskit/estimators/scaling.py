@@ -38,6 +38,12 @@ class Standardizer:
         """The map that changes nothing."""
         return cls(torch.zeros(columns, dtype=torch.float64), torch.ones(columns, dtype=torch.float64))
 
+    def without(self, columns: list[int]) -> Self:
+        """The same map, which leaves these columns as they are."""
+        shift, scale = self.shift.clone(), self.scale.clone()
+        shift[columns], scale[columns] = 0.0, 1.0
+        return type(self)(shift, scale)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Standardized values of `x` (n, d)."""
         return (x - self.shift.to(x.device)) / self.scale.to(x.device)
