@@ -221,6 +221,8 @@ def test_case_weights(name, task):
 
 ROW_NOISE = {
     "federated_sgld": "rows are dealt out to clients",
+    "bootstrap": "rows are drawn with replacement",
+    "low_rank_vi": "weights are drawn for each mini-batch",
     "mc_dropout": "masks are drawn for each row",
     "mean_field": "outputs are drawn for each row",
     "ssvi": "outputs are drawn for each row",

@@ -219,10 +219,10 @@ def _log_density(kernel: Kernel, subsets: list[Subset], outputs: int) -> Tensor:
         projected = vectors.mT @ subset.values.mT.unsqueeze(-1)  # (j, b, 1)
         error = (vectors @ (inverse.unsqueeze(-1) * projected)).squeeze(-1)  # (s, j, b)
         found = error.new_zeros(len(shares), outputs, error.shape[-1])
-        found[:, subset.columns] = 0.5 * (precision.log() - error.square() / precision)
-        parts.append(found)
+        place = torch.tensor(subset.columns, device=found.device)
+        parts.append(found.index_copy(1, place, 0.5 * (precision.log() - error.square() / precision)))
     density = torch.cat(parts, dim=-1)  # (s, outputs, points)
-    return density[density.sum(-1).argmax(0), torch.arange(outputs)]
+    return density[density.sum(-1).argmax(0), torch.arange(outputs, device=density.device)]
 
 
 def _values(model: Model, rows: Data) -> Tensor:
@@ -249,7 +249,7 @@ def _columns(values: Tensor) -> list[list[int]]:
 def _subsets(x: Tensor, values: Tensor, columns: list[int]) -> Iterator[Subset]:
     """At most `SUBSET` of all data points, then of a `NARROWING`-th of them around a point, down to neighbors alone."""
     seen = ~values[:, columns[0]].isnan()
-    x, values = x[seen], values[seen][:, columns]
+    x, values = x[seen], values[seen].index_select(1, torch.tensor(columns, device=values.device))
     n = len(x)
     generator = torch.Generator().manual_seed(0)  # the same subsets whatever is drawn elsewhere
     unit = x.std(0, correction=0) if n else x.new_ones(x.shape[-1])
