@@ -88,7 +88,7 @@ def _significance(results: Results, best: str, others: list[str]) -> str:
         power = f" {_counted(results)} cannot show a difference below {smallest:.2g} nats here." * (smallest > 0)
         return (
             f"Significance: a test paired by {results.paired_by}, over {_counted(results)} and corrected for "
-            f"{len(results.complete) - 1} comparisons, finds no difference between these at the 5 % level; the order "
+            f"{len(results.complete)} methods, finds no difference between these at the 5 % level; the order "
             f"among them may be due to chance.{power}"
         )
     score = {method: results.summary[method][NLL.key].mean for method in results.complete}

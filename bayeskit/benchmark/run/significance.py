@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 LEVEL = 0.05
-"""Probability of marking any method as different where all are equally good."""
+"""Level of a test. That of a whole table is kept by test point; by split it is exceeded with many methods
+(docs/decisions/significance.md)."""
 
 ROUNDING = 1e-12
 """Relative spread of differences that is the rounding of equal numbers: nothing is known about chance there."""

@@ -243,7 +243,8 @@ class IVONOptimizer(torch.optim.Optimizer):
         if scale is not None:
             for draw in self._draws:
                 draw.unscale(scale)
-        finite = torch.stack([draw.is_finite() for draw in self._draws]).all().float()
+        device = self._draws[0].flat_gradients.device  # groups may lie on several
+        finite = torch.stack([draw.is_finite().to(device) for draw in self._draws]).all().float()
         if self.sync and distributed.several():
             dist.all_reduce(finite, dist.ReduceOp.MIN)
         if finite and scale is None and any(draw.is_outdated() for draw in self._draws):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -90,14 +90,13 @@ class Laplace(Inference):
             data = planned(data, self.training.validation_split)
         check_frozen(network)
         names = self._names(network, weights, data)
-        if self.structure == "auto":
-            method = replace(self, structure=self._affordable(weights, names))
-            return method.infer(prior, likelihood, data, generator=generator)
-        self._check_size(weights, names, len(data) * likelihood.num_latents(data.y))
-        precision = prior_precision(weights, names, self.structure, self.prior_precision)
+        structure = self._affordable(weights, names) if self.structure == "auto" else self.structure
+        check_setting(self.prior_precision, structure)
+        self._check_size(structure, weights, names, len(data) * likelihood.num_latents(data.y))
+        precision = prior_precision(weights, names, structure, self.prior_precision)
         with operators.recording() as notes:
             trained = self._trained(prior, likelihood, data, generator=generator)
-            settings = {"structure": self.structure, "precision": precision, "movable": not self.pretrained}
+            settings = {"structure": structure, "precision": precision, "movable": not self.pretrained}
             problem = Problem.build(trained, weights, names, data, **settings)
             index, setting = None, self.prior_precision
             if isinstance(self.subset, int):  # the evidence of the least determined weights alone would be misleading
@@ -136,7 +135,6 @@ class Laplace(Inference):
                 raise ValueError(
                     f"`subset={self.subset}` chooses single weights, for structure='full'; got {self.structure!r}"
                 )
-        check_setting(self.prior_precision, self.structure)
 
     def _names(self, network: nn.Module, weights: GaussianWeights, data: Data) -> list[str]:
         """The parameters that get a posterior, in the network's order."""
@@ -165,16 +163,16 @@ class Laplace(Inference):
         widest = max(max(len(value), value[0].numel() + 1) for value in named.values())
         return "kronecker" if widest <= FULL_LIMIT else "diagonal"
 
-    def _check_size(self, weights: GaussianWeights, names: list[str], numbers: int) -> None:
+    def _check_size(self, structure: str, weights: GaussianWeights, names: list[str], numbers: int) -> None:
         """Refuse too large a matrix, over the named weights or over so many numbers in the targets."""
         count = self.subset if isinstance(self.subset, int) else size({name: weights.mean[name] for name in names})
-        if self.structure == "full" and count > FULL_LIMIT:
+        if structure == "full" and count > FULL_LIMIT:
             raise ValueError(
                 f"structure='full' would form a {count} x {count} matrix ({8 * count**2 / 1e9:.1f} GB in float64); the "
                 f"limit is {FULL_LIMIT} weights. Use structure='kronecker' or 'diagonal', or a smaller `subset`; with "
                 "few data, structure='kernel'."
             )
-        if self.structure == "kernel" and numbers > KERNEL_LIMIT:
+        if structure == "kernel" and numbers > KERNEL_LIMIT:
             raise ValueError(
                 f"structure='kernel' would form a {numbers} x {numbers} matrix over data points and outputs "
                 f"({8 * numbers**2 / 1e9:.1f} GB in float64); the limit is {KERNEL_LIMIT}. Use structure='kronecker' "
